@@ -1,0 +1,1 @@
+//! Enrols pods: rules in their network namespaces, and the socket that tells the daemon.

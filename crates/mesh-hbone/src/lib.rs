@@ -1,0 +1,1 @@
+//! HTTP/2 CONNECT over any stream: connect, serve, pool, keepalive.

@@ -1,0 +1,1 @@
+//! Certificates: asking, holding, renewing, proving and signing.

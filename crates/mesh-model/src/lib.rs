@@ -1,0 +1,8 @@
+//! The nouns of the mesh: who is who and who is where. Data and synchronous questions about it.
+//!
+//! Not here: sockets, clocks, tasks, protobuf, Kubernetes. A noun outlives every transport.
+
+pub mod identity;
+pub mod address;
+pub mod workload;
+pub mod service;

@@ -1,0 +1,1 @@
+//! What every long-lived process needs: drain, readiness, signals, knobs, backoff, admin HTTP.

@@ -1,0 +1,1 @@
+//! Labels, metric families, the recorder and the access log.

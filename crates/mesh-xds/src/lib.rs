@@ -1,0 +1,1 @@
+//! Delta xDS: the messages, both conversions, both ends.

@@ -1,0 +1,1 @@
+//! The node's unix-socket protocol between agent and daemon, both ends.

@@ -1,0 +1,1 @@
+//! One set of scenarios, three worlds: simulation, network namespaces, Kubernetes.

@@ -1,0 +1,1 @@
+//! The operator's command: up, why, status, connections.

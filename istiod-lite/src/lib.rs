@@ -1,0 +1,1 @@
+//! The controller: Kubernetes objects or files in, xDS and certificates out.

@@ -1,0 +1,1 @@
+//! The node daemon: captures pods' traffic and carries it over HBONE.
