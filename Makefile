@@ -1,0 +1,20 @@
+# The commands of this project. `make demo` and `make test` do their own set-up.
+.PHONY: help demo test lint bench parity fuzz soak
+
+help:            ## this list
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
+
+demo:            ## start the mesh on this machine and show real traffic going through it (ONCE=1: the tour, by itself)
+	@scripts/packages.sh demo
+	@cargo build -p isthmus -p ztunnel -p istiod-lite -p mesh-cni
+	@target/debug/isthmus up $(if $(ONCE),--once,)
+
+test:            ## every test that needs no cluster: tables, simulation, network namespaces
+	@scripts/packages.sh test
+	@scripts/test.sh
+
+lint:            ## clippy, as strict as CI
+	cargo clippy --workspace --all-targets -- -D warnings
+
+parity:          ## which rows of the parity list have a test, and why the others have none
+	@scripts/parity.sh
