@@ -6,3 +6,6 @@ pub mod identity;
 pub mod address;
 pub mod workload;
 pub mod service;
+pub mod change;
+pub mod directory;
+mod index;
