@@ -1,1 +1,17 @@
-//! What every long-lived process needs: drain, readiness, signals, knobs, backoff, admin HTTP.
+//! What every long-lived process needs, and nothing that knows what a mesh is: draining, readiness, watched state,
+//! settings, back-off, signals, and the small HTTP server for operators.
+//!
+//! Not here: sockets of pods (mesh-net), metrics and logs (mesh-telemetry), any noun of the mesh.
+
+pub mod drain;
+pub mod ready;
+pub mod watched;
+pub mod knobs;
+pub mod backoff;
+pub mod signal;
+pub mod admin;
+
+pub use backoff::Backoff;
+pub use drain::{Drain, Drained};
+pub use ready::{BlockReady, Ready};
+pub use watched::{Publisher, Watched, watched};
