@@ -15,6 +15,8 @@ pub struct Service {
     pub cidr_vips: Vec<NetworkCidr>,
     /// Service port to target port; target 0 means: a named port, look into the endpoint.
     pub ports: BTreeMap<u16, u16>,
+    /// What is spoken at a service port, where that is known. A waypoint reads it, a node daemon does not.
+    pub app_protocols: BTreeMap<u16, AppProtocol>,
     /// SPIFFE ids accepted besides the workload's own, as delivered.
     pub subject_alt_names: Vec<Arc<str>>,
     pub waypoint: Option<GatewayAddress>,
@@ -37,6 +39,16 @@ pub struct LoadBalancing {
     pub routing_preference: Vec<Scope>,
     pub mode: LoadBalancingMode,
     pub health_policy: HealthPolicy,
+}
+
+/// A port without an entry speaks something unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppProtocol {
+    Http11,
+    Http2,
+    Grpc,
+    Tcp,
+    Tls,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,6 +102,7 @@ impl Service {
             vips: Vec::new(),
             cidr_vips: Vec::new(),
             ports: BTreeMap::new(),
+            app_protocols: BTreeMap::new(),
             subject_alt_names: Vec::new(),
             waypoint: None,
             weighted_waypoints: Vec::new(),
