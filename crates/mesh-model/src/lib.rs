@@ -9,3 +9,6 @@ pub mod service;
 pub mod change;
 pub mod directory;
 mod index;
+pub mod balance;
+#[cfg(any(test, feature = "fixture"))]
+pub mod fixture;
