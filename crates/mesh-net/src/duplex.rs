@@ -2,9 +2,12 @@
 //! connection holds no buffer and a tunnel's frames are never copied to be passed on.
 
 use std::io;
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
 
 /// One end of a relay: a TCP socket, or a stream inside a tunnel.
 ///
@@ -23,5 +26,43 @@ pub trait Duplex: Send {
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Aborts both directions at once, so that the far end sees a reset (RST, RST_STREAM with CANCEL).
+    /// What needs the socket closed for that does it when this end is dropped.
     fn reset(&mut self);
+
+    /// An error that came in while nobody was reading, if this kind of stream can tell. Asked now and then of
+    /// connections of which one direction is over.
+    fn broken(&self) -> Option<io::Error> {
+        None
+    }
+}
+
+impl Duplex for TcpStream {
+    fn poll_read_chunk(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<Option<Bytes>>> {
+        ready!(self.poll_read_ready(cx))?; // the buffer comes after the readiness: waiting costs no memory
+        let mut buffer = BytesMut::with_capacity(max);
+        let read = ready!(tokio_util::io::poll_read_buf(Pin::new(self), cx, &mut buffer))?;
+        Poll::Ready(Ok((read > 0).then(|| buffer.freeze())))
+    }
+
+    fn poll_write_chunk(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<()>> {
+        while !chunk.is_empty() {
+            let written = ready!(Pin::new(&mut *self).poll_write(cx, chunk))?;
+            chunk.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self).poll_shutdown(cx)
+    }
+
+    fn reset(&mut self) {
+        // RST instead of FIN when the descriptor is closed. It fails only for a socket that is no longer connected,
+        // which has nobody left to tell.
+        let _ = self.set_zero_linger();
+    }
+
+    fn broken(&self) -> Option<io::Error> {
+        self.take_error().ok().flatten()
+    }
 }

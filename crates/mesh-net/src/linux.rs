@@ -1,0 +1,175 @@
+//! `Net` on Linux: sockets of the process's own namespace ([`HostNet`]) or of a pod's ([`PodNet`]).
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use socket2::Socket;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use crate::net::{Accept, Accepted, Datagrams, Net, Source, canonical};
+use crate::netns::Netns;
+use crate::sockopt::{self, Options};
+
+/// The network namespace that this process runs in.
+#[derive(Clone, Debug)]
+pub struct HostNet(Arc<Place>);
+
+/// A pod's network namespace. Sockets are made inside it, by a synchronous step that returns the thread at once, and
+/// bear the pod's mark; a socket stays in the namespace it was made in.
+#[derive(Clone, Debug)]
+pub struct PodNet(Arc<Place>);
+
+#[derive(Debug)]
+struct Place {
+    /// The namespace to enter, and the one to come back to; `None` when it is our own.
+    within: Option<Within>,
+    options: Options,
+    /// A source that could not be had was reported: once per place, not once per connection.
+    spoofing_failed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Within {
+    pod: Netns,
+    home: Netns,
+}
+
+impl HostNet {
+    pub fn new(options: Options) -> HostNet {
+        HostNet(Arc::new(Place { within: None, options, spoofing_failed: AtomicBool::new(false) }))
+    }
+}
+
+impl PodNet {
+    /// `home` is the namespace of this process's threads ([`Netns::current`] at start).
+    ///
+    /// # Errors
+    /// When `pod` cannot be entered: `PermissionDenied`, or `InvalidInput` when it is no network namespace.
+    pub fn new(pod: Netns, home: Netns, options: Options) -> io::Result<PodNet> {
+        pod.run(&home, || Ok(()))?;
+        let within = Some(Within { pod, home });
+        Ok(PodNet(Arc::new(Place { within, options, spoofing_failed: AtomicBool::new(false) })))
+    }
+
+    /// The mark that exempts this pod's daemon from capture.
+    pub fn mark(&self) -> Option<u32> {
+        self.0.options.mark
+    }
+}
+
+impl Place {
+    fn run<T>(&self, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match &self.within {
+            Some(within) => within.pod.run(&within.home, make),
+            None => make(),
+        }
+    }
+
+    fn listen(&self, at: SocketAddr) -> io::Result<Listener> {
+        let socket = self.run(|| sockopt::listener(at, &self.options))?;
+        let inner = TcpListener::from_std(socket.into())?;
+        let local = inner.local_addr()?;
+        Ok(Listener { inner, local })
+    }
+
+    async fn dial(&self, to: SocketAddr, from: Source) -> io::Result<TcpStream> {
+        let to = canonical(to);
+        let (socket, unspoofed) = self.run(|| sockopt::dialer(to, from, &self.options))?;
+        if let Some(error) = unspoofed
+            && !self.spoofing_failed.swap(true, Relaxed)
+        {
+            tracing::warn!(%error, ?from, %to, "cannot keep the source address of clients, the application sees this pod's");
+        }
+        let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
+        match timeout(self.options.connect_timeout, connecting).await {
+            Ok(connected) => connected,
+            Err(_) => {
+                let text = format!("no answer from {to} in {:?}", self.options.connect_timeout);
+                Err(io::Error::new(io::ErrorKind::TimedOut, text))
+            }
+        }
+    }
+
+    fn bind_datagrams(&self, at: SocketAddr) -> io::Result<UdpSockets> {
+        let socket: Socket = self.run(|| sockopt::datagrams(at, &self.options))?;
+        let inner = UdpSocket::from_std(socket.into())?;
+        let local = inner.local_addr()?;
+        Ok(UdpSockets { inner, local })
+    }
+}
+
+macro_rules! net_of_place {
+    ($name:ident) => {
+        impl Net for $name {
+            type Stream = TcpStream;
+            type Listener = Listener;
+            type Datagrams = UdpSockets;
+
+            async fn listen(&self, at: SocketAddr) -> io::Result<Listener> {
+                self.0.listen(at)
+            }
+
+            fn dial(&self, to: SocketAddr, from: Source) -> impl Future<Output = io::Result<TcpStream>> + Send {
+                self.0.dial(to, from)
+            }
+
+            async fn bind_datagrams(&self, at: SocketAddr) -> io::Result<UdpSockets> {
+                self.0.bind_datagrams(at)
+            }
+        }
+    };
+}
+
+net_of_place!(HostNet);
+net_of_place!(PodNet);
+
+/// A listening TCP socket.
+#[derive(Debug)]
+pub struct Listener {
+    inner: TcpListener,
+    local: SocketAddr,
+}
+
+impl Accept for Listener {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<Accepted<TcpStream>> {
+        let (stream, from) = self.inner.accept().await?;
+        let local = canonical(stream.local_addr()?);
+        let to = sockopt::original_destination(&stream, local);
+        Ok(Accepted { from: canonical(from), to, local, stream })
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+/// A UDP socket.
+#[derive(Debug)]
+pub struct UdpSockets {
+    inner: UdpSocket,
+    local: SocketAddr,
+}
+
+impl Datagrams for UdpSockets {
+    async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let (length, from) = self.inner.recv_from(buffer).await?;
+        Ok((length, canonical(from)))
+    }
+
+    async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.inner.send_to(datagram, to).await.map(drop)
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+#[cfg(test)]
+mod tests;
