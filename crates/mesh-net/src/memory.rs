@@ -79,11 +79,11 @@ impl Pipe {
 
     /// Takes as much as there is room for; how much.
     fn poll_write(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<usize>> {
+        if self.finished && !self.reset {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         if self.reset || self.unread {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        if self.finished {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let taken = chunk.len().min(self.room - self.held);
         if taken == 0 && !chunk.is_empty() {
@@ -164,9 +164,8 @@ impl AsyncRead for Memory {
         if buffer.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        match std::task::ready!(self.poll_read_chunk(cx, buffer.remaining()))? {
-            Some(chunk) => buffer.put_slice(&chunk),
-            None => {}
+        if let Some(chunk) = std::task::ready!(self.poll_read_chunk(cx, buffer.remaining()))? {
+            buffer.put_slice(&chunk);
         }
         Poll::Ready(Ok(()))
     }

@@ -92,4 +92,4 @@ impl Drop for WayBack<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
