@@ -268,7 +268,7 @@ pub fn duration(text: &str) -> Option<Duration> {
 /// Writes a duration in the form that `duration` reads.
 pub fn duration_text(duration: Duration) -> String {
     let ms = duration.as_millis();
-    match [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")].into_iter().find(|(one, _)| ms > 0 && ms % one == 0) {
+    match [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")].into_iter().find(|(one, _)| ms > 0 && ms.is_multiple_of(*one)) {
         Some((one, unit)) => format!("{}{unit}", ms / one),
         None => format!("{ms}ms"),
     }
