@@ -1,1 +1,9 @@
 //! Delta xDS: the messages, both conversions, both ends.
+//!
+//! Read `world` first: what readers see. Then `wire` (message <-> noun), `delta` and `client` (how a node learns),
+//! `catalog`, `push` and `server` (how a controller tells). `delta` and `push` are pure; `client` and `server` are the
+//! pages that do I/O. Protobuf types do not leave this crate but through `messages`.
+
+pub mod world;
+
+pub use world::{Edit, Follower, News, Synced, World, WorldWriter, world};
