@@ -1,0 +1,104 @@
+//! The one table of this crate's limits, each with its reason. A knob of the daemon may change a field; what is a
+//! constant has no reason to be changed.
+
+use std::time::Duration;
+
+/// What one HBONE connection, and one pool, may hold. `Limits::default()` is what the daemons use.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// INITIAL_WINDOW_SIZE at the start: what a stalled receiver lets pile up per stream, in bytes. 256 KiB carries
+    /// 4 Gbit/s at 0.5 ms; where the path is longer, the window grows (`window.rs`).
+    pub stream_window: u32,
+    /// How far it grows while a connection is busy: 4 MiB, as the field's daemons start with.
+    pub stream_window_max: u32,
+    /// The connection's window: 64 stalled streams of the starting size do not stop the others (V-09).
+    pub connection_window: u32,
+    /// MAX_FRAME_SIZE: 1 MiB, as the family announces. What arrives at once is still bounded by the window.
+    pub frame_size: u32,
+    /// MAX_HEADER_LIST_SIZE: our largest request is below 1 KiB; 16 KiB × 200 streams stays near 3 MiB (V-06).
+    pub header_list: u32,
+    /// Streams a peer may have open on one connection, and requests being answered at one time (V-03).
+    pub streams_served: u32,
+    /// Bytes that one stream may queue in front of a slow socket: one large read. 200 streams make 12.5 MiB.
+    pub send_buffer: usize,
+
+    /// Streams of ours on one connection; the peer's MAX_CONCURRENT_STREAMS lowers it.
+    pub streams_per_connection: usize,
+    /// Connections that one key is spread over. One saves handshakes and memory; more let one busy pair of workloads
+    /// use several cores and keep one slow stream from holding up all others.
+    pub connections_per_key: usize,
+    /// With more than one connection per key: streams on the least loaded one before another is opened.
+    pub streams_before_spread: usize,
+    /// Unused connections that a pool keeps; the least recently used one goes first.
+    pub idle_connections: usize,
+    /// How long a pool keeps an unused connection.
+    pub idle_release: Duration,
+
+    /// From the first byte to preface and SETTINGS; a silent peer is dropped then (T-09).
+    pub handshake: Duration,
+    /// For the `connect` function of a pool: TCP and TLS together.
+    pub connect: Duration,
+    /// For the answer to a CONNECT: the peer waits up to 5 s for its workload and 10 s for the application, and a
+    /// waypoint between us doubles that.
+    pub response: Duration,
+    /// A request unanswered for this long on a connection that has been silent since makes us send a PING; twice as
+    /// long after that without a byte, and the request moves to a new connection (F-29: 5 s in all).
+    pub suspect: Duration,
+
+    /// First PING, and from each answer to the next PING.
+    pub ping_after: Duration,
+    /// Without a byte for so long after a PING the peer is dead.
+    pub ping_timeout: Duration,
+    /// A served connection without a stream for so long is closed with GOAWAY: three times what a pool keeps one.
+    pub idle_served: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            stream_window: 256 << 10,
+            stream_window_max: 4 << 20,
+            connection_window: 16 << 20,
+            frame_size: 1 << 20,
+            header_list: 16 << 10,
+            streams_served: 200,
+            send_buffer: 64 << 10,
+            streams_per_connection: 100,
+            connections_per_key: 1,
+            streams_before_spread: 4,
+            idle_connections: 500,
+            idle_release: Duration::from_secs(300),
+            handshake: Duration::from_secs(5),
+            connect: Duration::from_secs(10),
+            response: Duration::from_secs(35),
+            suspect: Duration::from_millis(1200),
+            ping_after: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(20),
+            idle_served: Duration::from_secs(900),
+        }
+    }
+}
+
+/// Streams that a peer opened and reset before we saw them; h2 ends the connection above this (V-01). As many as it
+/// may have open at once, since so many can be cancelled in one read without any ill will.
+pub(crate) const RESET_BEFORE_ACCEPT_MAX: usize = 200;
+
+/// Streams that we reset because the peer broke the protocol, over the life of a connection (V-02, V-03).
+pub(crate) const LOCAL_ERROR_RESETS_MAX: usize = 1024;
+
+/// Streams that we reset and whose late frames are still expected: forgetting one early would count its late frames
+/// as errors of the peer. One such stream is about 400 bytes.
+pub(crate) const RESETS_REMEMBERED_MAX: usize = 512;
+
+/// How long they are remembered: more than any round trip.
+pub(crate) const RESETS_REMEMBERED: Duration = Duration::from_secs(2);
+
+/// One header block over all its frames (V-04): four times the largest list we accept after decoding.
+pub(crate) const HEADER_BLOCK_MAX: usize = 64 << 10;
+
+/// How long a last GOAWAY may take to leave; a peer that does not read loses it.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Connections that one request may try. Nothing of the user's was sent on any; a peer that turns down every one is
+/// not asked a fourth time.
+pub(crate) const ROUNDS_MAX: usize = 3;
