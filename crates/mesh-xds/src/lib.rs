@@ -4,6 +4,8 @@
 //! `catalog`, `push` and `server` (how a controller tells). `delta` and `push` are pure; `client` and `server` are the
 //! pages that do I/O. Protobuf types do not leave this crate but through `messages`.
 
+pub mod messages;
 pub mod world;
+pub mod wire;
 
 pub use world::{Edit, Follower, News, Synced, World, WorldWriter, world};
