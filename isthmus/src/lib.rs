@@ -1,1 +1,24 @@
-//! The operator's command: up, why, status, connections.
+//! The operator's command, and the mesh on one machine.
+//!
+//! ```text
+//! folder of YAML -> objects -> plan -> lab (namespaces, pods)      nothing here decides who may talk to whom,
+//!                                  \-> mesh (ztunnel, istiod-lite, mesh-cni as processes beside this one)
+//! ```
+//!
+//! Not here: the data plane and the controller. They are programs of their own, started and asked, never linked.
+
+pub mod cli;
+pub mod objects;
+pub mod folder;
+pub mod plan;
+pub mod rules;
+pub mod published;
+pub mod lab;
+pub mod mesh;
+pub mod up;
+pub mod down;
+pub mod exec;
+pub mod status;
+pub mod sample;
+pub mod shop;
+pub mod say;

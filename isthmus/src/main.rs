@@ -1,1 +1,62 @@
-fn main() {}
+//! The operator's command: up, down, exec, status, connections, why.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::ExitCode;
+
+use clap::Parser;
+use isthmus::cli::{Cli, Command};
+use isthmus::{down, exec, lab, say, status, up};
+
+fn main() -> ExitCode {
+    // The stages of a pod's first process come before any thread: a user namespace needs a process with one thread.
+    match std::env::args().nth(1).as_deref() {
+        Some("__pod-keep") => return inside(lab::inside::keep),
+        Some("__pod-first") => return inside(lab::inside::first),
+        Some("__pod-run") => return inside(lab::inside::run),
+        _ => {}
+    }
+    find_system_programs();
+    finish(run(Cli::parse()))
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    lab::machine::enter(&cli)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Up(options) => up::up(&cli.name, options).await,
+            Command::Down => down::down(&cli.name).await,
+            Command::Exec(what) => exec::exec(&cli.name, &what),
+            Command::Status(options) => status::status(&cli.name, &options).await,
+        }
+    })
+}
+
+fn inside(stage: fn() -> anyhow::Result<()>) -> ExitCode {
+    match stage() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("isthmus: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        say::error(&error);
+        ExitCode::FAILURE
+    })
+}
+
+/// `ip` and `nft` live in /usr/sbin, which a normal user's PATH often lacks: this program starts itself again with it.
+fn find_system_programs() {
+    let path = std::env::var("PATH").unwrap_or_default();
+    if path.split(':').any(|folder| folder == "/usr/sbin") {
+        return;
+    }
+    if let Ok(own) = std::env::current_exe() {
+        // Returns only if it failed; then we go on with what there is.
+        let _ = std::process::Command::new(own).args(std::env::args_os().skip(1)).env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")).exec();
+    }
+}

@@ -1,0 +1,69 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Isthmus: a service mesh without sidecars, on this machine or on a cluster.
+#[derive(Debug, Parser)]
+#[command(name = "isthmus", version)]
+pub struct Cli {
+    /// Which mesh of this machine; needed only when several run.
+    #[arg(long, global = true, value_parser = mesh_name)]
+    pub name: Option<String>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the mesh on this machine: two nodes, your pods (or a sample shop), and everything in between.
+    Up(Up),
+    /// Stop the mesh and remove every process, namespace, interface and rule of it, also after a crash.
+    Down,
+    /// Run a command inside a pod.
+    Exec(Exec),
+    /// Nodes, programs and pods.
+    Status(Output),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Up {
+    /// A folder of Kubernetes YAML: its Pods are started, its policies hold; changes take effect as you save them.
+    /// Without it a sample shop is set up.
+    #[arg(short, long)]
+    pub folder: Option<PathBuf>,
+    /// Take the tour without questions, stop, and say by the exit status whether every step held.
+    #[arg(long)]
+    pub once: bool,
+    /// Only nodes and pods, no mesh.
+    #[arg(long, hide = true)]
+    pub no_mesh: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// NAME or NAMESPACE/NAME.
+    pub pod: String,
+    /// The command and its arguments.
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Output {
+    #[arg(short, long, default_value = "table")]
+    pub output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+}
+
+/// The name is part of namespace names and of unix socket paths (108 bytes at most).
+fn mesh_name(text: &str) -> Result<String, String> {
+    let plain = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if plain && (1..=16).contains(&text.len()) { Ok(text.to_owned()) } else { Err("use 1 to 16 of a-z and 0-9".to_owned()) }
+}

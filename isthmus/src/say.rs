@@ -1,0 +1,57 @@
+//! Words for the operator, on standard error, so that tables and JSON on standard output stay clean. While the live
+//! view owns the terminal they are held back and shown when it leaves.
+
+use std::sync::Mutex;
+
+use anstyle::{AnsiColor, Style};
+
+/// Held back while the terminal is taken; the oldest are lost first.
+static HELD: Mutex<Option<Vec<String>>> = Mutex::new(None);
+const HELD_MAX: usize = 200;
+
+pub const GOOD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
+pub const BAD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Red)));
+pub const NOTE: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Yellow)));
+pub const STRONG: Style = Style::new().bold();
+
+pub fn line(text: &str) {
+    write(text.to_owned());
+}
+
+pub fn warning(text: &str) {
+    write(format!("{NOTE}warning:{NOTE:#} {text}"));
+}
+
+pub fn error(error: &anyhow::Error) {
+    write(format!("{BAD}error:{BAD:#} {error:#}"));
+}
+
+fn write(text: String) {
+    let mut held = HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match held.as_mut() {
+        Some(lines) => {
+            if lines.len() == HELD_MAX {
+                lines.remove(0);
+            }
+            lines.push(text);
+        }
+        None => anstream::eprintln!("{text}"),
+    }
+}
+
+/// Holds words back until `release`.
+pub fn hold() {
+    *HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Vec::new());
+}
+
+pub fn release() {
+    let lines = HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take().unwrap_or_default();
+    for text in lines {
+        anstream::eprintln!("{text}");
+    }
+}
+
+/// The last words that are held back, for the live view's own line.
+pub fn last_held() -> Option<String> {
+    HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_ref()?.last().cloned()
+}
