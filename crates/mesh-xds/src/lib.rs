@@ -4,8 +4,12 @@
 //! `catalog`, `push` and `server` (how a controller tells). `delta` and `push` are pure; `client` and `server` are the
 //! pages that do I/O. Protobuf types do not leave this crate but through `messages`.
 
-pub mod messages;
 pub mod world;
+pub mod messages;
 pub mod wire;
+pub mod delta;
+pub mod client;
+mod recent;
 
+pub use client::{Client, ClientConfig, ClientLimits, Contact, Demand, Observe, Termination};
 pub use world::{Edit, Follower, News, Synced, World, WorldWriter, world};

@@ -4,7 +4,7 @@
 //! there news about us?" and sleeps on otherwise. The memory of changes is bounded; who slept longer than it reaches
 //! is told that everything may have changed.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mesh_model::address::{NamespacedHostname, NetworkAddress};
@@ -14,22 +14,17 @@ use mesh_model::workload::{PolicyKey, Uid, Workload};
 use mesh_policy::{Affected, Policy, PolicySet};
 use mesh_runtime::{Publisher, Watched, watched};
 
+use crate::recent::{Recent, Touching};
+
 /// Resources applied before readers see the result: a reader never waits long, and a large update does not copy a path
 /// of the persistent maps for each resource (design decision 14).
 pub const BATCH: usize = 1_000;
-/// Batches of touched keys remembered. At 1,000 changes a second, published one by one, it is a quarter of a second,
-/// which is long for a task that only compares keys.
-const REMEMBERED_BATCHES: usize = 256;
-/// Keys remembered over all batches: some 4 MiB at the longest names, whatever the batches hold.
-const REMEMBERED_KEYS: usize = 32_768;
-
 #[derive(Clone, Debug)]
 pub struct World {
     pub directory: Directory,
     pub policies: PolicySet,
     pub synced: Synced,
-    version: u64,
-    recent: VecDeque<Arc<Batch>>,
+    recent: Recent<Batch>,
 }
 
 /// Which books are complete: the first answer of the control plane came and was accepted.
@@ -59,7 +54,6 @@ pub enum Edit {
 /// The keys of one published batch.
 #[derive(Debug, Default)]
 struct Batch {
-    version: u64,
     touched: Touched,
     affected: BTreeSet<Affected>,
     synced: bool,
@@ -102,31 +96,17 @@ impl World {
     /// A complete world of these books: from a file, or for a test.
     pub fn new(directory: Directory, policies: PolicySet) -> World {
         let synced = Synced { addresses: true, policies: true };
-        World { directory, policies, synced, version: 0, recent: VecDeque::new() }
+        World { directory, policies, synced, recent: Recent::default() }
     }
 
     /// Counts published batches.
     pub fn version(&self) -> u64 {
-        self.version
+        self.recent.version()
     }
 
     /// What changed after `version`.
     pub fn since(&self, version: u64) -> News {
-        let oldest = self.recent.front().map_or(self.version + 1, |batch| batch.version);
-        if version.saturating_add(1) < oldest {
-            return News::Everything;
-        }
-        News::These(Touches(self.recent.iter().filter(|batch| batch.version > version).cloned().collect()))
-    }
-
-    fn remember(&mut self, batch: Batch) {
-        self.version = batch.version;
-        self.recent.push_back(Arc::new(batch));
-        let mut keys: usize = self.recent.iter().map(|batch| batch.len()).sum();
-        while self.recent.len() > REMEMBERED_BATCHES || keys > REMEMBERED_KEYS {
-            let Some(oldest) = self.recent.pop_front() else { return };
-            keys -= oldest.len();
-        }
+        self.recent.since(version).map_or(News::Everything, |batches| News::These(Touches(batches)))
     }
 }
 
@@ -135,12 +115,12 @@ impl WorldWriter {
     pub fn apply(&mut self, edits: impl IntoIterator<Item = Edit>) {
         let mut edits = edits.into_iter().peekable();
         while edits.peek().is_some() {
-            let mut batch = Batch { version: self.draft.version + 1, ..Batch::default() };
+            let mut batch = Batch::default();
             for edit in edits.by_ref().take(BATCH) {
                 self.draft.make(edit, &mut batch);
             }
-            if batch.len() > 0 {
-                self.draft.remember(batch);
+            if batch.keys() > 0 {
+                self.draft.recent.push(batch);
                 self.publisher.publish(self.draft.clone());
             }
         }
@@ -195,8 +175,8 @@ impl World {
     }
 }
 
-impl Batch {
-    fn len(&self) -> usize {
+impl Touching for Batch {
+    fn keys(&self) -> usize {
         let Touched { workloads, services, endpoints, addresses, cidrs } = &self.touched;
         let addresses = workloads.len() + services.len() + endpoints.len() + addresses.len() + cidrs.len();
         addresses + self.affected.len() + usize::from(self.synced)

@@ -4,6 +4,7 @@ use mesh_model::service::Service;
 use mesh_policy::{Action, Because, Flow, Group, Scope, decide};
 
 use super::*;
+use crate::recent;
 
 fn workload(uid: &str, namespace: &str, ip: &str, policies: &[&str]) -> Workload {
     let mut workload = Workload::named(uid, namespace, uid);
@@ -85,15 +86,15 @@ fn the_memory_of_changes_is_bounded_and_says_so() {
     let (mut follower, _) = Follower::new(world.clone());
     writer.apply((0..100_000).map(|i| put(&workload(&format!("w{i}"), "shop", &format!("10.{}.{}.{}", i >> 16, i >> 8 & 255, i & 255), &[]))));
     let now = world.load();
-    let keys: usize = now.recent.iter().map(|batch| batch.len()).sum();
-    assert!(keys <= REMEMBERED_KEYS && keys > REMEMBERED_KEYS - 3 * BATCH, "{keys}");
+    let keys = now.recent.keys();
+    assert!(keys <= recent::KEYS && keys > recent::KEYS - 3 * BATCH, "{keys}");
     let (_, news) = follower.look();
     assert!(matches!(news, News::Everything) && news.touches_workload(&Uid::new("whoever")));
 
-    for i in 0..=REMEMBERED_BATCHES {
+    for i in 0..=recent::BATCHES {
         writer.apply([Edit::Address(Change::Service(Arc::new(Service::named("shop", &format!("s{i}")))))]);
     }
-    assert_eq!(world.load().recent.len(), REMEMBERED_BATCHES);
+    assert_eq!(world.load().recent.len(), recent::BATCHES);
     assert!(matches!(follower.look().1, News::Everything), "one batch more than is remembered");
     writer.apply([remove("shop/s0")]);
     let (_, news) = follower.look();

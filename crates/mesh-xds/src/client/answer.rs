@@ -1,0 +1,144 @@
+//! From a response to the world and back to the server: convert, apply, settle. Sound resources are applied even when
+//! their neighbours are not.
+
+use std::sync::Arc;
+
+use mesh_model::change::Change;
+use mesh_model::workload::PolicyKey;
+use prost::Message;
+
+use super::Client;
+use crate::delta::{Interest, Outcome};
+use crate::messages::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use crate::messages::{ADDRESS, AUTHORIZATION};
+use crate::wire;
+use crate::world::{BATCH, Edit};
+
+impl<D> Client<D> {
+    /// Applies a response and returns the ACK or NACK. Yields after each batch, so that a full sync does not hold up
+    /// the other tasks of its thread.
+    pub(super) async fn take(&mut self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+        self.observe.message(&response.type_url, response.encoded_len());
+        let mut outcome = Outcome::default();
+        for batch in response.resources.chunks(BATCH) {
+            let edits: Vec<Edit> = batch.iter().filter_map(|one| self.read(&response.type_url, one, &mut outcome)).collect();
+            self.world.apply(edits);
+            tokio::task::yield_now().await;
+        }
+        // After the resources: what moved from one name to another is never missing in between.
+        for batch in response.removed_resources.chunks(BATCH) {
+            self.world.apply(batch.iter().filter_map(|name| removal(&response.type_url, name)));
+            tokio::task::yield_now().await;
+        }
+        outcome.removed = response.removed_resources.iter().map(|name| Arc::from(name.as_str())).collect();
+        self.settle(&response, outcome)
+    }
+
+    /// The edit that a resource asks for; what it is called and whether it was refused goes into `outcome`.
+    fn read(&self, type_url: &str, resource: &Resource, outcome: &mut Outcome) -> Option<Edit> {
+        let name: Arc<str> = resource.name.as_str().into();
+        // Also of what is refused: who waits for it must not wait for ever.
+        outcome.aliases.extend(resource.aliases.iter().map(|name| Arc::from(name.as_str())));
+        match self.edit(type_url, resource) {
+            Ok(edit) => {
+                if self.delta.interest(type_url) == Some(Interest::OnDemand) {
+                    outcome.aliases.extend(edit.as_ref().into_iter().flat_map(own_aliases));
+                }
+                outcome.accepted.push((name, resource.version.as_str().into()));
+                edit
+            }
+            Err(Refused { reason, edit }) => {
+                tracing::warn!(target: "xds", %type_url, %name, %reason, "a resource of the controller is refused");
+                outcome.rejected.push((name, reason));
+                edit
+            }
+        }
+    }
+
+    fn edit(&self, type_url: &str, resource: &Resource) -> Result<Option<Edit>, Refused> {
+        let refused = |reason: String| Refused { reason, edit: None };
+        let Some(content) = &resource.resource else { return Err(refused("no content".into())) };
+        if resource.name.is_empty() {
+            return Err(refused("no name".into()));
+        }
+        let max = self.config.limits.resources_max;
+        if self.delta.held(type_url) >= max && !self.delta.holds(type_url, &resource.name) {
+            return Err(refused(format!("more than {max} resources; raise the limit")));
+        }
+        match type_url {
+            ADDRESS => {
+                let change = wire::read_address(&content.value).map_err(|error| refused(error.to_string()))?;
+                let own = own_name(&change);
+                if own != resource.name {
+                    return Err(refused(format!("it is called {own} inside")));
+                }
+                Ok(Some(Edit::Address(change)))
+            }
+            AUTHORIZATION => match wire::read_policy(&resource.name, &content.value) {
+                Ok(policy) => Ok(Some(Edit::Policy(PolicyKey::new(&resource.name), Arc::new(policy)))),
+                Err(unreadable) => Err(Refused {
+                    reason: unreadable.reason.to_string(),
+                    edit: Some(Edit::RejectPolicy(PolicyKey::new(&resource.name), unreadable.reach)),
+                }),
+            },
+            // A type that we never asked for is acknowledged and forgotten.
+            _ => Ok(None),
+        }
+    }
+
+    /// Settles the protocol, marks what is complete, and lets go those who waited: in this order, so that who is let go
+    /// sees the applied state.
+    fn settle(&mut self, response: &DeltaDiscoveryResponse, outcome: Outcome) -> DeltaDiscoveryRequest {
+        if !outcome.rejected.is_empty() {
+            self.observe.rejected(&response.type_url, outcome.rejected.len());
+        }
+        let settled = self.delta.settle(&response.type_url, &response.nonce, outcome);
+        match response.type_url.as_str() {
+            ADDRESS if settled.first_ack && !self.config.on_demand => self.world.apply([Edit::AddressesSynced]),
+            AUTHORIZATION if settled.first_ack => self.world.apply([Edit::PoliciesSynced]),
+            // Even if some could not be read: those refuse whom they may reach, the others can be decided by.
+            AUTHORIZATION => self.world.apply([Edit::PoliciesKnown]),
+            _ => {}
+        }
+        self.asks.answer(&settled.answered);
+        if self.delta.is_synced() {
+            // Dropping the guard is what says "ready".
+            self.block = None;
+        }
+        settled.reply
+    }
+}
+
+struct Refused {
+    reason: String,
+    /// What a refusal does to the world all the same.
+    edit: Option<Edit>,
+}
+
+fn removal(type_url: &str, name: &str) -> Option<Edit> {
+    match type_url {
+        ADDRESS => Some(Edit::Address(Change::Remove(name.into()))),
+        AUTHORIZATION => Some(Edit::RemovePolicy(PolicyKey::new(name))),
+        _ => None,
+    }
+}
+
+/// The name under which the content will be kept, and can be removed.
+fn own_name(change: &Change) -> String {
+    match change {
+        Change::Workload(workload) => workload.uid.to_string(),
+        Change::Service(service) => service.key().to_string(),
+        Change::Remove(name) => name.to_string(),
+    }
+}
+
+/// The addresses under which this may have been asked for, because not every server says them.
+fn own_aliases(edit: &Edit) -> Vec<Arc<str>> {
+    match edit {
+        Edit::Address(Change::Workload(workload)) => {
+            workload.network_addresses().map(|address| address.to_string().into()).collect()
+        }
+        Edit::Address(Change::Service(service)) => service.vips.iter().map(|vip| vip.to_string().into()).collect(),
+        _ => Vec::new(),
+    }
+}
