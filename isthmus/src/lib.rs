@@ -21,4 +21,5 @@ pub mod exec;
 pub mod status;
 pub mod sample;
 pub mod shop;
+pub mod tour;
 pub mod say;

@@ -9,10 +9,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -78,7 +79,11 @@ pub fn keep() -> anyhow::Result<()> {
     }
     setgid(Gid::from_raw(0)).context("cannot become the pod's root")?;
     setuid(Uid::from_raw(0)).context("cannot become the pod's root")?;
-    let status = Command::new("/proc/self/exe").arg("__pod-first").env_clear().current_dir("/").status().context("cannot start the pod's first process")?;
+    // Standard output led to `up`, for the one word above; from here on everything goes to the pod's log.
+    let log = std::io::stderr().as_fd().try_clone_to_owned()?;
+    let mut first = Command::new("/proc/self/exe");
+    first.arg("__pod-first").env_clear().current_dir("/").stdin(Stdio::null()).stdout(log);
+    let status = first.status().context("cannot start the pod's first process")?;
     bail!("the pod ended: {status}")
 }
 

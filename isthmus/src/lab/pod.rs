@@ -55,6 +55,8 @@ pub async fn prepare(machine: &Machine, node: &NodePlan, pod: &PodPlan, places: 
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log(&places.log)?)
+        // A group of its own: Ctrl-C is for `up`, which then stops the pods in order.
+        .process_group(0)
         .kill_on_drop(false)
         .spawn()
         .with_context(|| format!("cannot start {}", places.isthmus.display()))?;

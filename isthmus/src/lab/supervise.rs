@@ -101,6 +101,8 @@ fn spawn(spec: &ProgramSpec) -> anyhow::Result<Child> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
+        // A group of its own: Ctrl-C is for `up`, which then stops the programs in order.
+        .process_group(0)
         .kill_on_drop(false)
         .spawn()
         .with_context(|| format!("cannot start {}", spec.name))
