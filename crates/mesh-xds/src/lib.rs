@@ -9,7 +9,14 @@ pub mod messages;
 pub mod wire;
 pub mod delta;
 pub mod client;
+pub mod catalog;
+pub mod claim;
+pub mod push;
+pub mod server;
 mod recent;
 
+pub use catalog::{Catalog, CatalogWriter, Offer, Update, catalog};
+pub use claim::{Account, Scope};
 pub use client::{Client, ClientConfig, ClientLimits, Contact, Demand, Observe, Termination};
+pub use server::{Ads, Authenticate, ClientStatus, ServerCounters, ServerLimits};
 pub use world::{Edit, Follower, News, Synced, World, WorldWriter, world};
