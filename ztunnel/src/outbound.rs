@@ -1,0 +1,113 @@
+//! A connection leaving a pod, from the first SYN we caught to the last byte we counted.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesh_hbone::ConnectRequest;
+use mesh_hbone::forwarded::{self, FORWARDED};
+use mesh_hbone::traceparent::{TRACEPARENT, TraceParent};
+use mesh_model::workload::Workload;
+use mesh_net::duplex::Duplex;
+use mesh_net::net::{Net, Source};
+use mesh_telemetry::access_log::Direction;
+use mesh_telemetry::labels::Security;
+use mesh_telemetry::traffic::Party;
+
+use crate::account::{Account, Told};
+use crate::baggage;
+use crate::capture::Captured;
+use crate::error::{At, Closed, Refusal, Side, Stage};
+use crate::live::{self, Connection, Protocol};
+use crate::pod::Pod;
+use crate::relay::{Watch, relay};
+use crate::resolve::{Ask, Hop, Known, Passage, Resolution, Via, resolve};
+
+/// Times that a decision may say what it lacks: an address, the waypoint in front of it, and a name.
+const ROUNDS_MAX: usize = 4;
+
+pub async fn outbound<N: Net>(pod: &Pod<N>, mut caught: Captured<N::Stream>) {
+    let mut account = pod.mesh.accounts.open(Direction::Outbound, caught.from, caught.to);
+    let closed = carry(pod, &mut caught, &mut account).await;
+    if closed.is_err() {
+        caught.stream.reset(); // the client must not take a refusal for a clean end
+    }
+    account.close(closed.as_ref().copied());
+}
+
+async fn carry<N: Net>(pod: &Pod<N>, caught: &mut Captured<N::Stream>, account: &mut Account) -> Result<(), Closed> {
+    pod.mesh.freshness.check()?;
+    let me = pod.me().await?;
+
+    // resolve: a decision; it may tell us what it lacks, then we fetch that and ask again
+    let hop = hop(pod, &me, caught.to).await?;
+    account.tell(told(&me, &hop));
+    account.show(&pod.live, entry(caught, &hop));
+
+    // tunnel, or plain TCP when the far side is not in the mesh; then relay until either side is done or we are told to stop
+    let watch = Watch::drain(&pod.drain);
+    match &hop.via {
+        Via::Tunnel(passage) => {
+            let request = request(&me, caught, &hop, passage);
+            let mut tunnel = pod.tunnels.open(&me.identity(), passage, &request).await?;
+            relay(&mut caught.stream, &mut tunnel, account, watch).await
+        }
+        Via::Plain(to) => {
+            let mut upstream = pod.net.dial(*to, Source::Any).await.at(Stage::Tunnel, Side::Upstream)?;
+            relay(&mut caught.stream, &mut upstream, account, watch).await
+        }
+    }
+}
+
+async fn hop<N: Net>(pod: &Pod<N>, me: &Workload, to: SocketAddr) -> Result<Hop, Closed> {
+    let settings = &pod.mesh.settings;
+    let ask = Ask {
+        source: me,
+        to,
+        network: &settings.network,
+        own_ports: &settings.own_ports,
+        complete: !settings.on_demand,
+    };
+    let mut known = Known::default();
+    let seed = rand::random();
+    for _ in 0..ROUNDS_MAX {
+        match pod.mesh.world.with(|world| resolve(&world.directory, &ask, &known, seed))? {
+            Resolution::Hop(hop) => return Ok(hop),
+            Resolution::Need(need) => pod.mesh.fetch.fetch(need, me, &mut known).await?,
+        }
+    }
+    Err(Refusal::TooManyRounds { to }.into())
+}
+
+/// What the far end is asked, and told.
+fn request<S>(me: &Workload, caught: &Captured<S>, hop: &Hop, passage: &Passage) -> ConnectRequest {
+    let mut request = ConnectRequest::new(passage.authority.clone());
+    let service = hop.service.as_ref().map(|service| &*service.hostname);
+    request.headers.insert(mesh_hbone::baggage::BAGGAGE, baggage::of(me).emit());
+    request.headers.insert(FORWARDED, forwarded::emit(caught.from, service));
+    request.headers.insert(TRACEPARENT, TraceParent::new(rand::random(), rand::random()).emit());
+    request
+}
+
+fn told(me: &Arc<Workload>, hop: &Hop) -> Told {
+    let destination = hop.destination.as_ref().map_or(Party::Unknown, Party::known);
+    let mut told = Told::plain(Party::known(me), destination, hop.address());
+    told.service = hop.service.clone();
+    if let Via::Tunnel(passage) = &hop.via {
+        told.security = Security::MutualTls;
+        told.source_identity = Some(me.identity());
+        told.destination_identity = hop.destination.as_ref().map(|workload| workload.identity());
+        told.authority = Some(passage.authority.to_string());
+    }
+    told
+}
+
+fn entry<S>(caught: &Captured<S>, hop: &Hop) -> Connection {
+    let protocol = if matches!(hop.via, Via::Tunnel(_)) { Protocol::Hbone } else { Protocol::Tcp };
+    Connection {
+        direction: live::Direction::Outbound,
+        source: caught.from,
+        original: Some(caught.to.to_string().into()),
+        actual: hop.address(),
+        protocol,
+    }
+}

@@ -1,0 +1,175 @@
+//! One enrolled pod: its network, its identity, what its connections share, and its end.
+//!
+//! Starting a pod binds its ports before anything else, so that whoever asked for it can be told whether it works.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_hbone::Limits;
+use mesh_identity::store::Credentials;
+use mesh_identity::tls::Tls;
+use mesh_model::directory::OwnWorkload;
+use mesh_model::workload::Workload;
+use mesh_net::net::Net;
+use mesh_runtime::{Drain, Drained, Watched};
+use mesh_xds::world::World;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until};
+
+use crate::account::Accounts;
+use crate::admit::Host;
+use crate::authorize::Permits;
+use crate::capture::{self, Ports};
+use crate::enroll::{PodInfo, PodUid, Stop};
+use crate::error::Refusal;
+use crate::fetch::Fetch;
+use crate::freshness::Freshness;
+use crate::handshakes::Handshakes;
+use crate::live::Live;
+use crate::tunnel::Tunnels;
+
+/// What all pods of a node share.
+pub struct Mesh {
+    pub world: Watched<World>,
+    pub credentials: Credentials,
+    pub tls: Tls,
+    pub accounts: Accounts,
+    pub fetch: Arc<dyn Fetch>,
+    pub freshness: Freshness,
+    pub settings: Settings,
+}
+
+/// The settings that a pod's connections go by; each comes from a knob.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `NODE_NAME`; `None`: pods of any node are ours.
+    pub node: Option<Arc<str>>,
+    /// `NETWORK`.
+    pub network: Arc<str>,
+    /// `IPV6_ENABLED`.
+    pub ipv6: bool,
+    /// The ports that the mesh itself listens on in a pod; a connection to them is a loop.
+    pub own_ports: Arc<[u16]>,
+    /// `LOCALHOST_APP_TUNNEL`.
+    pub tunnel_over_loopback: bool,
+    /// `ENABLE_RESPONSE_BAGGAGE`: tell peers about the workload, and read what they tell.
+    pub baggage: bool,
+    /// `XDS_ON_DEMAND`: the directory holds what was asked for.
+    pub on_demand: bool,
+    /// Windows, streams and times of tunnels.
+    pub hbone: Limits,
+    /// Connections that one pod may have open at one time, in both directions together.
+    pub connections_per_pod: usize,
+    /// How long a connection waits for the control plane to describe the pod (5 s, spec/dataplane.md 5.1).
+    pub own_workload_wait: Duration,
+    /// How long connections of a pod that leaves the mesh alive may go on.
+    pub drain: Duration,
+}
+
+/// One enrolled pod.
+pub struct Pod<N: Net> {
+    pub uid: PodUid,
+    pub info: PodInfo,
+    pub own: OwnWorkload,
+    pub net: N,
+    pub mesh: Arc<Mesh>,
+    pub tunnels: Tunnels,
+    pub permits: Permits,
+    pub live: Live,
+    pub handshakes: Handshakes,
+    /// A place per connection.
+    pub places: Arc<Semaphore>,
+    pub drain: Drain,
+}
+
+impl<N: Net> Pod<N> {
+    /// Binds the pod's ports and serves them until [`Pod::stop`].
+    ///
+    /// # Errors
+    /// When a port cannot be bound.
+    pub async fn start(uid: PodUid, info: PodInfo, net: N, mesh: Arc<Mesh>, drain: Drain) -> io::Result<Arc<Pod<N>>> {
+        let ports = Ports::bind(&net, mesh.settings.ipv6).await?;
+        let own = OwnWorkload {
+            node: mesh.settings.node.clone(),
+            namespace: info.namespace.clone(),
+            service_account: info.service_account.clone(),
+            name: info.name.clone(),
+        };
+        let pod = Arc::new(Pod {
+            tunnels: Tunnels::new(&net, &mesh),
+            permits: Permits::default(),
+            live: Live::default(),
+            handshakes: Handshakes::default(),
+            places: Arc::new(Semaphore::new(mesh.settings.connections_per_pod)),
+            uid,
+            info,
+            own,
+            net,
+            mesh,
+            drain,
+        });
+        let (watcher, forced) = (pod.clone(), pod.drain.forced_token());
+        tokio::spawn(async move {
+            let watch = watcher.permits.clone().watch(watcher.mesh.world.clone(), watcher.own.clone());
+            tokio::select! { () = watch => {}, () = forced.cancelled() => {} }
+        });
+        capture::serve(&pod, ports);
+        Ok(pod)
+    }
+
+    /// The pod's own workload, as the control plane describes it; waits for that a while.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownOwnWorkload`].
+    pub async fn me(&self) -> Result<Arc<Workload>, Refusal> {
+        let find = |world: &World| world.directory.own_workload(&self.own).cloned();
+        if let Some(me) = self.mesh.world.with(find) {
+            return Ok(me);
+        }
+        let deadline = Instant::now() + self.mesh.settings.own_workload_wait;
+        let mut world = self.mesh.world.clone();
+        loop {
+            if let Some(me) = find(&world.see()) {
+                return Ok(me);
+            }
+            tokio::select! {
+                biased;
+                () = world.changed() => {}
+                () = sleep_until(deadline) => {
+                    let pod = format!("{}/{}", self.info.namespace, self.info.name);
+                    return Err(Refusal::UnknownOwnWorkload { pod: pod.into() });
+                }
+            }
+        }
+    }
+
+    /// What `admit` needs to know of this pod.
+    pub fn host<'a>(&'a self, me: &'a Workload) -> Host<'a> {
+        let settings = &self.mesh.settings;
+        Host {
+            me,
+            network: &settings.network,
+            own_ports: &settings.own_ports,
+            tunnel_over_loopback: settings.tunnel_over_loopback,
+        }
+    }
+
+    /// Ends the pod: nothing new is taken; what is open is cut at once, or goes on for the drain time.
+    pub async fn stop(&self, how: Stop) -> Drained {
+        self.tunnels.drain();
+        let deadline = match how {
+            Stop::Immediate => Duration::ZERO,
+            Stop::Drain => self.mesh.settings.drain,
+        };
+        let drained = self.drain.shutdown(deadline).await;
+        self.tunnels.force();
+        drained
+    }
+}
+
+/// Where listeners bind: every address of the pod, IPv4 through IPv6 where there is IPv6.
+pub fn any(ipv6: bool) -> IpAddr {
+    if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}

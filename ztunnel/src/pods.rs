@@ -1,0 +1,138 @@
+//! The pods that this daemon serves now: started and stopped by enrolment, shown by the admin endpoints.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use mesh_net::linux::PodNet;
+use mesh_net::netns::Netns;
+use mesh_net::sockopt::Options;
+use mesh_runtime::{Drain, Drained};
+use mesh_telemetry::families;
+use metrics::{Counter, Gauge};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use crate::dns::answer::Naming;
+use crate::dns::serve::{Limits, Server, Settings};
+use crate::enroll::zds::Place;
+use crate::enroll::{Enrolled, PodUid, Stop};
+use crate::pod::{Mesh, Pod};
+
+/// The mark that the field's rules know, for an agent that gives none (spec/dataplane.md 2.2).
+const FIELD_MARK: u32 = 0x539;
+
+/// The pods of a node.
+pub struct Pods {
+    mesh: Arc<Mesh>,
+    /// The namespace of this process, to come back to.
+    home: Netns,
+    options: Options,
+    dns: Option<Dns>,
+    /// Where connections run; enrolment itself runs elsewhere.
+    workers: Handle,
+    drain: Drain,
+    running: Mutex<HashMap<PodUid, Arc<Pod<PodNet>>>>,
+    counts: Counts,
+}
+
+/// How names are answered in each pod.
+#[derive(Clone)]
+pub struct Dns {
+    pub naming: Naming,
+    pub servers: Vec<SocketAddr>,
+    pub limits: Limits,
+    pub port: u16,
+}
+
+struct Counts {
+    active: Gauge,
+    pending: Gauge,
+    started: Counter,
+    stopped: Counter,
+}
+
+impl Pods {
+    /// # Errors
+    /// When the process's own network namespace cannot be opened.
+    pub fn new(mesh: Arc<Mesh>, options: Options, dns: Option<Dns>, workers: Handle, drain: Drain) -> io::Result<Pods> {
+        let recorder = mesh.accounts.traffic().recorder().clone();
+        let counts = Counts {
+            active: recorder.gauge(&families::ACTIVE_PROXIES, &[]),
+            pending: recorder.gauge(&families::PENDING_PROXIES, &[]),
+            started: recorder.counter(&families::PROXIES_STARTED, &[]),
+            stopped: recorder.counter(&families::PROXIES_STOPPED, &[]),
+        };
+        Ok(Pods { mesh, home: Netns::current()?, options, dns, workers, drain, running: Mutex::default(), counts })
+    }
+
+    /// Serves a pod from now on.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered or a port in it is taken; it may work later.
+    pub async fn start(&self, pod: &Enrolled<Place>) -> io::Result<()> {
+        let mark = Some(pod.mark.or(self.options.mark).unwrap_or(FIELD_MARK));
+        let net = PodNet::new(pod.netns.0.clone(), self.home.clone(), Options { mark, ..self.options.clone() })?;
+        let drain = self.drain.child();
+        let (uid, info, mesh, dns) = (pod.uid.clone(), pod.info.clone(), self.mesh.clone(), self.dns.clone());
+        let starting = async move {
+            let started = Pod::start(uid, info, net.clone(), mesh, drain.clone()).await?;
+            if let Some(dns) = dns
+                && let Err(error) = dns.serve(&started, net).await
+            {
+                let _ = started.stop(Stop::Immediate).await;
+                return Err(error);
+            }
+            Ok::<_, io::Error>(started)
+        };
+        let started = self.workers.spawn(starting).await.map_err(io::Error::other)??;
+        tracing::info!(pod = %pod.info.name, namespace = %pod.info.namespace, uid = %pod.uid.0, "serving a pod");
+        self.counts.started.increment(1);
+        self.running.lock().insert(pod.uid.clone(), started);
+        Ok(())
+    }
+
+    /// Stops serving a pod; what is open is cut or drained in the background.
+    pub fn stop(&self, uid: &PodUid, how: Stop) {
+        let Some(pod) = self.running.lock().remove(uid) else { return };
+        self.counts.stopped.increment(1);
+        tracing::info!(pod = %pod.info.name, namespace = %pod.info.namespace, ?how, "no longer serving a pod");
+        self.workers.spawn(async move {
+            if let Drained::Forced { left } = pod.stop(how).await {
+                tracing::info!(pod = %pod.info.name, left, "connections of a pod were cut at the end of its drain time");
+            }
+        });
+    }
+
+    /// Writes down how many pods are served and how many wait.
+    pub fn count(&self, pending: usize) {
+        self.counts.active.set(self.running.lock().len() as f64);
+        self.counts.pending.set(pending as f64);
+    }
+
+    /// All that run, in the order of their uids.
+    pub fn list(&self) -> Vec<Arc<Pod<PodNet>>> {
+        let mut pods: Vec<_> = self.running.lock().values().cloned().collect();
+        pods.sort_by(|a, b| a.uid.cmp(&b.uid));
+        pods
+    }
+}
+
+impl Dns {
+    async fn serve(&self, pod: &Pod<PodNet>, net: PodNet) -> io::Result<()> {
+        let addresses = [SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.port), SocketAddr::new(Ipv6Addr::LOCALHOST.into(), self.port)];
+        let served = if pod.mesh.settings.ipv6 { &addresses[..] } else { &addresses[..1] };
+        let settings = Settings {
+            net,
+            own: pod.own.clone(),
+            naming: self.naming.clone(),
+            world: pod.mesh.world.clone(),
+            servers: self.servers.clone(),
+            recorder: pod.mesh.accounts.traffic().recorder().clone(),
+            limits: self.limits,
+        };
+        Server::bind(settings, served).await?.start(&pod.drain);
+        Ok(())
+    }
+}
