@@ -138,5 +138,3 @@ impl Authority for LocalAuthority {
     }
 }
 
-#[cfg(test)]
-mod tests;

@@ -234,7 +234,10 @@ impl FromStr for Address {
         let uri: Uri = format!("https://{}", rest.trim_end_matches('/')).parse().map_err(|_| bad())?;
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(bad)?.to_owned();
         let port = uri.port_u16().unwrap_or(443);
-        if uri.path() != "/" || uri.query().is_some() || uri.authority().is_some_and(|all| all.as_str().contains('@')) {
+        // Neither user information nor a port that is no number may be left over.
+        let whole = uri.authority().map(|authority| authority.as_str());
+        let read = whole == Some(&host) || whole == Some(&format!("{host}:{port}"));
+        if !read || uri.path() != "/" || uri.query().is_some() {
             return Err(bad());
         }
         Ok(Address { host, port })

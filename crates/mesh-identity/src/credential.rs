@@ -78,7 +78,7 @@ impl Credential {
         Ok(credential)
     }
 
-    fn from_parts(
+    pub(crate) fn from_parts(
         identity: SpiffeId,
         key: PrivateKeyDer<'static>,
         chain: Vec<CertificateDer<'static>>,

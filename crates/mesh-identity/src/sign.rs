@@ -346,13 +346,13 @@ fn parse_request(csr: &str) -> Result<ParsedRequest, CannotSign> {
     if !rest.is_empty() {
         return Err(bad("there are bytes after the request"));
     }
-    request.verify_signature().map_err(|_| bad("its signature is wrong, so possession of the key is not proved"))?;
     let key = &request.certification_request_info.subject_pki;
     if let Ok(PublicKey::RSA(rsa)) = key.parsed()
         && rsa.key_size() < MIN_RSA_BITS
     {
         return Err(bad("its RSA key is shorter than 2048 bits"));
     }
+    request.verify_signature().map_err(|_| bad("its signature is wrong, so possession of the key is not proved"))?;
     let public_key = SubjectPublicKeyInfo::from_der(key.raw).map_err(|_| bad("its kind of key is not supported"))?;
     Ok(ParsedRequest { public_key, names: requested(&request)? })
 }
