@@ -1,0 +1,121 @@
+//! gateway.networking.k8s.io: as much of Gateway and GatewayClass as says where a waypoint is and who may use it.
+//! Fields that belong to the gateway's own proxy are not looked at, so unknown ones are no error here.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::meta::{Labels, Meta};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gateway {
+    pub meta: Meta,
+    pub class: Arc<str>,
+    pub listeners: Vec<Listener>,
+    /// What the status says; where it says nothing, what the spec asks for.
+    pub addresses: Vec<Address>,
+    pub addresses_from_spec: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatewayClass {
+    pub meta: Meta,
+    pub controller: Arc<str>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GatewaySpec {
+    pub gateway_class_name: Arc<str>,
+    pub listeners: Vec<Listener>,
+    pub addresses: Vec<Address>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GatewayStatus {
+    pub addresses: Vec<Address>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GatewayClassSpec {
+    pub controller_name: Arc<str>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub port: u16,
+    pub protocol: Arc<str>,
+    pub allowed_routes: Option<AllowedRoutes>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct AllowedRoutes {
+    pub namespaces: Option<RouteNamespaces>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct RouteNamespaces {
+    pub from: Option<Arc<str>>,
+    pub selector: Option<LabelSelector>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct LabelSelector {
+    pub match_labels: Labels,
+    pub match_expressions: Vec<MatchExpression>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct MatchExpression {
+    pub key: Arc<str>,
+    pub operator: Arc<str>,
+    pub values: Vec<Arc<str>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Address {
+    #[serde(rename = "type")]
+    pub kind: Option<Arc<str>>,
+    pub value: Arc<str>,
+}
+
+impl Gateway {
+    pub fn of(meta: Meta, spec: GatewaySpec, status: Option<GatewayStatus>) -> Gateway {
+        let reported = status.unwrap_or_default().addresses;
+        let addresses_from_spec = reported.is_empty() && !spec.addresses.is_empty();
+        Gateway {
+            meta,
+            class: spec.gateway_class_name,
+            listeners: spec.listeners,
+            addresses: if reported.is_empty() { spec.addresses } else { reported },
+            addresses_from_spec,
+        }
+    }
+}
+
+impl LabelSelector {
+    /// An operator that is not known selects nothing.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        super::meta::matches(&self.match_labels, labels)
+            && self.match_expressions.iter().all(|expression| {
+                let value = labels.get(&expression.key);
+                let among = || value.is_some_and(|value| expression.values.contains(value));
+                match &*expression.operator {
+                    "In" => among(),
+                    "NotIn" => !among(),
+                    "Exists" => value.is_some(),
+                    "DoesNotExist" => value.is_none(),
+                    _ => false,
+                }
+            })
+    }
+}

@@ -1,0 +1,134 @@
+//! Names, labels and annotations of an object, and the rule for what a name may look like.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::Kind;
+
+pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
+
+/// `namespace/name`; the namespace is empty for objects that have none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NsName {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    pub kind: Kind,
+    pub name: NsName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Meta {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub uid: Arc<str>,
+    pub labels: Labels,
+    /// Only those of the Istio family: others (and the copy of itself that kubectl leaves in an object) mean nothing here.
+    pub annotations: Labels,
+    /// Seconds since 1970. Objects of a folder have none and count as the oldest.
+    pub created: Option<i64>,
+    pub generation: i64,
+    pub is_deleting: bool,
+}
+
+impl NsName {
+    pub fn new(namespace: &str, name: &str) -> NsName {
+        NsName { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl ObjectKey {
+    pub fn new(kind: Kind, namespace: &str, name: &str) -> ObjectKey {
+        ObjectKey { kind, name: NsName::new(namespace, name) }
+    }
+}
+
+impl fmt::Display for NsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.namespace {
+            "" => f.write_str(&self.name),
+            namespace => write!(f, "{namespace}/{}", self.name),
+        }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+impl Meta {
+    /// Takes what we keep of Kubernetes' metadata; `Err` names the field and why it cannot be taken.
+    pub fn of(kind: Kind, meta: ObjectMeta) -> Result<Meta, (&'static str, String)> {
+        let name = meta.name.unwrap_or_default();
+        if name.is_empty() {
+            return Err(("metadata.name", "an object needs a name".into()));
+        }
+        check_name(&name).map_err(|why| ("metadata.name", why))?;
+        let namespace = match kind.is_namespaced() {
+            // kubectl applies an object without namespace to `default`; a folder of the same YAML means the same.
+            true => meta.namespace.filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| "default".into()),
+            false => String::new(),
+        };
+        if kind.is_namespaced() {
+            check_name(&namespace).map_err(|why| ("metadata.namespace", why))?;
+        }
+        Ok(Meta {
+            namespace: namespace.into(),
+            name: name.into(),
+            uid: meta.uid.unwrap_or_default().into(),
+            labels: shared(meta.labels.unwrap_or_default()),
+            annotations: shared(meta.annotations.unwrap_or_default().into_iter().filter(|(key, _)| key.contains("istio.io/")).collect()),
+            created: meta.creation_timestamp.map(|time| time.0.as_second()),
+            generation: meta.generation.unwrap_or(0),
+            is_deleting: meta.deletion_timestamp.is_some(),
+        })
+    }
+
+    pub fn ns_name(&self) -> NsName {
+        NsName { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.get(key).map(|value| &**value)
+    }
+
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.get(key).map(|value| &**value)
+    }
+
+    /// Who wins where several objects claim one thing: the oldest, then the first by name. Total, so that replicas agree
+    /// (spec/controlplane.md 14.24).
+    pub fn seniority(&self) -> (i64, &str, &str) {
+        (self.created.unwrap_or(0), &self.namespace, &self.name)
+    }
+}
+
+/// Kubernetes' DNS-1123 subdomain. Our own policy names hold a `_` exactly because such a name cannot
+/// (spec/controlplane.md 1.10), and names go into identities and resource names.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let ends_sound = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if name.len() <= 253 && name.chars().all(sound) && ends_sound(name.chars().next()) && ends_sound(name.chars().last()) {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(80).collect();
+    Err(format!("{shown:?} is not a Kubernetes name: up to 253 of a-z, 0-9, '-' and '.', beginning and ending with a letter or digit"))
+}
+
+pub fn shared(map: BTreeMap<String, String>) -> Labels {
+    map.into_iter().map(|(key, value)| (key.into(), value.into())).collect()
+}
+
+/// Every pair of the selector is among the labels. An empty selector matches everything here; callers for whom it
+/// matches nothing ask first.
+pub fn matches(selector: &Labels, labels: &Labels) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}

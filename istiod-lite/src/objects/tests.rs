@@ -1,0 +1,139 @@
+use expect_test::{Expect, expect};
+
+use super::read::{document, documents};
+
+fn read(yaml: &str) -> String {
+    let mut said = String::new();
+    for one in documents(yaml) {
+        match document(one) {
+            Ok(contents) => {
+                for object in contents.objects {
+                    said += &format!("line {}: {}", one.begin(), object.object.key());
+                    if !object.unknown_fields.is_empty() {
+                        said += &format!(", unknown: {}", object.unknown_fields.join(" "));
+                    }
+                    said += "\n";
+                }
+                said.extend(contents.foreign.iter().map(|what| format!("line {}: foreign: {what}\n", one.begin())));
+            }
+            Err(fault) => said += &format!("{fault}\n"),
+        }
+    }
+    said
+}
+
+fn check(yaml: &str, expected: Expect) {
+    expected.assert_eq(&read(yaml));
+}
+
+#[test]
+fn documents_are_cut_at_their_marks() {
+    check(
+        "# a comment alone\n---\n# another\napiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n--- # said here\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: b\n...\n---\n\n---\n{\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"c\"}}\n",
+        expect![[r#"
+            line 4: Namespace a
+            line 8: Namespace b
+            line 16: Namespace c
+        "#]],
+    );
+    check("", expect![[""]]);
+    check("apiVersion: v1\r\nkind: Namespace\r\nmetadata: {name: a}\r\n---\r\napiVersion: v1\r\nkind: Namespace\r\nmetadata: {name: b}\r\n", expect![[r#"
+        line 1: Namespace a
+        line 5: Namespace b
+    "#]]);
+    check("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata:\n  text: |\n    ---\n    not a mark, it is indented\n", expect![[r#"
+        line 1: foreign: v1 ConfigMap c
+    "#]]);
+}
+
+#[test]
+fn lists_are_opened() {
+    check(
+        "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Namespace, metadata: {name: a}}\n- {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}}\n",
+        expect![[r#"
+            line 1: Namespace a
+            line 1: foreign: apps/v1 Deployment d
+        "#]],
+    );
+    check("apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Namespace, metadata: {name: A}}\n", expect![[r#"
+        line 3, field items[0].metadata.name: "A" is not a Kubernetes name: up to 253 of a-z, 0-9, '-' and '.', beginning and ending with a letter or digit
+    "#]]);
+    check("apiVersion: v1\nkind: List\nitems:\n- {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: a}, spec: {rule: []}}\n", expect![[r#"
+        line 3, field items[0]: unknown field `rule`, expected one of `selector`, `targetRef`, `targetRefs`, `action`, `provider`, `rules`
+    "#]]);
+}
+
+#[test]
+fn a_fault_names_line_and_field() {
+    check("apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: p\nspec:\n  rules:\n  - from:\n    - source:\n        principal: [a]\n", expect![[r#"
+        line 1: Namespace a
+        line 13, field spec.rules.from.source.principal: unknown field `principal`, expected one of principals, notPrincipals, requestPrincipals, notRequestPrincipals, namespaces, notNamespaces, serviceAccounts, notServiceAccounts, ipBlocks, notIpBlocks, remoteIpBlocks, notRemoteIpBlocks, trustDomains, notTrustDomains
+    "#]]);
+    check("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: p\nspec:\n  action: DENY\n  rules: 7\n", expect![[r#"
+        line 7, field spec.rules: expected a list
+    "#]]);
+    check("apiVersion: v1\nkind: Service\nmetadata:\n  name: p\nspec:\n  ports:\n  - port: eighty\n", expect![[r#"
+        line 7, field spec.ports.port: expected a number
+    "#]]);
+    check("apiVersion: v1\nkind: Service\nmetadata:\n  name: p\nspec:\n  ports:\n  - port: 70000\n", expect![[r#"
+        line 7, field spec.ports.port: 70000 is not a port: 1 to 65535
+    "#]]);
+    check("apiVersion: v1\nkind: Service\nmetadata:\n  name: p\n   spec: {}\n", expect![[r#"
+        line 5, field metadata.name.spec: mapping values are not allowed in this context
+    "#]]);
+    check("apiVersion: v1\nkind: Service\nkind: Pod\nmetadata:\n  name: p\n", expect![[r#"
+        line 3, field kind: duplicate mapping key: kind
+    "#]]);
+    check("kind: Service\nmetadata:\n  name: p\n", expect![[r#"
+        line 1, field kind: an object needs apiVersion and kind
+    "#]]);
+    check("just a text\n", expect![[r#"
+        line 1: expected a mapping, key: value
+    "#]]);
+    check("- a\n- list\n", expect![[r#"
+        line 1: expected a mapping, key: value
+    "#]]);
+    check("apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: UPPER}\n", expect![[r#"
+        line 1, field metadata.namespace: "UPPER" is not a Kubernetes name: up to 253 of a-z, 0-9, '-' and '.', beginning and ending with a letter or digit
+    "#]]);
+    check("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  serviceAccountName: a/b\n", expect![[r#"
+        line 5, field spec.serviceAccountName: "a/b" is not a Kubernetes name: up to 253 of a-z, 0-9, '-' and '.', beginning and ending with a letter or digit
+    "#]]);
+    check("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: converted_peer_authentication_x}\n", expect![[r#"
+        line 1, field metadata.name: "converted_peer_authentication_x" is not a Kubernetes name: up to 253 of a-z, 0-9, '-' and '.', beginning and ending with a letter or digit
+    "#]]);
+    check("apiVersion: security.istio.io/v2\nkind: PeerAuthentication\nmetadata: {name: x}\n", expect![[r#"
+        line 1, field apiVersion: PeerAuthentication of version security.istio.io/v2 is not known here; known versions: v1, v1beta1
+    "#]]);
+    check("apiVersion: v1\nkind: Pod\nmetadata: &m {name: p, labels: *n}\n", expect![[r#"
+        line 3, field metadata: alias references unknown anchor
+    "#]]);
+}
+
+#[test]
+fn what_is_not_ours_is_named() {
+    check("apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: istios-own}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\n---\napiVersion: example.com/v1\nkind: Odd\n", expect![[r#"
+        line 1: foreign: networking.istio.io/v1 Gateway istios-own
+        line 5: foreign: networking.istio.io/v1 VirtualService v
+        line 9: foreign: example.com/v1 Odd (no name)
+    "#]]);
+}
+
+#[test]
+fn unknown_fields_of_kubernetes_kinds_are_told() {
+    check("apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec:\n  selectors: {a: b}\n  ports:\n  - {port: 80, targetport: web, name: null}\n", expect![[r#"
+        line 1: Service default/s, unknown: spec.ports[0].targetport spec.selectors
+    "#]]);
+}
+
+/// A text of aliases that would unfold to gigabytes is refused while it is small.
+#[test]
+fn an_alias_bomb_is_refused() {
+    let mut yaml = String::from("apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\na0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..9 {
+        let inner = vec![format!("*a{}", level - 1); 10].join(", ");
+        yaml += &format!("a{level}: &a{level} [{inner}]\n");
+    }
+    let said = read(&yaml);
+    assert!(said.starts_with("line ") && !said.contains("Namespace a"), "{said}");
+}

@@ -1,0 +1,176 @@
+//! From objects to what the mesh is told: workloads, services and policies (spec/controlplane.md 4 and 5).
+//!
+//! Pure: objects in, values out, no clock, no I/O. The work is cut into units, each with outputs of its own that no
+//! other unit makes. `touched` says which units a changed object may alter, a unit's reads say which others it hangs
+//! on, and `translation` recomputes just those and compares.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mesh_model::service::Service;
+use mesh_model::workload::Workload;
+use mesh_policy::Policy;
+
+use crate::cluster::Cluster;
+use crate::objects::{Kind, Meta, Namespace, Node, NsName, ObjectKey};
+
+pub mod settings;
+pub mod report;
+pub mod workload;
+pub mod service;
+pub mod ports;
+pub mod waypoint;
+pub mod policy;
+pub mod peer_authentication;
+pub mod vips;
+mod touched;
+pub mod translation;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use report::{Condition, Report};
+pub use settings::Settings;
+pub use translation::{Changes, Translation};
+
+use peer_authentication::{Modes, Strictness};
+use vips::Vips;
+
+/// A piece of the translation: what it is computed from, by name. Nothing else makes its outputs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unit {
+    /// The workload of a pod.
+    Pod(NsName),
+    WorkloadEntry(NsName),
+    /// The workloads of a ServiceEntry's own endpoints.
+    ServiceEntry(NsName),
+    /// The workloads of a Service's EndpointSlices that are no pods.
+    Endpoints(NsName),
+    /// The service of a hostname in a namespace, whoever wins the name.
+    Host { namespace: Arc<str>, hostname: Arc<str> },
+    AuthorizationPolicy(NsName),
+    /// The policy that a PeerAuthentication with a selector becomes.
+    PeerAuthentication(NsName),
+    /// The one policy that means STRICT.
+    StaticStrict,
+    /// What is to be said about a waypoint's own object.
+    Gateway(NsName),
+}
+
+/// What a unit looked at besides the objects that `touched` knows of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Read {
+    Object(ObjectKey),
+    /// How strict mutual TLS is in a namespace.
+    Strictness(Arc<str>),
+    /// Who owns a hostname in a namespace.
+    Owner(Arc<str>, Arc<str>),
+}
+
+/// The outputs of a unit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Derived {
+    pub workloads: Vec<Arc<Workload>>,
+    pub services: Vec<Arc<Service>>,
+    pub policies: Vec<Arc<Policy>>,
+    pub reports: Vec<(ObjectKey, Report)>,
+}
+
+/// Facts that are kept between changes because recomputing them would need all objects.
+#[derive(Debug)]
+pub struct Memory {
+    /// The label of the system namespace; empty without one.
+    pub network: Arc<str>,
+    pub modes: Modes,
+    pub vips: Vips,
+}
+
+/// What a unit may see of the world; notes what it looked at.
+pub struct Lens<'a> {
+    pub cluster: &'a Cluster,
+    pub settings: &'a Settings,
+    pub memory: &'a Memory,
+    reads: RefCell<BTreeSet<Read>>,
+}
+
+impl<'a> Lens<'a> {
+    pub fn new(cluster: &'a Cluster, settings: &'a Settings, memory: &'a Memory) -> Lens<'a> {
+        Lens { cluster, settings, memory, reads: RefCell::default() }
+    }
+
+    pub fn into_reads(self) -> BTreeSet<Read> {
+        self.reads.into_inner()
+    }
+
+    fn note(&self, read: Read) {
+        self.reads.borrow_mut().insert(read);
+    }
+
+    /// Notes that the outcome hangs on an object, be it there or not.
+    pub fn note_object(&self, kind: Kind, name: &NsName) {
+        self.note(Read::Object(ObjectKey { kind, name: name.clone() }));
+    }
+
+    pub fn namespace(&self, name: &Arc<str>) -> Option<&'a Namespace> {
+        let name = NsName { namespace: "".into(), name: name.clone() };
+        self.note_object(Kind::Namespace, &name);
+        self.cluster.namespaces.get(&name).map(|namespace| &**namespace)
+    }
+
+    pub fn namespace_meta(&self, name: &Arc<str>) -> Option<&'a Meta> {
+        self.namespace(name).map(|namespace| &namespace.meta)
+    }
+
+    pub fn node(&self, name: &Arc<str>) -> Option<&'a Node> {
+        let name = NsName { namespace: "".into(), name: name.clone() };
+        self.note_object(Kind::Node, &name);
+        self.cluster.nodes.get(&name).map(|node| &**node)
+    }
+
+    pub fn strictness(&self, namespace: &Arc<str>) -> Strictness {
+        self.note(Read::Strictness(namespace.clone()));
+        self.memory.modes.of(namespace)
+    }
+
+    /// The object whose hostname this is in a namespace (spec/controlplane.md 4.9.3).
+    pub fn owner(&self, namespace: &Arc<str>, hostname: &Arc<str>) -> Option<ObjectKey> {
+        self.note(Read::Owner(namespace.clone(), hostname.clone()));
+        service::owner(self.cluster, self.settings, namespace, hostname)
+    }
+
+    pub fn network(&self) -> Arc<str> {
+        self.memory.network.clone()
+    }
+}
+
+/// What one unit makes of the world.
+pub fn derive(unit: &Unit, lens: &Lens<'_>) -> Derived {
+    match unit {
+        Unit::Pod(name) => workload::pod(lens, name),
+        Unit::WorkloadEntry(name) => workload::workload_entry(lens, name),
+        Unit::ServiceEntry(name) => workload::service_entry(lens, name),
+        Unit::Endpoints(service) => workload::endpoints(lens, service),
+        Unit::Host { namespace, hostname } => service::host(lens, namespace, hostname),
+        Unit::AuthorizationPolicy(name) => policy::authorization_policy(lens, name),
+        Unit::PeerAuthentication(name) => peer_authentication::converted(lens, name),
+        Unit::StaticStrict => peer_authentication::static_strict(lens),
+        Unit::Gateway(name) => waypoint::report(lens, name),
+    }
+}
+
+/// Several reports about one object become one: each condition once, every note once.
+pub fn merged<'a>(reports: impl IntoIterator<Item = &'a Report>) -> Report {
+    let mut conditions: BTreeMap<&'static str, Condition> = BTreeMap::new();
+    let mut notes = BTreeSet::new();
+    for report in reports {
+        for condition in &report.conditions {
+            // What failed is the news: a False must not hide behind a True of another hostname.
+            let kept = conditions.entry(condition.kind).or_insert_with(|| condition.clone());
+            if kept.is_true && !condition.is_true {
+                *kept = condition.clone();
+            }
+        }
+        notes.extend(report.notes.iter().cloned());
+    }
+    Report { conditions: conditions.into_values().collect(), notes: notes.into_iter().collect() }
+}

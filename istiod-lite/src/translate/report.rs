@@ -1,0 +1,46 @@
+//! What is to be told about an object: conditions of its status (spec/controlplane.md 4.13), and notes about what of it
+//! is not honoured. Nothing is ignored in silence.
+
+use std::fmt;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub kind: &'static str,
+    pub is_true: bool,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub conditions: Vec<Condition>,
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    pub fn is_empty(&self) -> bool {
+        self.conditions.is_empty() && self.notes.is_empty()
+    }
+
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    pub fn holds(&mut self, kind: &'static str, reason: &'static str, message: impl Into<String>) {
+        self.conditions.push(Condition { kind, is_true: true, reason, message: message.into() });
+    }
+
+    pub fn fails(&mut self, kind: &'static str, reason: &'static str, message: impl Into<String>) {
+        self.conditions.push(Condition { kind, is_true: false, reason, message: message.into() });
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Condition { kind, is_true, reason, message } in &self.conditions {
+            let status = if *is_true { "True" } else { "False" };
+            writeln!(f, "{kind}={status} {reason}: {message}")?;
+        }
+        self.notes.iter().try_for_each(|note| writeln!(f, "note: {note}"))
+    }
+}

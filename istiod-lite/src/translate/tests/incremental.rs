@@ -1,0 +1,209 @@
+//! A change costs what it touches, and many changes end where one reading of everything would.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::{events, pod, printed, translation};
+use crate::cluster::Event;
+use crate::objects::{Object, ObjectKey};
+use crate::translate::{Changes, Translation};
+
+/// Versions of a few objects that hang together in every way there is.
+fn versions() -> Vec<Object> {
+    let mut texts = vec![
+        pod("shop", "cart", "10.1.0.1", "app: cart, team: a"),
+        pod("shop", "cart", "10.1.0.1", "app: other"),
+        pod("shop", "web", "10.1.0.2", "app: web, team: a, istio.io/use-waypoint: wp"),
+        pod("shop", "wp-1", "10.1.0.3", "gateway.networking.k8s.io/gateway-name: wp, app: web"),
+        pod("root", "sys", "10.1.0.4", "app: cart"),
+    ];
+    let mut add = |text: &str| texts.push(text.to_owned());
+    for labels in ["", "istio.io/use-waypoint: wp", "istio.io/use-waypoint: none, istio.io/ingress-use-waypoint: \"true\""] {
+        add(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{{labels}}}, annotations: {{networking.istio.io/traffic-distribution: PreferClose}}}}"));
+    }
+    for network in ["", "topology.istio.io/network: n1"] {
+        add(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: istio-system, labels: {{{network}}}}}"));
+    }
+    for zone in ["a", "b"] {
+        add(&format!("apiVersion: v1\nkind: Node\nmetadata: {{name: n1, labels: {{topology.kubernetes.io/zone: {zone}}}}}"));
+    }
+    for selector in ["selector: {app: cart}", "selector: {app: cart, team: a}", "selector: {}", "selector: {app: web}, type: ExternalName"] {
+        add(&format!("apiVersion: v1\nkind: Service\nmetadata: {{namespace: shop, name: s}}\nspec: {{{selector}, clusterIP: 10.96.0.1, ports: [{{name: http, port: 80, targetPort: web}}]}}"));
+    }
+    for target in ["{kind: Pod, namespace: shop, name: cart, uid: uid-cart}", "{kind: Pod, namespace: shop, name: web, uid: uid-web}", "{kind: Node, name: x}"] {
+        for service in ["s", "t"] {
+            add(&format!(
+                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{namespace: shop, name: sl, labels: {{kubernetes.io/service-name: {service}}}}}\n\
+                 addressType: IPv4\nports: [{{name: http, port: 8080}}]\nendpoints: [{{addresses: [10.1.0.1], targetRef: {target}}}]"
+            ));
+        }
+    }
+    for (name, spec) in [
+        ("e", "hosts: [x.example, s.shop.svc.cluster.local], addresses: [10.9.0.1], resolution: DNS"),
+        ("e", "hosts: [y.example], addresses: [10.9.0.1], resolution: STATIC, workloadSelector: {labels: {app: cart}}"),
+        ("f", "hosts: [x.example, y.example], resolution: STATIC, endpoints: [{address: 1.2.3.4, labels: {istio.io/use-waypoint: wp}}]"),
+        ("f", "hosts: [x.example], resolution: STATIC, workloadSelector: {labels: {team: a}}, ports: [{name: web, number: 80}]"),
+    ] {
+        for namespace in ["shop", "other"] {
+            add(&format!("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{namespace: {namespace}, name: {name}, labels: {{app: cart}}}}\nspec: {{{spec}}}"));
+        }
+    }
+    for labels in ["app: cart", "app: web, istio.io/use-waypoint: wp"] {
+        add(&format!("apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{namespace: shop, name: vm, labels: {{{labels}}}}}\nspec: {{address: 10.3.0.1}}"));
+    }
+    for (namespace, spec) in [
+        ("shop", "selector: {matchLabels: {app: cart}}, rules: [{}]"),
+        ("shop", "selector: {matchLabels: {team: a}}, action: DENY, rules: [{}]"),
+        ("shop", "selector: {matchLabels: {team: a}}, action: AUDIT"),
+        ("shop", "rules: [{}]"),
+        ("shop", "targetRefs: [{kind: Service, name: s}]"),
+        ("istio-system", "selector: {matchLabels: {app: cart}}, rules: [{}]"),
+    ] {
+        add(&format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{namespace: {namespace}, name: p}}\nspec: {{{spec}}}"));
+    }
+    for (namespace, name, spec) in [
+        ("istio-system", "mesh", "mtls: {mode: STRICT}"),
+        ("istio-system", "mesh", "mtls: {mode: PERMISSIVE}"),
+        ("shop", "ns", "mtls: {mode: STRICT}"),
+        ("shop", "ns", "mtls: {mode: UNSET}"),
+        ("shop", "a-ns", "mtls: {mode: PERMISSIVE}"),
+        ("shop", "pa", "selector: {matchLabels: {app: cart}}, portLevelMtls: {80: {mode: PERMISSIVE}}"),
+        ("shop", "pa", "selector: {matchLabels: {team: a}}, mtls: {mode: STRICT}"),
+        ("shop", "pb", "selector: {matchLabels: {team: a}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {80: {mode: STRICT}}"),
+    ] {
+        add(&format!("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{namespace: {namespace}, name: {name}}}\nspec: {{{spec}}}"));
+    }
+    for (labels, status) in [("", ""), ("", "addresses: [{value: 10.2.0.1}]"), ("istio.io/waypoint-for: all", "addresses: [{type: Hostname, value: wp.shop}]")] {
+        add(&format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{namespace: shop, name: wp, labels: {{{labels}}}}}\nspec: {{gatewayClassName: c}}\nstatus: {{{status}}}"
+        ));
+    }
+    add("apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: c, labels: {istio.io/waypoint-for: workload}}\nspec: {controllerName: x}");
+    let all = texts.iter().flat_map(|text| events(text));
+    all.map(|event| match event {
+        Event::Applied(object) => object,
+        Event::Deleted(key) => panic!("{key} cannot be in a text"),
+    })
+    .collect()
+}
+
+/// A mirror that only ever hears of changes.
+#[derive(Default)]
+struct Mirror {
+    lines: BTreeMap<String, String>,
+}
+
+impl Mirror {
+    fn hear(&mut self, changes: &Changes) {
+        let mut set = |key: String, line: Option<String>| match line {
+            Some(line) => drop(self.lines.insert(key, line)),
+            None => drop(self.lines.remove(&key)),
+        };
+        for (key, workload) in &changes.workloads {
+            set(format!("w {key}"), workload.as_ref().map(|workload| super::print_workload(workload)));
+        }
+        for (key, service) in &changes.services {
+            set(format!("s {key}"), service.as_ref().map(|service| super::print_service(service)));
+        }
+        for (key, policy) in &changes.policies {
+            set(format!("p {key}"), policy.as_ref().map(|policy| super::print_policy(policy)));
+        }
+    }
+
+    fn printed(&self) -> String {
+        let mut lines: Vec<&String> = self.lines.values().collect();
+        lines.sort();
+        lines.into_iter().map(|line| line.clone() + "\n").collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn changes_end_where_reading_everything_would(steps in prop::collection::vec((any::<prop::sample::Index>(), 0..4u8, any::<bool>()), 1..40)) {
+        let versions = versions();
+        let mut translation = translation();
+        let mut held: BTreeMap<ObjectKey, Object> = BTreeMap::new();
+        let mut mirror = Mirror::default();
+        let mut batch = Vec::new();
+        for (index, kind, flush) in steps {
+            let object = versions[index.index(versions.len())].clone();
+            if kind == 0 {
+                held.remove(&object.key());
+                batch.push(Event::Deleted(object.key()));
+            } else {
+                held.insert(object.key(), object.clone());
+                batch.push(Event::Applied(object));
+            }
+            if flush {
+                mirror.hear(&translation.apply(std::mem::take(&mut batch)));
+            }
+        }
+        mirror.hear(&translation.apply(batch));
+
+        let mut anew = super::translation();
+        anew.apply(held.into_values().map(Event::Applied));
+        prop_assert_eq!(printed(&translation), printed(&anew));
+        let outputs: String = printed(&anew).lines().filter(|line| line.starts_with("workload ") || line.starts_with("service ") || line.starts_with("policy ")).map(|line| line.to_owned() + "\n").collect();
+        prop_assert_eq!(mirror.printed(), outputs);
+    }
+}
+
+/// A thousand pods in ten namespaces, a service and a policy in each.
+fn thousand() -> Translation {
+    let mut translation = translation();
+    let mut text = String::new();
+    for namespace in 0..10 {
+        for index in 0..100 {
+            text += &pod(&format!("ns{namespace}"), &format!("p{index}"), &format!("10.{namespace}.0.{index}"), &format!("app: a{}, all: yes", index % 10));
+        }
+        text += &format!("apiVersion: v1\nkind: Service\nmetadata: {{namespace: ns{namespace}, name: s}}\nspec: {{selector: {{app: a1, all: \"yes\"}}, clusterIP: 10.96.0.{}}}\n---\n", namespace + 1);
+        text += &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: ns{namespace}}}\n---\n");
+    }
+    translation.apply(events(&text));
+    translation
+}
+
+#[test]
+fn a_change_costs_what_it_touches() {
+    let mut translation = thousand();
+    let mut cost = |yaml: &str| {
+        let changes = translation.apply(events(yaml));
+        (changes.units_computed, changes.workloads.len(), changes.services.len(), changes.policies.len())
+    };
+    let service = |spec: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{namespace: ns1, name: s}}\nspec: {{{spec}}}");
+    // The same again: nothing.
+    assert_eq!(cost(&service("selector: {app: a1, all: \"yes\"}, clusterIP: 10.96.0.2")), (0, 0, 0, 0));
+    // Another address: the service alone.
+    assert_eq!(cost(&service("selector: {app: a1, all: \"yes\"}, clusterIP: 10.96.9.9")), (1, 0, 1, 0));
+    // Another selector: its old and new pods, itself, and its slices.
+    assert_eq!(cost(&service("selector: {app: a2, all: \"yes\"}, clusterIP: 10.96.9.9")), (22, 20, 0, 0));
+    // One pod.
+    assert_eq!(cost(&pod("ns3", "p7", "10.3.9.9", "app: a7, all: yes")), (1, 1, 0, 0));
+    // A policy for some pods of a namespace, and its rules alone.
+    let policy = |rules: &str| format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{namespace: ns4, name: p}}\nspec: {{selector: {{matchLabels: {{app: a3}}}}, rules: {rules}}}");
+    assert_eq!(cost(&policy("[]")), (11, 10, 0, 1));
+    assert_eq!(cost(&policy("[{}]")), (1, 0, 0, 1));
+    // A namespace's label: its services and workloads.
+    assert_eq!(cost("apiVersion: v1\nkind: Namespace\nmetadata: {name: ns5, labels: {x: y}}"), (101, 0, 0, 0));
+    // A node that no pod is on.
+    assert_eq!(cost("apiVersion: v1\nkind: Node\nmetadata: {name: n2}"), (0, 0, 0, 0));
+    // A namespace's strictness: its workloads, and the two policies that could come of it.
+    assert_eq!(cost("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {namespace: ns6, name: ns}\nspec: {mtls: {mode: STRICT}}"), (102, 100, 0, 1));
+}
+
+#[test]
+fn nothing_is_left_behind_when_all_is_gone() {
+    let versions = versions();
+    let mut translation = translation();
+    translation.apply(versions.iter().cloned().map(Event::Applied));
+    let changes = translation.apply(versions.iter().map(|object| Event::Deleted(object.key())));
+    assert!(changes.workloads.values().all(Option::is_none) && changes.services.values().all(Option::is_none));
+    assert_eq!(printed(&translation), "");
+    assert_eq!(translation.derived().count(), 0, "units are left");
+    let shared: Vec<Arc<str>> = translation.cluster().namespaces.keys().map(|name| name.name.clone()).collect();
+    assert!(shared.is_empty());
+}

@@ -1,0 +1,299 @@
+//! The translation as it stands: takes events, recomputes the units they touch, and tells what came out differently.
+//!
+//! Pure: the same events in the same batches give the same changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh_model::address::NamespacedHostname;
+use mesh_model::service::Service;
+use mesh_model::workload::{PolicyKey, Uid, Workload};
+use mesh_policy::Policy;
+
+use super::peer_authentication::{Modes, Strictness, namespace_mode};
+use super::touched::touched;
+use super::vips::{Claim, Vips};
+use super::{Derived, Lens, Memory, Read, Report, Settings, Unit, derive, merged, policy};
+use crate::cluster::{Change, Cluster, Event};
+use crate::objects::{Kind, NsName, Object, ObjectKey};
+
+/// What came out differently; `None` is gone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Changes {
+    pub workloads: BTreeMap<Uid, Option<Arc<Workload>>>,
+    pub services: BTreeMap<NamespacedHostname, Option<Arc<Service>>>,
+    pub policies: BTreeMap<PolicyKey, Option<Arc<Policy>>>,
+    /// Objects about which something else is to be said.
+    pub reports: BTreeSet<ObjectKey>,
+    /// How many units were computed: the cost of the change.
+    pub units_computed: usize,
+}
+
+#[derive(Debug)]
+pub struct Translation {
+    settings: Settings,
+    cluster: Cluster,
+    memory: Memory,
+    units: BTreeMap<Unit, Done>,
+    readers: BTreeMap<Read, BTreeSet<Unit>>,
+    reports: BTreeMap<ObjectKey, BTreeMap<Unit, Report>>,
+    /// Why the newest version of an object is not used; the one before it is.
+    refused: BTreeMap<ObjectKey, String>,
+}
+
+#[derive(Debug, Default)]
+struct Done {
+    derived: Derived,
+    reads: BTreeSet<Read>,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        self.workloads.is_empty() && self.services.is_empty() && self.policies.is_empty() && self.reports.is_empty()
+    }
+}
+
+impl Translation {
+    pub fn new(settings: Settings, revision: &str) -> Translation {
+        let vips = Vips::new(settings.vip_pools);
+        Translation {
+            settings,
+            cluster: Cluster::new(revision),
+            memory: Memory { network: "".into(), modes: Modes::default(), vips },
+            units: BTreeMap::new(),
+            readers: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// An address that a host of a ServiceEntry had before this process started.
+    pub fn remember(&mut self, entry: NsName, host: Arc<str>, ip: IpAddr) {
+        self.memory.vips.remember(Claim { entry, host }, ip);
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub fn vips(&self) -> &Vips {
+        &self.memory.vips
+    }
+
+    pub fn derived(&self) -> impl Iterator<Item = &Derived> {
+        self.units.values().map(|done| &done.derived)
+    }
+
+    /// Objects about which there is something to say.
+    pub fn reported(&self) -> impl Iterator<Item = &ObjectKey> {
+        let only_refused = self.refused.keys().filter(|key| !self.reports.contains_key(*key));
+        self.reports.keys().chain(only_refused)
+    }
+
+    /// What there is to say about an object.
+    pub fn report(&self, key: &ObjectKey) -> Report {
+        let mut report = merged(self.reports.get(key).into_iter().flat_map(BTreeMap::values));
+        if let Some(why) = self.refused.get(key) {
+            report.conditions.retain(|condition| condition.kind != "ZtunnelAccepted");
+            report.fails("ZtunnelAccepted", "UnsupportedValue", format!("refused: {why}; the last good version stays in force"));
+        }
+        report
+    }
+
+    /// Takes a batch of events and returns all that came out differently.
+    pub fn apply(&mut self, events: impl IntoIterator<Item = Event>) -> Changes {
+        let mut changes = Changes::default();
+        let mut objects: BTreeMap<ObjectKey, Change> = BTreeMap::new();
+        for event in events {
+            let Some(event) = self.admit(event, &mut changes) else { continue };
+            let Some(change) = self.cluster.apply(event) else { continue };
+            match objects.get_mut(&change.key) {
+                Some(earlier) => earlier.after = change.after,
+                None => drop(objects.insert(change.key.clone(), change)),
+            }
+        }
+        objects.retain(|_, change| change.before != change.after);
+
+        let mut units = BTreeSet::new();
+        for change in objects.values() {
+            touched(&self.cluster, &self.settings, change, &mut units);
+            self.readers_of(&Read::Object(change.key.clone()), &mut units);
+            self.owners(change, &mut units);
+        }
+        self.modes(&objects, &mut units);
+        self.addresses(&objects, &mut units);
+        if self.network_changed(&objects) {
+            units.extend(self.units.keys().cloned());
+        }
+        changes.units_computed = units.len();
+        for unit in units {
+            self.recompute(unit, &mut changes);
+        }
+        changes
+    }
+
+    /// A version of a policy that cannot be understood does not replace one that could.
+    fn admit(&mut self, event: Event, changes: &mut Changes) -> Option<Event> {
+        let key = match &event {
+            Event::Applied(object) => object.key(),
+            Event::Deleted(key) => key.clone(),
+        };
+        let fault = match &event {
+            Event::Applied(Object::AuthorizationPolicy(policy)) => policy::refused(policy),
+            _ => None,
+        };
+        let before = self.cluster.authorization_policies.get(&key.name).filter(|_| key.kind == Kind::AuthorizationPolicy);
+        let has_good = before.is_some_and(|before| policy::refused(before).is_none());
+        match fault {
+            Some(why) if has_good => {
+                self.refused.insert(key.clone(), why);
+                changes.reports.insert(key);
+                None
+            }
+            _ => {
+                if self.refused.remove(&key).is_some() {
+                    changes.reports.insert(key);
+                }
+                Some(event)
+            }
+        }
+    }
+
+    fn readers_of(&self, read: &Read, units: &mut BTreeSet<Unit>) {
+        units.extend(self.readers.get(read).into_iter().flatten().cloned());
+    }
+
+    /// Who asked for the owner of a hostname that this object claims.
+    fn owners(&self, change: &Change, units: &mut BTreeSet<Unit>) {
+        let namespace = &change.key.name.namespace;
+        for object in change.before.iter().chain(&change.after) {
+            let hosts = match object {
+                Object::Service(service) => vec![super::service::key_of_service(&self.settings, service).hostname],
+                Object::ServiceEntry(entry) => entry.spec.hosts.clone(),
+                _ => continue,
+            };
+            for host in hosts {
+                self.readers_of(&Read::Owner(namespace.clone(), host), units);
+            }
+        }
+    }
+
+    /// Brings the strictness of namespaces up to date.
+    fn modes(&mut self, objects: &BTreeMap<ObjectKey, Change>, units: &mut BTreeSet<Unit>) {
+        let places: BTreeSet<&Arc<str>> = objects.keys().filter(|key| key.kind == Kind::PeerAuthentication).map(|key| &key.name.namespace).collect();
+        let before = self.memory.modes.clone();
+        for namespace in places {
+            let mode = namespace_mode(&self.cluster, namespace);
+            if *namespace == self.settings.root_namespace {
+                self.memory.modes.mesh = mode.unwrap_or(Strictness::Permissive);
+                continue;
+            }
+            match mode {
+                Some(mode) => drop(self.memory.modes.namespaces.insert(namespace.clone(), mode)),
+                None => drop(self.memory.modes.namespaces.remove(namespace)),
+            }
+        }
+        if before == self.memory.modes {
+            return;
+        }
+        for (read, readers) in self.readers.range(Read::Strictness("".into())..).take_while(|(read, _)| matches!(read, Read::Strictness(_))) {
+            let Read::Strictness(namespace) = read else { continue };
+            if before.of(namespace) != self.memory.modes.of(namespace) {
+                units.extend(readers.iter().cloned());
+            }
+        }
+    }
+
+    /// Brings the addresses of ServiceEntries' hosts up to date; the oldest first, because it keeps what it has.
+    fn addresses(&mut self, objects: &BTreeMap<ObjectKey, Change>, units: &mut BTreeSet<Unit>) {
+        let entry = |change: &Change| match &change.after {
+            Some(Object::ServiceEntry(entry)) => Some(entry.clone()),
+            _ => None,
+        };
+        let mut entries: Vec<_> = objects.values().filter(|change| change.key.kind == Kind::ServiceEntry).map(|change| (&change.key.name, entry(change))).collect();
+        entries.sort_by_key(|(_, entry)| entry.as_ref().and_then(|entry| entry.meta.created).unwrap_or(0));
+        for (name, entry) in entries {
+            for claim in self.memory.vips.update(name, entry.as_deref()) {
+                units.insert(Unit::Host { namespace: claim.entry.namespace, hostname: claim.host });
+            }
+        }
+    }
+
+    /// Every address on the wire carries the network.
+    fn network_changed(&mut self, objects: &BTreeMap<ObjectKey, Change>) -> bool {
+        let key = ObjectKey::new(Kind::Namespace, "", &self.settings.root_namespace);
+        if !objects.contains_key(&key) {
+            return false;
+        }
+        let namespace = self.cluster.namespaces.get(&key.name);
+        let network = namespace.and_then(|namespace| namespace.meta.labels.get("topology.istio.io/network").cloned()).unwrap_or_default();
+        std::mem::replace(&mut self.memory.network, network.clone()) != network
+    }
+
+    fn recompute(&mut self, unit: Unit, changes: &mut Changes) {
+        let lens = Lens::new(&self.cluster, &self.settings, &self.memory);
+        let derived = derive(&unit, &lens);
+        let done = Done { reads: lens.into_reads(), derived };
+        let before = self.units.remove(&unit).unwrap_or_default();
+        self.link(&unit, &before.reads, &done.reads);
+        self.say(&unit, &before.derived, &done.derived, changes);
+        compare(&before.derived.workloads, &done.derived.workloads, |workload| workload.uid.clone(), &mut changes.workloads);
+        compare(&before.derived.services, &done.derived.services, |service| service.key(), &mut changes.services);
+        compare(&before.derived.policies, &done.derived.policies, |policy| policy.key(), &mut changes.policies);
+        // A unit without outputs and reads is one whose object is gone.
+        if !done.reads.is_empty() || done.derived != Derived::default() {
+            self.units.insert(unit, done);
+        }
+    }
+
+    fn link(&mut self, unit: &Unit, before: &BTreeSet<Read>, after: &BTreeSet<Read>) {
+        for gone in before.difference(after) {
+            if let Some(readers) = self.readers.get_mut(gone) {
+                readers.remove(unit);
+                if readers.is_empty() {
+                    self.readers.remove(gone);
+                }
+            }
+        }
+        for new in after.difference(before) {
+            self.readers.entry(new.clone()).or_default().insert(unit.clone());
+        }
+    }
+
+    fn say(&mut self, unit: &Unit, before: &Derived, after: &Derived, changes: &mut Changes) {
+        if before.reports == after.reports {
+            return;
+        }
+        for (key, _) in &before.reports {
+            if let Some(said) = self.reports.get_mut(key) {
+                said.remove(unit);
+                if said.is_empty() {
+                    self.reports.remove(key);
+                }
+            }
+            changes.reports.insert(key.clone());
+        }
+        for (key, report) in &after.reports {
+            self.reports.entry(key.clone()).or_default().insert(unit.clone(), report.clone());
+            changes.reports.insert(key.clone());
+        }
+    }
+}
+
+/// Outputs of a unit before and after; only what differs is a change.
+fn compare<K: Ord, V: PartialEq>(before: &[Arc<V>], after: &[Arc<V>], key: impl Fn(&V) -> K, changes: &mut BTreeMap<K, Option<Arc<V>>>) {
+    let old: BTreeMap<K, &Arc<V>> = before.iter().map(|value| (key(value), value)).collect();
+    let new: BTreeMap<K, &Arc<V>> = after.iter().map(|value| (key(value), value)).collect();
+    let differing: Vec<&Arc<V>> = after.iter().filter(|value| old.get(&key(value)).is_none_or(|known| known != value)).collect();
+    for value in before.iter().filter(|value| !new.contains_key(&key(value))) {
+        changes.insert(key(value), None);
+    }
+    for value in differing {
+        changes.insert(key(value), Some(value.clone()));
+    }
+}

@@ -1,0 +1,307 @@
+//! Waypoints: what a Gateway offers as one, and which one an object is bound to (spec/controlplane.md 4.10 to 4.12).
+//!
+//! A Gateway counts as soon as it has an address, whatever its class: foreign and sandwiched proxies are welcome.
+
+use std::sync::Arc;
+
+use mesh_model::address::{GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress};
+use mesh_model::service::WeightedWaypoint;
+use mesh_model::workload::{ApplicationTunnel, ApplicationTunnelProtocol};
+
+use super::{Derived, Lens, Report};
+use crate::objects::gateway::{Listener, RouteNamespaces};
+use crate::objects::{Gateway, Kind, Labels, Meta, NsName, ObjectKey};
+
+const USE: &str = "istio.io/use-waypoint";
+const USE_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+const CANARY: &str = "istio.io/use-waypoint-canary";
+const CANARY_NAMESPACE: &str = "istio.io/use-waypoint-canary-namespace";
+const CANARY_WEIGHT: &str = "istio.io/use-waypoint-canary-weight";
+const BINDING: &str = "ambient.istio.io/waypoint-inbound-binding";
+
+/// Where waypoints listen; the wire has no default for it.
+const HBONE_PORT: u16 = 15008;
+
+/// A Gateway as the data plane can use it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waypoint {
+    pub name: NsName,
+    /// `None`: its addresses are of no kind that the wire knows.
+    pub address: Option<GatewayAddress>,
+    pub traffic: Traffic,
+    pub inbound_binding: Option<ApplicationTunnel>,
+    allowed: Allowed,
+}
+
+/// What is to pass through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    Service,
+    Workload,
+    All,
+    None,
+}
+
+/// From which namespaces it may be used.
+#[derive(Clone, Debug, PartialEq)]
+enum Allowed {
+    Same,
+    All,
+    Selected(crate::objects::gateway::LabelSelector),
+    Nobody,
+}
+
+/// Which waypoint an object has.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Bound {
+    /// None was asked for.
+    Free,
+    To { waypoint: Waypoint, canary: Option<(Waypoint, u32)>, remark: String },
+    /// One was asked for and there is none to use: traffic goes straight to the workload.
+    Refused { reason: &'static str, message: String, is_own: bool },
+}
+
+impl Traffic {
+    fn parse(text: &str) -> Option<Traffic> {
+        Some(match text {
+            "service" => Traffic::Service,
+            "workload" => Traffic::Workload,
+            "all" => Traffic::All,
+            "none" => Traffic::None,
+            _ => return None,
+        })
+    }
+
+    fn takes(self, asked: Traffic) -> bool {
+        self == Traffic::All || self == asked
+    }
+}
+
+impl Bound {
+    pub fn address(&self) -> Option<GatewayAddress> {
+        match self {
+            Bound::To { waypoint, .. } => waypoint.address.clone(),
+            _ => None,
+        }
+    }
+
+    pub fn weighted(&self) -> Vec<WeightedWaypoint> {
+        let Bound::To { waypoint, canary: Some((canary, weight)), .. } = self else { return Vec::new() };
+        let (Some(primary), Some(canary)) = (waypoint.address.clone(), canary.address.clone()) else { return Vec::new() };
+        vec![WeightedWaypoint { destination: primary, weight: 100 - weight }, WeightedWaypoint { destination: canary, weight: *weight }]
+    }
+
+    pub fn is_bound(&self) -> bool {
+        matches!(self, Bound::To { .. })
+    }
+
+    pub fn report(&self, report: &mut Report) {
+        match self {
+            Bound::Free => {}
+            Bound::To { waypoint, remark, .. } => {
+                report.holds("istio.io/WaypointBound", "WaypointAccepted", format!("attached to {}{remark}", waypoint.name));
+            }
+            Bound::Refused { reason, message, .. } => report.fails("istio.io/WaypointBound", reason, message),
+        }
+    }
+}
+
+/// The waypoint of a Service or ServiceEntry; `message` texts and the canary come with it.
+pub fn of_service(lens: &Lens<'_>, meta: &Meta) -> Bound {
+    // A mesh-managed gateway's own Service must be reachable without passing through itself.
+    if matches!(meta.label("gateway.istio.io/managed"), Some("istio.io-mesh-controller" | "istio.io-eastwest-controller")) {
+        return Bound::Free;
+    }
+    let mut bound = resolve(lens, &meta.namespace, &meta.labels, Traffic::Service);
+    if let Bound::To { waypoint, canary, remark } = &mut bound {
+        match canary_of(lens, meta, waypoint) {
+            Ok(found) => *canary = found,
+            Err(why) => *remark = format!("; the canary is not used: {why}"),
+        }
+    }
+    bound
+}
+
+/// The waypoint for traffic to a workload's own address.
+pub fn of_workload(lens: &Lens<'_>, namespace: &Arc<str>, labels: &Labels) -> Bound {
+    let bound = resolve(lens, namespace, labels, Traffic::Workload);
+    // A namespace that has a waypoint for services says nothing wrong about its workloads.
+    match bound {
+        Bound::Refused { reason: "UnsupportedTrafficType", is_own: false, .. } => Bound::Free,
+        other => other,
+    }
+}
+
+fn resolve(lens: &Lens<'_>, namespace: &Arc<str>, labels: &Labels, asked: Traffic) -> Bound {
+    let Some((name, is_own)) = wanted(lens, namespace, labels, USE, USE_NAMESPACE) else { return Bound::Free };
+    let refused = |reason, message| Bound::Refused { reason, message, is_own };
+    let waypoint = match usable(lens, namespace, &name, asked) {
+        Ok(waypoint) => waypoint,
+        Err((reason, message)) => return refused(reason, message),
+    };
+    Bound::To { waypoint, canary: None, remark: String::new() }
+}
+
+/// The name that an object, or else its namespace, asks for. An object's own label hides the namespace's altogether: one
+/// that is not ready is no reason to use another.
+fn wanted(lens: &Lens<'_>, namespace: &Arc<str>, labels: &Labels, key: &str, namespace_key: &str) -> Option<(NsName, bool)> {
+    let pick = |labels: &Labels| {
+        let name = labels.get(key)?.clone();
+        Some((name, labels.get(namespace_key).cloned().unwrap_or_else(|| namespace.clone())))
+    };
+    let (found, is_own) = match pick(labels) {
+        Some(own) => (own, true),
+        None => (pick(&lens.namespace_meta(namespace)?.labels)?, false),
+    };
+    let (name, place) = found;
+    (&*name != "none").then(|| (NsName { namespace: place, name }, is_own))
+}
+
+fn usable(lens: &Lens<'_>, namespace: &Arc<str>, name: &NsName, asked: Traffic) -> Result<Waypoint, (&'static str, String)> {
+    let waypoint = by_name(lens, name).ok_or_else(|| ("WaypointIsNotReady", format!("waypoint {name} does not exist or has no address yet")))?;
+    if !waypoint.allows(lens, namespace) {
+        return Err(("AttachmentDenied", format!("waypoint {name} does not allow namespace {namespace}: see allowedRoutes of its listener")));
+    }
+    if !waypoint.traffic.takes(asked) {
+        let asked = if asked == Traffic::Service { "services" } else { "workloads" };
+        return Err(("UnsupportedTrafficType", format!("waypoint {name} does not take traffic of {asked}: see its label istio.io/waypoint-for")));
+    }
+    Ok(waypoint)
+}
+
+/// A second waypoint that takes part of the traffic. What is wrong with it never harms the first.
+fn canary_of(lens: &Lens<'_>, meta: &Meta, primary: &Waypoint) -> Result<Option<(Waypoint, u32)>, String> {
+    let level = lens.namespace_meta(&meta.namespace).filter(|_| meta.label(USE).is_none());
+    let label = |key| meta.labels.get(key).or_else(|| level?.labels.get(key));
+    let Some(name) = label(CANARY).filter(|name| !matches!(&***name, "" | "none")) else { return Ok(None) };
+    let place = label(CANARY_NAMESPACE).unwrap_or(&meta.namespace);
+    let name = NsName { namespace: place.clone(), name: name.clone() };
+    let weight = meta.annotation(CANARY_WEIGHT).or_else(|| level?.annotation(CANARY_WEIGHT)).unwrap_or("0");
+    let weight: u32 = weight.parse().ok().filter(|weight| *weight <= 100).ok_or_else(|| format!("{CANARY_WEIGHT} is {weight:?}, not 0 to 100"))?;
+    if name == primary.name {
+        return Err(format!("{name} is the waypoint itself"));
+    }
+    let canary = usable(lens, &meta.namespace, &name, Traffic::Service).map_err(|(_, message)| message)?;
+    Ok(Some((canary, weight)))
+}
+
+/// Label of the object, else of its namespace, read as Go reads a boolean (spec/controlplane.md 4.12).
+pub fn ingress_uses(lens: &Lens<'_>, meta: &Meta) -> bool {
+    const LABEL: &str = "istio.io/ingress-use-waypoint";
+    let own = meta.label(LABEL);
+    let value = own.or_else(|| lens.namespace_meta(&meta.namespace)?.label(LABEL));
+    matches!(value, Some("1" | "t" | "T" | "TRUE" | "true" | "True"))
+}
+
+/// The waypoint of which a workload with these labels is an instance.
+pub fn gateway_of(lens: &Lens<'_>, namespace: &Arc<str>, labels: &Labels) -> Option<Waypoint> {
+    let name = labels.get("gateway.networking.k8s.io/gateway-name")?;
+    by_name(lens, &NsName { namespace: namespace.clone(), name: name.clone() })
+}
+
+/// Whether a Gateway is one that traffic can be sent through.
+pub fn by_name(lens: &Lens<'_>, name: &NsName) -> Option<Waypoint> {
+    lens.note_object(Kind::Gateway, name);
+    let gateway = lens.cluster.gateways.get(name)?;
+    let class = NsName { namespace: "".into(), name: gateway.class.clone() };
+    lens.note_object(Kind::GatewayClass, &class);
+    let class = lens.cluster.gateway_classes.get(&class).map(|class| &class.meta);
+    if gateway.addresses.is_empty() {
+        return None;
+    }
+    let meta = &gateway.meta;
+    let traffic = |meta: &Meta| meta.label("istio.io/waypoint-for").and_then(Traffic::parse);
+    let binding = meta.annotation(BINDING).or_else(|| class?.annotation(BINDING)).and_then(parse_binding);
+    Some(Waypoint {
+        name: name.clone(),
+        address: address(lens, gateway),
+        traffic: traffic(meta).or_else(|| class.and_then(traffic)).unwrap_or(Traffic::Service),
+        inbound_binding: binding,
+        allowed: allowed(gateway, binding),
+    })
+}
+
+/// A hostname is better than an IP: its endpoints can be chosen.
+fn address(lens: &Lens<'_>, gateway: &Gateway) -> Option<GatewayAddress> {
+    let is_hostname = |kind: &Option<Arc<str>>| kind.as_deref() == Some("Hostname");
+    let hostname = gateway.addresses.iter().find(|address| is_hostname(&address.kind));
+    let destination = match hostname {
+        Some(address) => GatewayDestination::Hostname(NamespacedHostname { namespace: gateway.meta.namespace.clone(), hostname: address.value.clone() }),
+        None => {
+            let ip = gateway.addresses.iter().find_map(|address| address.value.parse().ok())?;
+            GatewayDestination::Address(NetworkAddress { network: lens.network(), ip })
+        }
+    };
+    Some(GatewayAddress { destination, hbone_mtls_port: HBONE_PORT })
+}
+
+/// `NONE`, `PROXY` or `PROXY/<port>`.
+fn parse_binding(text: &str) -> Option<ApplicationTunnel> {
+    let (protocol, port) = match text.split_once('/') {
+        Some((protocol, port)) => (protocol, Some(port.parse().ok().filter(|port| *port > 0)?)),
+        None => (text, None),
+    };
+    let protocol = match protocol {
+        "NONE" => ApplicationTunnelProtocol::None,
+        "PROXY" => ApplicationTunnelProtocol::Proxy,
+        _ => return None,
+    };
+    Some(ApplicationTunnel { protocol, port })
+}
+
+/// The listener that mesh traffic arrives at decides: the one of the binding, else the HBONE one.
+fn allowed(gateway: &Gateway, binding: Option<ApplicationTunnel>) -> Allowed {
+    let of_binding = |listener: &&Listener| match binding {
+        Some(ApplicationTunnel { port: Some(port), .. }) => listener.port == port,
+        Some(_) => &*listener.protocol == "istio.io/PROXY",
+        None => false,
+    };
+    let of_hbone = |listener: &&Listener| listener.port == HBONE_PORT && &*listener.protocol == "HBONE";
+    let listener = gateway.listeners.iter().find(of_binding).or_else(|| gateway.listeners.iter().find(of_hbone));
+    let Some(RouteNamespaces { from, selector }) = listener.and_then(|listener| listener.allowed_routes.as_ref()?.namespaces.as_ref()) else {
+        return Allowed::Same;
+    };
+    match from.as_deref() {
+        None | Some("Same") => Allowed::Same,
+        Some("All") => Allowed::All,
+        Some("Selector") => selector.clone().map_or(Allowed::Nobody, Allowed::Selected),
+        Some(_) => Allowed::Nobody,
+    }
+}
+
+impl Waypoint {
+    fn allows(&self, lens: &Lens<'_>, namespace: &Arc<str>) -> bool {
+        match &self.allowed {
+            Allowed::Same => *namespace == self.name.namespace,
+            Allowed::All => true,
+            Allowed::Selected(selector) => lens.namespace_meta(namespace).is_some_and(|meta| selector.matches(&meta.labels)),
+            Allowed::Nobody => false,
+        }
+    }
+}
+
+/// What is to be said about a Gateway itself.
+pub fn report(lens: &Lens<'_>, name: &NsName) -> Derived {
+    let Some(gateway) = lens.cluster.gateways.get(name) else { return Derived::default() };
+    let mut report = Report::default();
+    let meta = &gateway.meta;
+    if gateway.addresses.is_empty() {
+        report.note("has no address in status.addresses or spec.addresses, so nothing is sent through it");
+    } else if address(lens, gateway).is_none() {
+        report.note("its addresses are neither of type Hostname nor IP addresses, so nothing is sent through it");
+    } else if gateway.addresses_from_spec {
+        report.note("status.addresses is empty; spec.addresses is used");
+    }
+    if let Some(value) = meta.label("istio.io/waypoint-for").filter(|value| Traffic::parse(value).is_none()) {
+        report.note(format!("label istio.io/waypoint-for={value} is not service, workload, all or none; it is read as if it were absent"));
+    }
+    if let Some(value) = meta.annotation(BINDING).filter(|value| parse_binding(value).is_none()) {
+        report.note(format!("annotation {BINDING}={value} is not NONE, PROXY or PROXY/<port>; it is read as if it were absent"));
+    }
+    if &*meta.name == "none" {
+        report.note("cannot be used: istio.io/use-waypoint=none means no waypoint");
+    }
+    let key = ObjectKey { kind: Kind::Gateway, name: name.clone() };
+    let reports = if report.is_empty() { Vec::new() } else { vec![(key, report)] };
+    Derived { reports, ..Derived::default() }
+}
