@@ -191,14 +191,21 @@ impl Verifier {
     }
 
     pub fn verify(&self, token: &str, now: SystemTime) -> Result<Subject, BadToken> {
+        self.verify_until(token, now).map(|(subject, _)| subject)
+    }
+
+    /// As `verify`, and until when it holds: what a token allowed to begin ends with it.
+    pub fn verify_until(&self, token: &str, now: SystemTime) -> Result<(Subject, SystemTime), BadToken> {
         let claims = self.signed_claims(token)?;
         self.check(&claims, unix_seconds(now))?;
-        Ok(Subject {
+        let expires = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(claims.exp)).unwrap_or(now);
+        let subject = Subject {
             namespace: claims.kubernetes.namespace,
             service_account: claims.kubernetes.serviceaccount,
             pod: claims.kubernetes.pod,
             node: claims.kubernetes.node,
-        })
+        };
+        Ok((subject, expires))
     }
 
     fn signed_claims(&self, token: &str) -> Result<Claims, BadToken> {
