@@ -4,10 +4,10 @@
 help:            ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
-demo:            ## start the mesh on this machine and show real traffic going through it (ONCE=1: the tour, by itself)
+demo:            ## start the mesh on this machine and show real traffic going through it (ONCE=1, or no terminal: the tour, by itself)
 	@scripts/packages.sh demo
 	@cargo build -p isthmus -p ztunnel -p istiod-lite -p mesh-cni
-	@target/debug/isthmus up $(if $(ONCE),--once,)
+	@if [ -n "$(ONCE)" ] || ! [ -t 0 ] || ! [ -t 1 ]; then once=--once; fi; exec target/debug/isthmus up $$once
 
 test:            ## every test that needs no cluster: tables, simulation, network namespaces
 	@scripts/packages.sh test

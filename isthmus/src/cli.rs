@@ -25,6 +25,14 @@ pub enum Command {
     Exec(Exec),
     /// Nodes, programs and pods.
     Status(Output),
+    /// Open connections: who, to whom, through which service, encrypted or not.
+    Connections(Output),
+    /// What the mesh claims, shown step by step on the traffic of the sample shop.
+    Tour {
+        /// Do not wait between the steps.
+        #[arg(long)]
+        once: bool,
+    },
 }
 
 #[derive(Clone, Debug, Args)]

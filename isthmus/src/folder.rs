@@ -12,6 +12,9 @@ use crate::objects::{self, Complaint, Objects};
 /// A file larger than this is not configuration (the controller takes files of up to 1,000 objects).
 const FILE_MAX: u64 = 16 << 20;
 
+/// Folders within folders, so that a loop of links ends; as deep as the controller looks.
+const DEPTH_MAX: usize = 8;
+
 /// What is known of the folder.
 #[derive(Debug)]
 pub struct Folder {
@@ -86,22 +89,32 @@ impl Folder {
 }
 
 fn list(folder: &Path) -> anyhow::Result<BTreeMap<PathBuf, Stamp>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("folder {} cannot be read any more", folder.display()))?;
     let mut found = BTreeMap::new();
-    for entry in entries.flatten() {
-        let path = entry.path();
-        // A file may go between the listing and the look; then it is simply not there.
-        let Ok(about) = fs::metadata(&path) else { continue };
-        if about.is_file() && is_object_file(&path) {
-            found.insert(path, Stamp { modified: about.modified().ok(), bytes: about.len() });
-        }
-    }
+    list_into(folder, DEPTH_MAX, &mut found).with_context(|| format!("folder {} cannot be read any more", folder.display()))?;
     Ok(found)
 }
 
+fn list_into(folder: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Stamp>) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)?.flatten() {
+        let path = entry.path();
+        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+        // A file may go between the listing and the look; then it is simply not there.
+        let Ok(about) = fs::metadata(&path) else { continue };
+        if hidden {
+            continue;
+        }
+        if about.is_dir() && depth > 0 {
+            // A folder that cannot be read is the controller's complaint too.
+            let _ = list_into(&path, depth - 1, found);
+        } else if about.is_file() && is_object_file(&path) {
+            found.insert(path, Stamp { modified: about.modified().ok(), bytes: about.len() });
+        }
+    }
+    Ok(())
+}
+
 fn is_object_file(path: &Path) -> bool {
-    let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-    !hidden && path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json")
+    path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json")
 }
 
 fn text_of(path: &Path, stamp: Stamp) -> Result<String, String> {

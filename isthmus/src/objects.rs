@@ -19,7 +19,7 @@ pub struct PodName {
 pub struct Objects {
     pub pods: BTreeMap<PodName, Found<PodObject>>,
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    pub services: BTreeMap<PodName, ServiceSpec>,
+    pub services: BTreeMap<PodName, ServiceObject>,
     /// Names of Node objects: nodes to build.
     pub nodes: BTreeSet<String>,
     /// How many objects of other kinds there are.
@@ -129,6 +129,16 @@ pub struct ServiceSpec {
     pub cluster_ips: Vec<String>,
     pub selector: BTreeMap<String, String>,
     pub ports: Vec<ServicePort>,
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+}
+
+impl ServiceSpec {
+    /// Whether an API server would give it an address. `None` asks for none (a headless service).
+    pub fn wants_address(&self) -> bool {
+        let has = self.cluster_ip.as_ref().is_some_and(|ip| !ip.is_empty()) || !self.cluster_ips.is_empty();
+        !has && self.kind.as_deref() != Some("ExternalName")
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -159,10 +169,13 @@ struct OnlyMetadata {
     metadata: Metadata,
 }
 
-#[derive(Deserialize)]
-struct ServiceObject {
-    metadata: Metadata,
-    spec: ServiceSpec,
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ServiceObject {
+    pub metadata: Metadata,
+    pub spec: ServiceSpec,
+    /// The whole object as it was written, for the controller.
+    #[serde(skip)]
+    pub whole: serde_json::Value,
 }
 
 impl fmt::Display for PodName {
@@ -230,9 +243,10 @@ fn read_document(file: &Path, line: u64, text: &str, into: &mut Objects) -> Resu
             into.namespaces.insert(namespace.metadata.name, namespace.metadata.labels);
         }
         "Service" => {
-            let service: ServiceObject = serde_saphyr::from_str(text)?;
+            let mut service: ServiceObject = serde_saphyr::from_str(text)?;
+            service.whole = serde_saphyr::from_str(text)?;
             check_name("Service", &service.metadata.name)?;
-            into.services.insert(service.metadata.named(), service.spec);
+            into.services.insert(service.metadata.named(), service);
         }
         "Node" => {
             let node: OnlyMetadata = serde_saphyr::from_str(text)?;
@@ -303,7 +317,7 @@ mod tests {
         assert_eq!(pod.line, 7);
         assert_eq!(pod.object.spec.rest.keys().collect::<Vec<_>>(), ["restartPolicy"]);
         let service = objects.services.values().next().unwrap();
-        assert_eq!(service.ports[0].target_port, Some(TargetPort::Name("http".into())));
+        assert_eq!(service.spec.ports[0].target_port, Some(TargetPort::Name("http".into())));
         assert_eq!(objects.others, 1);
     }
 

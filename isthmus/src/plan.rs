@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::objects::{Complaint, Container, Found, Objects, PodName, PodObject, SecurityContext, TargetPort};
+use crate::objects::{Complaint, Container, Found, Objects, PodName, PodObject, SecurityContext, ServiceObject, TargetPort};
 
 /// The label by which a namespace or a pod is in the mesh (spec/dataplane.md 4.4).
 pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
@@ -14,6 +14,9 @@ pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
 const SLOTS_MAX: u8 = 240;
 /// The first host number of a pod; lower ones are the node's own.
 const FIRST_SLOT: u8 = 10;
+/// Service addresses that are given out; of 10.96.0.0/16, the usual range of clusters, the upper half.
+const FIRST_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 128, 1);
+const VIPS_MAX: u32 = 0x7ffe;
 /// More nodes than this on one machine are a mistake in a file, not a wish.
 const NODES_MAX: usize = 32;
 
@@ -40,6 +43,8 @@ pub struct Plan {
     pub nodes: Vec<NodePlan>,
     pub pods: BTreeMap<PodName, PodPlan>,
     pub routes: Vec<ServiceRoute>,
+    /// Addresses of services whose authors left them to the cluster.
+    pub vips: BTreeMap<PodName, Ipv4Addr>,
 }
 
 /// A node: a network namespace on the wire, with a subnet for its pods.
@@ -102,7 +107,10 @@ pub struct ServiceRoute {
 
 /// Which pod has which place. Kept between plans.
 #[derive(Clone, Debug, Default)]
-pub struct Slots(BTreeMap<PodName, Slot>);
+pub struct Slots {
+    pods: BTreeMap<PodName, Slot>,
+    services: BTreeMap<PodName, Ipv4Addr>,
+}
 
 /// The place of a pod: on a node, and on the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +126,8 @@ pub struct Slot {
 pub fn plan(machine: &Machine, objects: &Objects, slots: &mut Slots, mut uid: impl FnMut() -> String) -> (Plan, Vec<Complaint>) {
     let mut complaints = Vec::new();
     let nodes = nodes(machine, objects);
-    slots.0.retain(|name, _| objects.pods.contains_key(name));
+    slots.pods.retain(|name, _| objects.pods.contains_key(name));
+    let vips = slots.vips(objects);
     let mut pods = BTreeMap::new();
     for (name, found) in &objects.pods {
         match plan_pod(machine, objects, &nodes, name, &found.object, slots, &mut uid) {
@@ -128,8 +137,8 @@ pub fn plan(machine: &Machine, objects: &Objects, slots: &mut Slots, mut uid: im
             Err(problem) => complaints.push(at(found, format!("Pod {name}: {problem}"))),
         }
     }
-    let routes = routes(objects, &pods);
-    (Plan { nodes, pods, routes }, complaints)
+    let routes = routes(objects, &vips, &pods);
+    (Plan { nodes, pods, routes, vips }, complaints)
 }
 
 /// What is in the objects and has no effect on one machine; told once, so that nobody waits for it.
@@ -312,7 +321,7 @@ impl Slots {
     /// The pod's place: the one it has, or a free one on the node it names or on the emptiest.
     fn place(&mut self, name: &PodName, pod: &PodObject, nodes: &[NodePlan], uid: &mut impl FnMut() -> String) -> Result<Slot, String> {
         let wanted = pod.spec.node_name.as_deref();
-        if let Some(slot) = self.0.get(name)
+        if let Some(slot) = self.pods.get(name)
             && wanted.is_none_or(|node| node == slot.node)
         {
             return Ok(slot.clone());
@@ -327,28 +336,44 @@ impl Slots {
         }
         let taken: BTreeSet<u8> = self.on(&node).map(|slot| slot.host).collect();
         let host = (FIRST_SLOT..FIRST_SLOT + SLOTS_MAX).find(|host| !taken.contains(host)).ok_or_else(|| format!("node {node} is full: {SLOTS_MAX} pods"))?;
-        let orders: BTreeSet<u32> = self.0.values().map(|slot| slot.order).collect();
+        let orders: BTreeSet<u32> = self.pods.values().map(|slot| slot.order).collect();
         let order = (0..).find(|order| !orders.contains(order)).expect("there are fewer pods than numbers");
         let slot = Slot { node, host, order, uid: pod.metadata.uid.clone().unwrap_or_else(uid) };
-        self.0.insert(name.clone(), slot.clone());
+        self.pods.insert(name.clone(), slot.clone());
         Ok(slot)
     }
 
     fn on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Slot> {
-        self.0.values().filter(move |slot| slot.node == node)
+        self.pods.values().filter(move |slot| slot.node == node)
+    }
+
+    /// Addresses for services that have none and want one; a service keeps what it was given. Addresses below are
+    /// left to authors who write their own.
+    fn vips(&mut self, objects: &Objects) -> BTreeMap<PodName, Ipv4Addr> {
+        let wants = |name: &PodName| objects.services.get(name).is_some_and(|service| service.spec.wants_address());
+        self.services.retain(|name, _| wants(name));
+        for name in objects.services.keys().filter(|name| wants(name)) {
+            if !self.services.contains_key(name) {
+                let taken: BTreeSet<Ipv4Addr> = self.services.values().copied().collect();
+                let free = (0..VIPS_MAX).map(|number| Ipv4Addr::from(u32::from(FIRST_VIP) + number)).find(|vip| !taken.contains(vip));
+                self.services.extend(free.map(|vip| (name.clone(), vip)));
+            }
+        }
+        self.services.clone()
     }
 
     /// The next plan gives this pod a new uid: it is started anew.
     pub fn forget(&mut self, name: &PodName) {
-        self.0.remove(name);
+        self.pods.remove(name);
     }
 }
 
 /// Where each service address leads, for pods whose traffic the mesh does not carry.
-fn routes(objects: &Objects, pods: &BTreeMap<PodName, PodPlan>) -> Vec<ServiceRoute> {
+fn routes(objects: &Objects, vips: &BTreeMap<PodName, Ipv4Addr>, pods: &BTreeMap<PodName, PodPlan>) -> Vec<ServiceRoute> {
     let mut routes = Vec::new();
-    for (name, service) in &objects.services {
-        let texts = if service.cluster_ips.is_empty() { service.cluster_ip.iter().collect::<Vec<_>>() } else { service.cluster_ips.iter().collect() };
+    for (name, ServiceObject { spec: service, .. }) in &objects.services {
+        let given = vips.get(name).map(Ipv4Addr::to_string);
+        let texts = if service.cluster_ips.is_empty() { service.cluster_ip.iter().chain(&given).collect::<Vec<_>>() } else { service.cluster_ips.iter().collect() };
         let selected: Vec<&PodPlan> = pods.values().filter(|pod| pod.name.namespace == name.namespace && selects(&service.selector, &pod.labels)).collect();
         for vip in texts.into_iter().filter_map(|text| text.parse::<IpAddr>().ok()) {
             for port in &service.ports {

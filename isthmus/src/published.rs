@@ -51,6 +51,15 @@ pub fn pod(whole: &Value, pod: &PodPlan, node: &NodePlan, seen: &Seen) -> Value 
     object
 }
 
+/// A Service with the address that it was given.
+pub fn service(whole: &Value, vip: std::net::Ipv4Addr) -> Value {
+    let mut object = whole.clone();
+    let spec = section(&mut object, "spec");
+    spec.insert("clusterIP".into(), json!(vip.to_string()));
+    spec.insert("clusterIPs".into(), json!([vip.to_string()]));
+    object
+}
+
 fn section<'a>(object: &'a mut Value, key: &str) -> &'a mut Map<String, Value> {
     if !object.is_object() {
         *object = json!({});

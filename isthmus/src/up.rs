@@ -16,6 +16,8 @@ use crate::lab::keep::Lab;
 use crate::lab::state::{PodPhase, State, base, private_folder};
 use crate::lab::{machine, netns};
 use crate::plan::Machine;
+use crate::tour::{Pace, tour, wait_for_enter};
+use crate::view::live::{Wish, live};
 use crate::{sample, say};
 
 /// The name of a mesh that was given none.
@@ -34,7 +36,7 @@ pub async fn up(mesh: &Option<String>, options: cli::Up) -> anyhow::Result<ExitC
     let mut end = End::listen()?;
     let run = claim(mesh).await?;
     let outcome = tokio::select! {
-        outcome = live(mesh, &run, &options) => outcome,
+        outcome = run_mesh(mesh, &run, &options) => outcome,
         () = end.comes() => Ok(ExitCode::SUCCESS),
     };
     say::release();
@@ -66,7 +68,7 @@ async fn claim(mesh: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Builds, then keeps the mesh and shows it until the showing ends.
-async fn live(mesh: &str, run: &Path, options: &cli::Up) -> anyhow::Result<ExitCode> {
+async fn run_mesh(mesh: &str, run: &Path, options: &cli::Up) -> anyhow::Result<ExitCode> {
     let folder = match &options.folder {
         Some(folder) => Folder::new(folder)?,
         None => {
@@ -107,10 +109,24 @@ async fn show(options: cli::Up, mut state: watch::Receiver<State>) -> anyhow::Re
         now.pods.len(),
         now.folder.display()
     ));
-    if options.once || !now.meshed {
-        std::future::pending::<()>().await;
+    if !now.meshed {
+        return std::future::pending().await;
     }
-    std::future::pending().await
+    if options.once {
+        return Ok(if tour(&now, Pace::ByItself).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    loop {
+        match live(state.clone()).await? {
+            Wish::Leave => return Ok(ExitCode::SUCCESS),
+            Wish::Tour => {
+                let now = state.borrow().clone();
+                if let Err(error) = tour(&now, Pace::WaitForEnter).await {
+                    say::error(&error);
+                }
+                wait_for_enter("Enter: back to the view").await?;
+            }
+        }
+    }
 }
 
 /// Says what is waited for, and gives up when it will not come.

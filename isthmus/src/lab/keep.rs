@@ -303,6 +303,10 @@ impl Lab {
         for node in &self.plan.nodes {
             files.push((objects.join(format!("node.{}.yaml", node.name)), yaml(&published::node(node))?));
         }
+        for (name, vip) in &self.plan.vips {
+            let Some(service) = self.objects.services.get(name) else { continue };
+            files.push((objects.join(format!("service.{}.{}.yaml", name.namespace, name.name)), yaml(&published::service(&service.whole, *vip))?));
+        }
         for (name, pod) in &self.pods {
             if matches!(pod.stage, Stage::Failed) {
                 continue;
@@ -312,6 +316,10 @@ impl Lab {
             files.push((self.object_file(name), yaml(&published::pod(&found.object.whole, &pod.plan, node, &seen))?));
             files.push((agent::pod_file(&self.state.run, &pod.plan.node, name), agent::pod_file_content(&pod.plan, seen.running)));
         }
+        // What is published no more: services that went, or that have an address of their own now. Pods' files go with
+        // the pods.
+        let stale: Vec<PathBuf> = self.written.keys().filter(|path| is_service_file(path) && !files.iter().any(|(kept, _)| kept == *path)).cloned().collect();
+        stale.iter().for_each(|path| self.forget_file(path));
         for (path, content) in files {
             if self.written.get(&path) != Some(&content) {
                 write_whole(&path, &content)?;
@@ -428,6 +436,10 @@ fn refuse_strange_nodes(objects: &mut Objects) -> Vec<Complaint> {
 
 fn complain<'a>(complaints: impl IntoIterator<Item = &'a Complaint>) {
     complaints.into_iter().for_each(|complaint| say::warning(&complaint.to_string()));
+}
+
+fn is_service_file(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("service."))
 }
 
 /// A random uid in the form that Kubernetes uses (RFC 9562, version 4).

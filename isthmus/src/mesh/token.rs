@@ -1,17 +1,116 @@
-//! Tokens of the mesh's programs.
+//! Tokens of the node daemons: minted here with the claims of a Kubernetes bound token, renewed at half their life. The
+//! private key never leaves this process; the controller is given the public one.
 
-use crate::lab::state::State;
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::Context;
+use mesh_identity::token::{AUDIENCE, MAX_LIFE, Minter, ObjectRef, Subject};
+
+use crate::lab::state::{State, private_folder};
+
+/// Who speaks in the tokens.
+pub const ISSUER: &str = "https://isthmus.local";
+/// Namespace and account of the node daemons, as charts of this family name them.
+pub const ACCOUNT: (&str, &str) = ("istio-system", "ztunnel");
 
 /// Keeps a fresh token for each node's daemon.
 #[derive(Debug)]
-pub struct Tokens {}
+pub struct Tokens {
+    minter: Minter,
+    nodes: Vec<String>,
+    run: PathBuf,
+    minted: SystemTime,
+}
+
+/// Where a node's daemon finds its token.
+pub fn file(run: &Path, node: &str) -> PathBuf {
+    run.join("tokens").join(node).join("istio-token")
+}
+
+/// Where the controller finds the key that tokens are checked with.
+pub fn public_key(run: &Path) -> PathBuf {
+    run.join("tokens").join("public.pem")
+}
 
 impl Tokens {
-    pub fn new(_state: &State) -> anyhow::Result<Tokens> {
-        anyhow::bail!("not yet")
+    pub fn new(state: &State) -> anyhow::Result<Tokens> {
+        let minter = Minter::generate(ISSUER).context("cannot make a key for tokens")?;
+        let nodes: Vec<String> = state.nodes.iter().map(|node| node.name.clone()).collect();
+        for node in &nodes {
+            private_folder(&state.run.join("tokens").join(node))?;
+        }
+        fs::write(public_key(&state.run), minter.public_pem()).context("cannot write the public key of tokens")?;
+        let mut tokens = Tokens { minter, nodes, run: state.run.clone(), minted: SystemTime::UNIX_EPOCH };
+        tokens.renew_if_due()?;
+        Ok(tokens)
     }
 
     pub fn renew_if_due(&mut self) -> anyhow::Result<()> {
+        let now = SystemTime::now();
+        if !is_due(self.minted, now) {
+            return Ok(());
+        }
+        for node in &self.nodes {
+            let subject = subject(node);
+            let token = self.minter.mint(&subject, AUDIENCE, MAX_LIFE, now).with_context(|| format!("cannot mint a token for {node}"))?;
+            write_private(&file(&self.run, node), &token)?;
+        }
+        self.minted = now;
         Ok(())
+    }
+}
+
+/// Half of the life, and also when the clock was set back before the moment of minting.
+fn is_due(minted: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(minted).map_or(true, |age| age >= MAX_LIFE / 2)
+}
+
+/// A node's daemon, bound to its node. There is no Pod object for it, as there is none for its process.
+fn subject(node: &str) -> Subject {
+    let (namespace, account) = ACCOUNT;
+    Subject {
+        namespace: namespace.to_owned(),
+        service_account: ObjectRef { name: account.to_owned(), uid: format!("{namespace}-{account}") },
+        pod: None,
+        node: Some(ObjectRef { name: node.to_owned(), uid: format!("node-{node}") }),
+    }
+}
+
+fn write_private(file: &Path, content: &str) -> anyhow::Result<()> {
+    let beside = file.with_extension("new");
+    let _ = fs::remove_file(&beside);
+    let mut opened = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).with_context(|| format!("cannot write {}", beside.display()))?;
+    std::io::Write::write_all(&mut opened, content.as_bytes())?;
+    fs::rename(&beside, file).with_context(|| format!("cannot replace {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mesh_identity::token::Verifier;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_renewed_at_half_its_life_and_when_the_clock_was_set_back() {
+        let minted = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        for (seconds, due) in [(0, false), (1799, false), (1800, true), (4000, true)] {
+            assert_eq!(is_due(minted, minted + Duration::from_secs(seconds)), due, "{seconds} s");
+        }
+        assert!(is_due(minted, minted - Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_token_says_which_node_it_is_for() {
+        let minter = Minter::generate(ISSUER).unwrap();
+        let now = SystemTime::now();
+        let token = minter.mint(&subject("node-1"), AUDIENCE, MAX_LIFE, now).unwrap();
+        let read = Verifier::new(&minter.public_pem(), ISSUER, AUDIENCE).unwrap().verify(&token, now).unwrap();
+        assert_eq!(read, subject("node-1"));
+        assert_eq!(read.node.unwrap().name, "node-1");
     }
 }

@@ -86,6 +86,19 @@ fn what_cannot_be_run_is_told() {
 }
 
 #[test]
+fn a_service_without_an_address_is_given_one_that_it_keeps() {
+    let service = |name: &str, rest: &str| format!("kind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{selector: {{app: a}}, ports: [{{port: 80}}]{rest}}}\n---\n");
+    let mut slots = Slots::default();
+    let (first, _) = planned(&(service("b", "") + &service("headless", ", clusterIP: None") + &service("out", ", type: ExternalName")), &mut slots);
+    let given: Vec<_> = first.vips.iter().map(|(name, vip)| (name.name.as_str(), vip.to_string())).collect();
+    assert_eq!(given, [("b", "10.96.128.1".to_owned())]);
+    let (second, _) = planned(&(pod("a", "") + &service("a", "") + &service("b", "")), &mut slots);
+    let given: Vec<_> = second.vips.iter().map(|(name, vip)| (name.name.as_str(), vip.to_string())).collect();
+    assert_eq!(given, [("a", "10.96.128.2".to_owned()), ("b", "10.96.128.1".to_owned())]);
+    assert_eq!(second.routes.len(), 2, "the address leads somewhere");
+}
+
+#[test]
 fn services_lead_to_the_pods_that_they_select() {
     let text = pod("a", "") + &pod("b", "") + "kind: Service\nmetadata: {name: a, namespace: shop}\nspec: {clusterIPs: [10.96.0.1, 'fd10:96::1'], selector: {app: a}, ports: [{port: 80, targetPort: http}]}\n";
     let (plan, _) = planned(&text, &mut Slots::default());

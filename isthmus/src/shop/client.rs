@@ -135,6 +135,11 @@ pub async fn hold(url: &str) -> anyhow::Result<()> {
     let place = Place::parse(url)?;
     let mut connection = connect(&place.authority).await?;
     ask(&mut connection, &place.authority, &place.path).await?;
+    // Whoever started us holds our standard input; when they are gone we have nobody to tell.
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
     println!("open");
     let mut tick = tokio::time::interval(Duration::from_millis(10));
     loop {

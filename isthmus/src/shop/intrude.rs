@@ -79,6 +79,12 @@ pub async fn intrude(targets: &Targets) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What CAP_NET_RAW is for; with it marks can be set too.
+pub fn raw_socket() -> anyhow::Result<()> {
+    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::ICMPV4))?;
+    Ok(())
+}
+
 fn tried<E: std::fmt::Display>(attempt: String, outcome: Result<String, E>) -> Attempt {
     match outcome {
         Ok(what) => Attempt { attempt, succeeded: true, what },

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
+pub use intrude::{Attempt, MARK_NOTE};
+
 /// Text that is in what the shop's services say to each other. On the wire between nodes it must never be seen.
 pub const MARKER: &str = "isthmus-plain-text-marker-7c1e";
 
@@ -50,6 +52,8 @@ enum Role {
     },
     /// Asks again and again on one connection and says when it is cut, in milliseconds since 1970.
     Hold { url: String },
+    /// Opens a raw socket, and says by its exit status whether it could.
+    RawSocket,
     /// Tries what a pod must not be able to do; prints one line of JSON for each attempt.
     Intrude(intrude::Targets),
 }
@@ -82,6 +86,7 @@ async fn play(role: Role) -> anyhow::Result<()> {
         Role::Load { url, rate } => client::load(&url, rate).await,
         Role::Get { url, times, timeout_ms } => client::get_times(&url, times, Duration::from_millis(timeout_ms)).await,
         Role::Hold { url } => client::hold(&url).await,
+        Role::RawSocket => intrude::raw_socket(),
         Role::Intrude(targets) => intrude::intrude(&targets).await,
     }
 }

@@ -1,0 +1,146 @@
+//! Open connections, from the daemons' dumps (`/config_dump`, spec/dataplane.md 8.3). `open` is pure.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cli::{Format, Output};
+use crate::lab::state::State;
+use crate::mesh::ask::{ADMIN_PORT, get};
+use crate::say;
+use crate::status::table;
+
+/// A connection of a pod, as its node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Open {
+    pub node: String,
+    pub pod: String,
+    pub direction: &'static str,
+    pub source: String,
+    pub source_identity: Option<String>,
+    pub destination: String,
+    pub destination_identity: Option<String>,
+    pub service: Option<String>,
+    pub encrypted: bool,
+}
+
+/// `isthmus connections`.
+pub async fn connections(mesh: &Option<String>, options: &Output) -> anyhow::Result<ExitCode> {
+    let state = State::find(mesh.as_deref())?;
+    let mut all = Vec::new();
+    for node in &state.nodes {
+        let dump = get(&node.netns, ADMIN_PORT, "/config_dump").await?;
+        let dump = serde_json::from_slice(&dump).with_context(|| format!("what the daemon of {} answers is no JSON", node.name))?;
+        all.extend(open(&node.name, &dump));
+    }
+    match options.output {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&all)?),
+        Format::Table => {
+            let mut shown = table(["POD", "DIRECTION", "SOURCE", "DESTINATION", "SERVICE", "ENCRYPTED"]);
+            for one in &all {
+                let party = |address: &str, identity: &Option<String>| identity.as_deref().and_then(super::traffic::identity).map_or(address.to_owned(), |identity| format!("{identity} {address}"));
+                shown.add_row([
+                    one.pod.clone(),
+                    one.direction.to_owned(),
+                    party(&one.source, &one.source_identity),
+                    party(&one.destination, &one.destination_identity),
+                    one.service.clone().unwrap_or_else(|| "-".to_owned()),
+                    if one.encrypted { "mTLS" } else { "no" }.to_owned(),
+                ]);
+            }
+            println!("{shown}");
+        }
+    }
+    if all.is_empty() {
+        say::line("no connection is open");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The connections in a node's dump.
+pub fn open(node: &str, dump: &Value) -> Vec<Open> {
+    let identities = identities(dump);
+    let mut found = Vec::new();
+    for pod in dump["workloadState"].as_object().into_iter().flat_map(|pods| pods.values()) {
+        let name = format!("{}/{}", text(&pod["info"]["namespace"]), text(&pod["info"]["name"]));
+        for direction in ["inbound", "outbound"] {
+            for one in pod["connections"][direction].as_array().into_iter().flatten() {
+                found.push(connection(node, &name, direction, one, &identities));
+            }
+        }
+    }
+    found
+}
+
+fn connection(node: &str, pod: &str, direction: &'static str, one: &Value, identities: &BTreeMap<String, String>) -> Open {
+    let (source, destination) = (text(&one["src"]), text(&one["actualDst"]));
+    let encrypted = text(&one["protocol"]).ends_with("HBONE");
+    // Without a certificate an address is no identity.
+    let of = |address: &str| identities.get(ip(address)).filter(|_| encrypted).cloned();
+    Open {
+        node: node.to_owned(),
+        pod: pod.to_owned(),
+        direction,
+        source_identity: of(&source),
+        destination_identity: of(&destination),
+        service: one["originalDst"].as_str().filter(|original| *original != destination).map(str::to_owned),
+        source,
+        destination,
+        encrypted,
+    }
+}
+
+/// Identity by address, of every workload that the node knows.
+fn identities(dump: &Value) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for workload in dump["workloads"].as_array().into_iter().flatten() {
+        let domain = workload["trustDomain"].as_str().unwrap_or("cluster.local");
+        let account = workload["serviceAccount"].as_str().unwrap_or("default");
+        let identity = format!("spiffe://{domain}/ns/{}/sa/{account}", text(&workload["namespace"]));
+        for ip in workload["workloadIps"].as_array().into_iter().flatten() {
+            found.insert(text(ip), identity.clone());
+        }
+    }
+    found
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// `10.0.0.1` of `10.0.0.1:80`, `fd10::1` of `[fd10::1]:80`.
+fn ip(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(ip, _)| ip).trim_matches(['[', ']'])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn connections_bear_identities_only_where_they_are_proven() {
+        let dump = json!({
+            "workloads": [
+                {"workloadIps": ["10.1.0.9", "fd10::9"], "namespace": "lab", "serviceAccount": "shop", "trustDomain": "cluster.local"},
+                {"workloadIps": ["10.1.0.17"], "namespace": "lab", "serviceAccount": "cart"},
+            ],
+            "workloadState": {"uid": {"state": "Up", "info": {"name": "cart-7c", "namespace": "lab", "serviceAccount": "cart"}, "connections": {
+                "inbound": [
+                    {"src": "[fd10::9]:40112", "originalDst": "cart.lab.svc.cluster.local", "actualDst": "10.1.0.17:8080", "protocol": "HBONE"},
+                    {"src": "10.1.0.9:1", "originalDst": null, "actualDst": "10.1.0.17:8080", "protocol": "TCP"},
+                ],
+                "outbound": []}}, "pending": {"state": "Pending", "info": {}}},
+        });
+        let found = open("n1", &dump);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].source_identity.as_deref(), Some("spiffe://cluster.local/ns/lab/sa/shop"));
+        assert_eq!(found[0].service.as_deref(), Some("cart.lab.svc.cluster.local"));
+        assert_eq!((found[1].source_identity.as_deref(), found[1].encrypted), (None, false));
+    }
+}

@@ -1,0 +1,206 @@
+//! The live view: a screen of its own on a terminal, plain table lines otherwise.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::layout::{Constraint, Layout};
+use ratatui::style::{Color, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row as TableRow, Table};
+use ratatui::{DefaultTerminal, Frame};
+use tokio::sync::{mpsc, watch};
+
+use super::metrics::samples;
+use super::refusals::{self, Refusal};
+use super::traffic::{Row, bytes, rows};
+use crate::lab::state::State;
+use crate::mesh::ask::{METRICS_PORT, get};
+use crate::{say, status};
+
+/// How often the daemons are asked.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How often lines are printed where there is no terminal.
+const PRINT_EVERY: Duration = Duration::from_secs(10);
+/// How long the reader of keys waits before it looks whether it is still wanted.
+const KEY_PATIENCE: Duration = Duration::from_millis(100);
+/// Refusals that are shown.
+const REFUSALS: usize = 5;
+
+/// What the operator wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    Leave,
+    Tour,
+}
+
+/// What the screen shows.
+#[derive(Clone, Debug, Default)]
+pub struct Picture {
+    pub rows: Vec<Row>,
+    pub refusals: Vec<Refusal>,
+    /// What could not be asked.
+    pub problem: Option<String>,
+}
+
+/// Shows until the operator wants something else; without a terminal, for ever.
+pub async fn live(state: watch::Receiver<State>) -> anyhow::Result<Wish> {
+    if std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
+        on_screen(state).await
+    } else {
+        in_lines(state).await
+    }
+}
+
+/// Asks all daemons.
+pub async fn picture(state: &State) -> Picture {
+    let mut picture = Picture::default();
+    let mut all = Vec::new();
+    for node in &state.nodes {
+        match get(&node.netns, METRICS_PORT, "/metrics").await {
+            Ok(text) => all.extend(samples(&String::from_utf8_lossy(&text))),
+            Err(error) => picture.problem = Some(format!("{}: {error:#}", node.name)),
+        }
+    }
+    picture.rows = rows(&all);
+    picture.refusals = refusals::recent(state, REFUSALS);
+    picture
+}
+
+async fn in_lines(state: watch::Receiver<State>) -> anyhow::Result<Wish> {
+    loop {
+        let now = state.borrow().clone();
+        let picture = picture(&now).await;
+        println!("{}", as_table(&picture));
+        if let Some(problem) = &picture.problem {
+            say::warning(problem);
+        }
+        tokio::time::sleep(PRINT_EVERY).await;
+    }
+}
+
+/// The rows as plain text.
+pub fn as_table(picture: &Picture) -> comfy_table::Table {
+    let mut table = status::table(HEAD);
+    for row in &picture.rows {
+        table.add_row(cells(row, &picture.refusals));
+    }
+    table
+}
+
+const HEAD: [&str; 7] = ["SOURCE", "DESTINATION", "SERVICE", "ENCRYPTED", "OPEN", "BYTES", "VERDICT"];
+
+fn cells(row: &Row, refusals: &[Refusal]) -> [String; 7] {
+    [
+        row.source.clone(),
+        row.destination.clone(),
+        if row.service.is_empty() { "-".to_owned() } else { row.service.clone() },
+        if row.encrypted { "mTLS" } else { "no" }.to_owned(),
+        row.open.to_string(),
+        bytes(row.bytes),
+        verdict(row, refusals),
+    ]
+}
+
+/// Allowed, refused, or both over time; with the policy that refused last.
+fn verdict(row: &Row, refusals: &[Refusal]) -> String {
+    let refused = row.denied > 0;
+    let by = refusals.iter().rev().find(|refusal| refusal.concerns(&row.source, &row.destination)).and_then(|refusal| refusal.policy.clone());
+    match (row.opened > row.denied || !refused, refused) {
+        (_, false) if row.failed > 0 => format!("allowed, {} failed", row.failed),
+        (_, false) => "allowed".to_owned(),
+        (true, true) => format!("allowed; {} refused{}", row.denied, by.map(|by| format!(" by {by}")).unwrap_or_default()),
+        (false, true) => format!("refused{}", by.map(|by| format!(" by {by}")).unwrap_or_default()),
+    }
+}
+
+async fn on_screen(state: watch::Receiver<State>) -> anyhow::Result<Wish> {
+    let mut terminal = ratatui::try_init()?;
+    say::hold();
+    let outcome = show(&mut terminal, state).await;
+    ratatui::restore();
+    say::release();
+    outcome
+}
+
+async fn show(terminal: &mut DefaultTerminal, state: watch::Receiver<State>) -> anyhow::Result<Wish> {
+    let mut wishes = wishes();
+    let mut ask = tokio::time::interval(ASK_EVERY);
+    ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            wish = wishes.recv() => match wish {
+                Some(Key::Wish(wish)) => return Ok(wish),
+                Some(Key::Redraw) => {}
+                None => return Ok(Wish::Leave),
+            },
+            _ = ask.tick() => {}
+        }
+        let now = state.borrow().clone();
+        let picture = picture(&now).await;
+        terminal.draw(|frame| draw(frame, &now, &picture))?;
+    }
+}
+
+enum Key {
+    Wish(Wish),
+    Redraw,
+}
+
+/// Keys come from a thread of their own, which ends when nobody listens.
+fn wishes() -> mpsc::UnboundedReceiver<Key> {
+    let (send, receive) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        while !send.is_closed() {
+            let key = match event::poll(KEY_PATIENCE).and_then(|is_there| if is_there { event::read().map(Some) } else { Ok(None) }) {
+                Ok(Some(Event::Key(key))) if key.kind == KeyEventKind::Press => match key.code {
+                    KeyCode::Char('q') | KeyCode::Esc => Key::Wish(Wish::Leave),
+                    // The terminal is in raw mode: Ctrl-C is a key like any other.
+                    KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Key::Wish(Wish::Leave),
+                    KeyCode::Char('t') => Key::Wish(Wish::Tour),
+                    _ => continue,
+                },
+                Ok(Some(Event::Resize(..))) => Key::Redraw,
+                Ok(_) => continue,
+                Err(_) => return,
+            };
+            let last = matches!(key, Key::Wish(_));
+            if send.send(key).is_err() || last {
+                return;
+            }
+        }
+    });
+    receive
+}
+
+fn draw(frame: &mut Frame<'_>, state: &State, picture: &Picture) {
+    let bottom = picture.refusals.len().max(1) as u16 + 2;
+    let [top, middle, low, foot] = Layout::vertical([Constraint::Length(1), Constraint::Min(4), Constraint::Length(bottom), Constraint::Length(2)]).areas(frame.area());
+    let running = state.pods.iter().filter(|pod| pod.init.is_some()).count();
+    frame.render_widget(Paragraph::new(format!("mesh {}: {} nodes, {running} of {} pods run; folder {}", state.mesh, state.nodes.len(), state.pods.len(), state.folder.display())), top);
+    let lines = picture.rows.iter().map(|row| {
+        let style = if row.denied > 0 { Style::new().fg(Color::Red) } else if row.encrypted { Style::new().fg(Color::Green) } else { Style::new().fg(Color::Yellow) };
+        TableRow::new(cells(row, &picture.refusals).map(Cell::from)).style(style)
+    });
+    let widths = [Constraint::Fill(3), Constraint::Fill(3), Constraint::Fill(2), Constraint::Length(9), Constraint::Length(5), Constraint::Length(9), Constraint::Fill(3)];
+    let table = Table::new(lines, widths).header(TableRow::new(HEAD).style(Style::new().bold())).block(Block::new().borders(Borders::TOP).title("what goes where"));
+    frame.render_widget(table, middle);
+    let refusals: Vec<Line<'_>> = picture.refusals.iter().map(|refusal| Line::from(vec![Span::raw(refusal.to_string())])).collect();
+    frame.render_widget(Paragraph::new(refusals).block(Block::new().borders(Borders::TOP).title("last refusals")), low);
+    let news = picture.problem.clone().or_else(say::last_held).unwrap_or_default();
+    frame.render_widget(Paragraph::new(vec![Line::raw(news).style(Style::new().fg(Color::Yellow)), Line::raw("t: take the tour   q: stop the mesh and remove everything")]), foot);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_names_the_policy_that_refused() {
+        let row = Row { source: "ns/shop/sa/load".into(), destination: "ns/shop/sa/db".into(), opened: 2, denied: 2, ..Row::default() };
+        let refusal = Refusal { source: "ns/shop/sa/load".into(), destination: "ns/shop/sa/db".into(), policy: Some("shop/db-for-cart-only".into()), ..Refusal::default() };
+        assert_eq!(verdict(&row, &[refusal.clone()]), "refused by shop/db-for-cart-only");
+        assert_eq!(verdict(&Row { denied: 0, ..row.clone() }, &[refusal]), "allowed");
+        assert_eq!(verdict(&Row { opened: 5, ..row }, &[]), "allowed; 2 refused");
+    }
+}
