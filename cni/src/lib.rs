@@ -1,6 +1,19 @@
 //! Enrols pods: rules in their network namespaces, and the socket that tells the daemon.
 //!
 //! Not here: what a certificate or a policy is. This program holds no key and moves no byte of a user.
+//!
+//! Pure: [`pod`] (annotations to scope), [`redirect`] (scope to ruleset), [`host`], [`sockets`], [`netlink`]'s messages.
+//! The rest does what they say: [`apply`] in a namespace, [`agent`] for all pods of a node.
 
 pub mod podfile;
 pub mod status;
+pub mod pod;
+pub mod redirect;
+pub mod sockets;
+pub mod host;
+pub mod netlink;
+pub mod apply;
+pub mod rules;
+pub mod folder;
+pub mod life;
+pub mod agent;

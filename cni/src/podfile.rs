@@ -130,3 +130,6 @@ pub fn status_path(pod: &Path) -> PathBuf {
     let stem = pod.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     pod.with_file_name(format!("{stem}.status.json"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,365 @@
+//! One pod, from its announcement to its end: enrolled in the order that lets no request fail (design decision 13),
+//! kept as its file says, released.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_net::netns::Netns;
+use mesh_runtime::Backoff;
+use mesh_zds::agent::{Announcement, Undone};
+use mesh_zds::messages::WorkloadInfo;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::agent::Node;
+use crate::apply::{Error, Place};
+use crate::host;
+use crate::pod::{Scope, Wanted, wanted};
+use crate::podfile::{Phase, PodFile, status_path};
+use crate::rules::{Found, Rules};
+use crate::sockets::Flow;
+use crate::status::{self, State};
+
+/// The first and the longest wait before a pod is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How often ended older connections are forgotten.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// Between saying that a pod leaves and capturing no more: the controller tells its peers in that time.
+const RELEASE_NOTICE: Duration = Duration::from_secs(5);
+/// How often a leaving pod's connections are counted, and the longest wait for their end.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_secs(1);
+const DRAIN_MAX: Duration = Duration::from_secs(3600);
+
+/// What the folder says of a pod.
+#[derive(Clone, Debug)]
+pub enum Desired {
+    Wanted(PathBuf, Box<PodFile>),
+    /// Its file cannot be read (any more): the pod stays as it is.
+    Broken(String),
+    Gone,
+}
+
+/// Runs one pod's life; ends when the pod's file is gone and nothing of ours is left in the pod.
+pub async fn live(node: Arc<Node>, uid: String, mut desired: watch::Receiver<Desired>, mut unseen: Option<mpsc::Sender<()>>) {
+    let mut life = Life { node, uid, status: PathBuf::new(), enrolled: None, older: 0 };
+    let mut retry = Backoff::new(RETRY.0, RETRY.1);
+    loop {
+        let now = desired.borrow_and_update().clone();
+        let settled = match now {
+            Desired::Wanted(path, pod) => life.follow(&path, &pod, &mut desired, &mut unseen).await,
+            Desired::Broken(reason) => {
+                life.say(life.state(), &reason);
+                Ok(())
+            }
+            Desired::Gone => {
+                life.release().await;
+                if let Desired::Gone = *desired.borrow() {
+                    return status::remove(&life.status, &life.uid);
+                }
+                continue;
+            }
+        };
+        unseen = None; // whatever came of it, the first look is over
+        match settled {
+            Ok(()) => {
+                retry.reset();
+                life.rest(&mut desired).await;
+            }
+            Err(reason) => {
+                life.say(if life.complete() { State::Enabled } else { State::Pending }, &reason);
+                let wait = retry.next(&mut rand::rng());
+                let _ = timeout(wait, desired.changed()).await; // whichever comes first
+            }
+        }
+    }
+}
+
+struct Life {
+    node: Arc<Node>,
+    uid: String,
+    status: PathBuf,
+    enrolled: Option<Enrolled>,
+    older: usize,
+}
+
+struct Enrolled {
+    /// Every step of the enrolment is done.
+    complete: bool,
+    rules: Arc<Rules>,
+    scope: Scope,
+    pod: PodFile,
+    refused: watch::Receiver<Option<Undone>>,
+}
+
+impl Life {
+    /// Brings the pod to where its file wants it. An error is worth another try.
+    async fn follow(
+        &mut self,
+        path: &Path,
+        pod: &PodFile,
+        desired: &mut watch::Receiver<Desired>,
+        unseen: &mut Option<mpsc::Sender<()>>,
+    ) -> Result<(), String> {
+        self.status = status_path(path);
+        let scope = match wanted(pod, self.node.settings.dns) {
+            Ok(Wanted::Enrolled(scope)) => scope,
+            Ok(Wanted::NotEnrolled) => {
+                self.release().await;
+                self.say(State::Released, "");
+                return Ok(());
+            }
+            Err(reason) => {
+                self.say(self.state(), &reason);
+                return Ok(());
+            }
+        };
+        match &mut self.enrolled {
+            None => self.enrol(pod, scope, desired, unseen).await,
+            Some(enrolled) if !enrolled.complete => self.enrol(pod, scope, desired, unseen).await,
+            Some(enrolled) if enrolled.scope != scope => {
+                let older = blocking(&enrolled.rules, Rules::bypassing).await?; // what was not captured lives on
+                capture(&self.node, &enrolled.rules, scope.clone(), older).await?;
+                enrolled.scope = scope;
+                self.say(State::Enabled, "");
+                Ok(())
+            }
+            Some(enrolled) => {
+                // A daemon refused it lately, or the last try ended early.
+                let announcement = announcement(pod, &enrolled.rules, netns_of(pod)?);
+                enrolled.refused.borrow_and_update();
+                self.announce(announcement, desired).await?;
+                self.say(State::Enabled, "");
+                Ok(())
+            }
+        }
+    }
+
+    /// A starting pod: guard, rules, the daemon's acknowledgement, guard lifted. A running one: the acknowledgement,
+    /// then all rules at once. One that an earlier run captured: its rules as they were, then the acknowledgement.
+    async fn enrol(
+        &mut self,
+        pod: &PodFile,
+        scope: Scope,
+        desired: &mut watch::Receiver<Desired>,
+        unseen: &mut Option<mpsc::Sender<()>>,
+    ) -> Result<(), String> {
+        self.say(State::Pending, "being enrolled");
+        let netns = netns_of(pod)?;
+        if netns.identity() == self.node.home.identity() {
+            return Err("netns: it is the node's own network namespace".to_owned());
+        }
+        let place = Place { home: self.node.home.clone(), within: netns.clone() };
+        let fixed = self.node.fixed.clone();
+        let adopting = move || Rules::adopt(place, fixed, rand::random);
+        let (rules, found) = tokio::task::spawn_blocking(adopting).await.expect("it does not panic").map_err(text)?;
+        let rules = Arc::new(rules);
+        let pod_announced = announcement(pod, &rules, netns);
+        let refused = self.node.know(pod_announced.clone(), rules.clone(), pod.ips.clone())?;
+        let enrolled = Enrolled { complete: false, rules: rules.clone(), scope: scope.clone(), pod: pod.clone(), refused };
+        self.enrolled = Some(enrolled); // a release from here on has something to undo
+
+        match (found, pod.phase) {
+            (Found::Captured { older: Some(older) }, _) => capture(&self.node, &rules, scope, Some(older)).await?,
+            (Found::Captured { older: None }, _) => capture_running(&self.node, &rules, scope).await?,
+            (Found::Nothing, Phase::Starting) => {
+                blocking(&rules, Rules::guard).await?;
+                capture(&self.node, &rules, scope, Some([].into())).await?;
+            }
+            (Found::Nothing, Phase::Running) => {
+                *unseen = None;
+                self.announce(pod_announced.clone(), desired).await?;
+                capture_running(&self.node, &rules, scope).await?;
+            }
+        }
+        *unseen = None; // daemons may be told of it: its rules are in force
+        self.announce(pod_announced, desired).await?;
+        blocking(&rules, Rules::unguard).await?; // also one that an earlier run left
+        self.probes(pod).await?;
+        self.older = blocking(&rules, Rules::sweep).await?;
+        if let Some(enrolled) = &mut self.enrolled {
+            enrolled.complete = true;
+        }
+        tracing::info!(uid = self.uid, pod = pod.name, namespace = pod.namespace, older = self.older, "enrolled");
+        self.say(State::Enabled, "");
+        Ok(())
+    }
+
+    /// Until a daemon serves the pod. An error when the pod is no longer wanted this way.
+    async fn announce(&self, pod: Announcement, desired: &mut watch::Receiver<Desired>) -> Result<(), String> {
+        let mut retry = Backoff::new(RETRY.0, RETRY.1);
+        let mut daemons = self.node.zds.daemons();
+        loop {
+            daemons.borrow_and_update();
+            let Err(undone) = self.node.zds.add(pod.clone()).await else { return Ok(()) };
+            self.say(State::Pending, &undone.to_string());
+            let wait = retry.next(&mut rand::rng());
+            tokio::select! {
+                () = sleep(wait) => {}
+                _ = daemons.changed() => {}
+                _ = desired.changed() => {
+                    desired.mark_changed();
+                    return Err(undone.to_string());
+                }
+            }
+        }
+    }
+
+    async fn probes(&self, pod: &PodFile) -> Result<(), String> {
+        if self.node.settings.probes.is_none() {
+            return Ok(());
+        }
+        if let Some(interface) = &pod.host_interface {
+            let ruleset = host::interface_ruleset(&pod.uid, interface);
+            self.at_home(ruleset).await.map_err(|e| format!("hostInterface {interface}: {e}"))?;
+        }
+        self.node.probe().await
+    }
+
+    async fn at_home(&self, ruleset: String) -> Result<(), String> {
+        let place = Place { home: self.node.home.clone(), within: self.node.home.clone() };
+        tokio::task::spawn_blocking(move || place.nft(&ruleset)).await.expect("it does not panic").map_err(text)
+    }
+
+    /// Until there is something to do: the file changed, or a daemon refused the pod.
+    async fn rest(&mut self, desired: &mut watch::Receiver<Desired>) {
+        loop {
+            let Some(enrolled) = &mut self.enrolled else {
+                let _ = desired.changed().await; // an error means that the agent is ending
+                return;
+            };
+            tokio::select! {
+                _ = desired.changed() => return,
+                _ = enrolled.refused.changed() => return,
+                () = sleep(SWEEP_EVERY) => {}
+            }
+            let swept = blocking(&enrolled.rules.clone(), Rules::sweep).await;
+            match swept {
+                Ok(older) => {
+                    self.older = older;
+                    self.say(State::Enabled, self.daemon_missing());
+                }
+                Err(error) => tracing::warn!(uid = self.uid, error, "cannot look at a pod's older connections"),
+            }
+        }
+    }
+
+    /// Out of the mesh. A pod that is gone is dropped at once; one that lives on is first said to leave, then captures
+    /// nothing new, and loses its rules when the last connection has ended.
+    async fn release(&mut self) {
+        let Some(enrolled) = self.enrolled.take() else {
+            self.node.forget(&self.uid);
+            return;
+        };
+        let alive = netns_of(&enrolled.pod).is_ok_and(|now| now.identity() == enrolled.rules.namespace());
+        if alive {
+            self.say(State::Releasing, "leaving the mesh: its peers are being told");
+            sleep(RELEASE_NOTICE).await;
+        }
+        self.node.forget(&self.uid);
+        if let Err(error) = self.node.probe().await {
+            tracing::warn!(uid = self.uid, error, "a released pod's addresses stay in the node's table of probes");
+        }
+        if alive {
+            if let Some(interface) = &enrolled.pod.host_interface
+                && self.node.settings.probes.is_some()
+                && let Err(error) = self.at_home(host::interface_removal(&self.uid)).await
+            {
+                tracing::debug!(uid = self.uid, interface, error, "the check of a released pod's interface stays");
+            }
+            let scope = enrolled.scope.clone();
+            self.warn("stop the capture of", blocking(&enrolled.rules, move |r| r.drain(&scope)).await);
+        }
+        let told = self.node.zds.del(&self.uid, alive).await;
+        self.warn("tell the node daemon of the end of", told.map_err(|e| e.to_string()));
+        if alive {
+            self.say(State::Releasing, "waiting for its connections to end");
+            self.drained(&enrolled.rules).await;
+            self.warn("remove the rules of", blocking(&enrolled.rules, Rules::remove).await);
+        }
+        tracing::info!(uid = self.uid, pod = enrolled.pod.name, alive, "released");
+    }
+
+    async fn drained(&self, rules: &Arc<Rules>) {
+        let until = Instant::now() + DRAIN_MAX;
+        while Instant::now() < until {
+            match blocking(rules, Rules::carried).await {
+                Ok(0) => return,
+                Ok(_) => sleep(DRAIN_LOOK_EVERY).await,
+                Err(error) => return self.warn("count the connections of", Err(error)),
+            }
+        }
+    }
+
+    fn warn(&self, what: &str, done: Result<(), String>) {
+        if let Err(error) = done {
+            tracing::warn!(uid = self.uid, error, "cannot {what} a released pod");
+        }
+    }
+
+    fn complete(&self) -> bool {
+        self.enrolled.as_ref().is_some_and(|e| e.complete)
+    }
+
+    fn state(&self) -> State {
+        if self.complete() { State::Enabled } else { State::Refused }
+    }
+
+    fn daemon_missing(&self) -> &'static str {
+        match self.node.zds.daemons().borrow().count {
+            0 => "captured, but no node daemon is connected to the ZDS socket; is ztunnel running?",
+            _ => "",
+        }
+    }
+
+    fn say(&self, state: State, reason: &str) {
+        if self.status.as_os_str().is_empty() {
+            return; // broken before it was ever read: the agent has said so
+        }
+        let older = u32::try_from(self.older).unwrap_or(u32::MAX);
+        if let Err(error) = status::write(&self.status, &self.uid, state, reason, older) {
+            tracing::warn!(%error, path = %self.status.display(), "cannot write a status file");
+        }
+    }
+}
+
+async fn capture(node: &Node, rules: &Arc<Rules>, scope: Scope, older: Option<BTreeSet<Flow>>) -> Result<(), String> {
+    let probes = node.settings.probes.is_some();
+    blocking(rules, move |r| r.capture(scope, probes, older)).await
+}
+
+/// First rules that let every older connection live, then, once those are listed, rules that let no other past.
+async fn capture_running(node: &Node, rules: &Arc<Rules>, scope: Scope) -> Result<(), String> {
+    capture(node, rules, scope.clone(), None).await?;
+    match blocking(rules, Rules::bypassing).await? {
+        Some(older) => capture(node, rules, scope, Some(older)).await,
+        None => Ok(()), // too many to list: they live on uncounted
+    }
+}
+
+fn announcement(pod: &PodFile, rules: &Rules, netns: Netns) -> Announcement {
+    let workload = WorkloadInfo {
+        name: pod.name.clone(),
+        namespace: pod.namespace.clone(),
+        service_account: pod.service_account.clone(),
+    };
+    Announcement { uid: pod.uid.clone(), workload, mark: rules.mark(), netns: Some(netns) }
+}
+
+fn netns_of(pod: &PodFile) -> Result<Netns, String> {
+    Netns::open(&pod.netns).map_err(|e| format!("netns: {e}"))
+}
+
+/// Runs something that blocks on a pod's rules away from the threads that serve.
+async fn blocking<T: Send + 'static>(
+    rules: &Arc<Rules>,
+    work: impl FnOnce(&Rules) -> Result<T, Error> + Send + 'static,
+) -> Result<T, String> {
+    let rules = rules.clone();
+    tokio::task::spawn_blocking(move || work(&rules)).await.expect("it does not panic").map_err(text)
+}
+
+fn text(error: Error) -> String {
+    error.to_string()
+}

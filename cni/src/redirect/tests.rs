@@ -1,0 +1,331 @@
+//! The rulesets as they are sent to nft, word for word; that nft takes them and that they do what they say is shown in
+//! `tests/capture.rs`.
+
+use expect_test::expect;
+
+use super::*;
+
+const MARKS: Marks = Marks { own: 0x1a2b_3c4d, fixed_too: false };
+
+fn scope() -> Scope {
+    Scope { dns: true, inbound: true, virtual_interfaces: vec![], exclude_inbound: vec![], exclude_outbound: vec![] }
+}
+
+fn starting() -> Capture {
+    Capture { marks: MARKS, scope: scope(), probes: false, older: Some(BTreeSet::new()) }
+}
+
+#[test]
+fn a_starting_pod() {
+    expect![[r#"
+        add table inet isthmus
+        delete table inet isthmus
+        table inet isthmus {
+        	set exempt {
+        		type mark
+        		elements = { 0x1a2b3c4d }
+        	}
+        	set older4 {
+        		type ipv4_addr . inet_service . ipv4_addr . inet_service
+        	}
+        	set older6 {
+        		type ipv6_addr . inet_service . ipv6_addr . inet_service
+        	}
+        	chain raw-prerouting {
+        		type filter hook prerouting priority raw; policy accept;
+        		iif != "lo" udp sport 53 ct zone set 1
+        	}
+        	chain raw-output {
+        		type filter hook output priority raw; policy accept;
+        		meta mark @exempt udp dport 53 ct zone set 1
+        		meta mark @exempt accept
+        		meta mark 0 accept
+        		counter comment "foreign mark"
+        		limit rate over 100/second burst 100 packets counter drop comment "foreign marks too fast"
+        	}
+        	chain route-output {
+        		type route hook output priority mangle; policy accept;
+        		meta mark @exempt oif "lo" ct direction original ct mark set 0x111
+        		meta mark @exempt accept
+        		ct mark 0x111 ct direction reply meta mark set 0x111
+        	}
+        	chain nat-prerouting {
+        		type nat hook prerouting priority dstnat; policy accept;
+        		iif "lo" accept
+        		tcp dport { 15008 } accept
+        		tcp flags & (fin|syn|rst|ack) == syn counter redirect to :15006 comment "inbound"
+        	}
+        	chain nat-output {
+        		type nat hook output priority -100; policy accept;
+        		meta mark @exempt accept
+        		oif "lo" accept
+        		udp dport 53 counter redirect to :15053 comment "dns"
+        		tcp dport 53 tcp flags & (fin|syn|rst|ack) == syn counter redirect to :15053 comment "dns"
+        		tcp flags & (fin|syn|rst|ack) == syn counter redirect to :15001 comment "outbound"
+        	}
+        	chain input {
+        		type filter hook input priority filter; policy accept;
+        		iif "lo" accept
+        		tcp flags & (fin|syn|rst|ack) == syn tcp dport != { 15006, 15008 } counter drop comment "around the capture"
+        	}
+        	chain output {
+        		type filter hook output priority filter; policy accept;
+        		meta mark @exempt accept
+        		oif "lo" accept
+        		tcp flags & (fin|syn|rst|ack) == syn ct status ! dnat counter drop comment "around the capture"
+        		tcp flags & (fin|syn|rst|ack) == syn accept
+        		ct state { invalid, new } ip saddr . tcp sport . ip daddr . tcp dport != @older4 counter drop comment "of no known connection"
+        		ct state { invalid, new } ip6 saddr . tcp sport . ip6 daddr . tcp dport != @older6 counter drop comment "of no known connection"
+        	}
+        	chain last {
+        		type filter hook postrouting priority 2147483647; policy accept;
+        		meta mark @exempt meta mark set 0
+        	}
+        }
+    "#]].assert_eq(&ruleset(&starting()));
+}
+
+#[test]
+fn a_running_pod_with_everything() {
+    let flow = |local: &str, remote: &str| Flow { local: local.parse().unwrap(), remote: remote.parse().unwrap() };
+    let capture = Capture {
+        marks: Marks { fixed_too: true, ..MARKS },
+        scope: Scope {
+            dns: false,
+            inbound: true,
+            virtual_interfaces: vec!["k6t-eth0".into(), "docker0".into()],
+            exclude_inbound: vec![Ports { first: 22, last: 22 }, Ports { first: 9000, last: 9100 }],
+            exclude_outbound: vec![Ports { first: 25, last: 25 }],
+        },
+        probes: true,
+        older: Some([flow("10.0.1.5:49153", "10.0.0.7:80"), flow("[fd00:1::5]:80", "[fd00:2::7]:5000")].into()),
+    };
+    expect![[r#"
+        add table inet isthmus
+        delete table inet isthmus
+        table inet isthmus {
+        	set exempt {
+        		type mark
+        		elements = { 0x1a2b3c4d, 0x00000539 }
+        	}
+        	set older4 {
+        		type ipv4_addr . inet_service . ipv4_addr . inet_service
+        		elements = { 10.0.1.5 . 49153 . 10.0.0.7 . 80 }
+        	}
+        	set older6 {
+        		type ipv6_addr . inet_service . ipv6_addr . inet_service
+        		elements = { fd00:1::5 . 80 . fd00:2::7 . 5000 }
+        	}
+        	chain raw-prerouting {
+        		type filter hook prerouting priority raw; policy accept;
+        	}
+        	chain raw-output {
+        		type filter hook output priority raw; policy accept;
+        		meta mark @exempt accept
+        		ip saddr 169.254.7.127 counter drop comment "forged probe"
+        		ip6 saddr fd16:9254:7127:1337:ffff:ffff:ffff:ffff counter drop comment "forged probe"
+        		meta mark 0 accept
+        		counter comment "foreign mark"
+        		limit rate over 100/second burst 100 packets counter drop comment "foreign marks too fast"
+        	}
+        	chain route-output {
+        		type route hook output priority mangle; policy accept;
+        		meta mark @exempt oif "lo" ct direction original ct mark set 0x111
+        		meta mark @exempt accept
+        		ct mark 0x111 ct direction reply meta mark set 0x111
+        	}
+        	chain nat-prerouting {
+        		type nat hook prerouting priority dstnat; policy accept;
+        		iifname { "k6t-eth0", "docker0" } tcp flags & (fin|syn|rst|ack) == syn counter redirect to :15001 comment "outbound of a virtual interface"
+        		iifname { "k6t-eth0", "docker0" } accept
+        		iif "lo" accept
+        		ip saddr 169.254.7.127 accept
+        		ip6 saddr fd16:9254:7127:1337:ffff:ffff:ffff:ffff accept
+        		tcp dport { 15008, 22, 9000-9100 } accept
+        		tcp flags & (fin|syn|rst|ack) == syn counter redirect to :15006 comment "inbound"
+        	}
+        	chain nat-output {
+        		type nat hook output priority -100; policy accept;
+        		meta mark @exempt accept
+        		oif "lo" accept
+        		tcp dport { 25 } accept
+        		tcp flags & (fin|syn|rst|ack) == syn counter redirect to :15001 comment "outbound"
+        	}
+        	chain input {
+        		type filter hook input priority filter; policy accept;
+        		iif "lo" accept
+        		iifname { "k6t-eth0", "docker0" } tcp dport 15001 accept
+        		ip saddr 169.254.7.127 accept
+        		ip6 saddr fd16:9254:7127:1337:ffff:ffff:ffff:ffff accept
+        		tcp flags & (fin|syn|rst|ack) == syn tcp dport != { 15006, 15008, 22, 9000-9100 } counter drop comment "around the capture"
+        	}
+        	chain output {
+        		type filter hook output priority filter; policy accept;
+        		meta mark @exempt accept
+        		oif "lo" accept
+        		tcp dport { 25 } accept
+        		tcp flags & (fin|syn|rst|ack) == syn ct status ! dnat counter drop comment "around the capture"
+        		tcp sport { 22, 9000-9100 } accept
+        		ip daddr 169.254.7.127 accept
+        		ip6 daddr fd16:9254:7127:1337:ffff:ffff:ffff:ffff accept
+        		tcp flags & (fin|syn|rst|ack) == syn accept
+        		ct state { invalid, new } ip saddr . tcp sport . ip daddr . tcp dport != @older4 counter drop comment "of no known connection"
+        		ct state { invalid, new } ip6 saddr . tcp sport . ip6 daddr . tcp dport != @older6 counter drop comment "of no known connection"
+        	}
+        	chain last {
+        		type filter hook postrouting priority 2147483647; policy accept;
+        		meta mark @exempt meta mark set 0
+        	}
+        }
+    "#]].assert_eq(&ruleset(&capture));
+}
+
+#[test]
+fn a_pod_that_takes_plaintext_directly() {
+    let capture = Capture { scope: Scope { inbound: false, ..scope() }, ..starting() };
+    expect![[r#"
+        add table inet isthmus
+        delete table inet isthmus
+        table inet isthmus {
+        	set exempt {
+        		type mark
+        		elements = { 0x1a2b3c4d }
+        	}
+        	set older4 {
+        		type ipv4_addr . inet_service . ipv4_addr . inet_service
+        	}
+        	set older6 {
+        		type ipv6_addr . inet_service . ipv6_addr . inet_service
+        	}
+        	chain raw-prerouting {
+        		type filter hook prerouting priority raw; policy accept;
+        		iif != "lo" udp sport 53 ct zone set 1
+        	}
+        	chain raw-output {
+        		type filter hook output priority raw; policy accept;
+        		meta mark @exempt udp dport 53 ct zone set 1
+        		meta mark @exempt accept
+        		meta mark 0 accept
+        		counter comment "foreign mark"
+        		limit rate over 100/second burst 100 packets counter drop comment "foreign marks too fast"
+        	}
+        	chain route-output {
+        		type route hook output priority mangle; policy accept;
+        		meta mark @exempt oif "lo" ct direction original ct mark set 0x111
+        		meta mark @exempt accept
+        		ct mark 0x111 ct direction reply meta mark set 0x111
+        	}
+        	chain nat-prerouting {
+        		type nat hook prerouting priority dstnat; policy accept;
+        	}
+        	chain nat-output {
+        		type nat hook output priority -100; policy accept;
+        		meta mark @exempt accept
+        		oif "lo" accept
+        		udp dport 53 counter redirect to :15053 comment "dns"
+        		tcp dport 53 tcp flags & (fin|syn|rst|ack) == syn counter redirect to :15053 comment "dns"
+        		tcp flags & (fin|syn|rst|ack) == syn counter redirect to :15001 comment "outbound"
+        	}
+        	chain output {
+        		type filter hook output priority filter; policy accept;
+        		meta mark @exempt accept
+        		oif "lo" accept
+        		tcp flags & (fin|syn|rst|ack) == syn ct status ! dnat counter drop comment "around the capture"
+        	}
+        	chain last {
+        		type filter hook postrouting priority 2147483647; policy accept;
+        		meta mark @exempt meta mark set 0
+        	}
+        }
+    "#]].assert_eq(&ruleset(&capture));
+}
+
+#[test]
+fn a_running_pod_whose_connections_are_not_known_yet() {
+    let text = ruleset(&Capture { older: None, ..starting() });
+    assert!(!text.contains("older") && !text.contains("of no known connection"), "{text}");
+    assert!(text.contains("around the capture"), "no SYN passes even then");
+}
+
+#[test]
+fn a_leaving_pod() {
+    expect![[r#"
+        add table inet isthmus
+        delete table inet isthmus
+        table inet isthmus {
+        	set exempt {
+        		type mark
+        		elements = { 0x1a2b3c4d }
+        	}
+        	chain raw-prerouting {
+        		type filter hook prerouting priority raw; policy accept;
+        		iif != "lo" udp sport 53 ct zone set 1
+        	}
+        	chain raw-output {
+        		type filter hook output priority raw; policy accept;
+        		meta mark @exempt udp dport 53 ct zone set 1
+        	}
+        	chain route-output {
+        		type route hook output priority mangle; policy accept;
+        		meta mark @exempt oif "lo" ct direction original ct mark set 0x111
+        		meta mark @exempt accept
+        		ct mark 0x111 ct direction reply meta mark set 0x111
+        	}
+        	chain nat-prerouting {
+        		type nat hook prerouting priority dstnat; policy accept;
+        	}
+        	chain nat-output {
+        		type nat hook output priority -100; policy accept;
+        	}
+        	chain last {
+        		type filter hook postrouting priority 2147483647; policy accept;
+        		meta mark @exempt meta mark set 0
+        	}
+        }
+    "#]].assert_eq(&draining(MARKS, &scope()));
+}
+
+#[test]
+fn the_guard_and_small_changes() {
+    expect![[r#"
+        add table inet isthmus-guard
+        delete table inet isthmus-guard
+        table inet isthmus-guard {
+        	chain input {
+        		type filter hook input priority filter; policy accept;
+        		iif "lo" accept
+        		meta l4proto { tcp, udp } counter drop comment "guarded until enrolled"
+        	}
+        	chain output {
+        		type filter hook output priority filter; policy accept;
+        		oif "lo" accept
+        		meta l4proto { tcp, udp } counter drop comment "guarded until enrolled"
+        	}
+        	chain forward {
+        		type filter hook forward priority filter; policy accept;
+        		iif "lo" accept
+        		meta l4proto { tcp, udp } counter drop comment "guarded until enrolled"
+        	}
+        }
+    "#]].assert_eq(&guard());
+    expect![[r#"
+        add table inet isthmus
+        delete table inet isthmus
+        add table inet isthmus-guard
+        delete table inet isthmus-guard
+    "#]].assert_eq(&removal());
+    expect![[r#"
+        flush set inet isthmus exempt
+        add element inet isthmus exempt { 0x1a2b3c4d, 0x00000539 }
+    "#]].assert_eq(&remark(Marks { fixed_too: true, ..MARKS }));
+}
+
+#[test]
+fn marks_that_mean_something_else_are_not_drawn() {
+    for (bits, usable) in [(0, false), (FIXED_MARK, false), (RETURN_MARK, false), (0x7777_7539, false), (0x8000_0111, false), (1, true), (u32::MAX, true)] {
+        assert_eq!(usable_mark(bits), usable.then_some(bits), "{bits:#x}");
+    }
+    assert_eq!(own_mark(&[FIXED_MARK, 77]), Some(77));
+    assert_eq!(own_mark(&[77]), Some(77));
+    assert_eq!(own_mark(&[FIXED_MARK]), None);
+}
