@@ -45,6 +45,7 @@ pub enum Update {
 pub struct Catalog {
     shelves: BTreeMap<&'static str, Shelf>,
     ready: bool,
+    epoch: u64,
     recent: Recent<Names>,
 }
 
@@ -167,6 +168,16 @@ impl CatalogWriter {
         }
     }
 
+    /// The generation of the leader whose decisions these are. Clients that heard from a later one do not take what an
+    /// earlier one says, so a controller that was cut off cannot roll the mesh back. 0, the default: there are no
+    /// generations.
+    pub fn set_epoch(&mut self, epoch: u64) {
+        if self.draft.epoch != epoch {
+            self.draft.epoch = epoch;
+            self.publisher.publish(self.draft.clone());
+        }
+    }
+
     pub fn catalog(&self) -> &Catalog {
         &self.draft
     }
@@ -184,6 +195,10 @@ impl Catalog {
     /// Counts publications.
     pub fn version(&self) -> u64 {
         self.recent.version()
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     pub fn shelf(&self, type_url: &str) -> Option<&Shelf> {

@@ -25,6 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 use crate::delta::{Delta, Interest};
+use crate::epoch::Epochs;
 use crate::messages::discovery::{DELTA_METHOD, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use crate::messages::{ADDRESS, AUTHORIZATION};
 use crate::world::WorldWriter;
@@ -120,6 +121,7 @@ pub struct Client<D> {
     observe: Arc<dyn Observe>,
     world: WorldWriter,
     delta: Delta,
+    epochs: Epochs,
     asks: Asks,
     contact: watch::Sender<Contact>,
     block: Option<BlockReady>,
@@ -154,6 +156,7 @@ where
         Client {
             asks: Asks::new(config.limits.pending_max),
             delta: Delta::new(&[(ADDRESS, addresses), (AUTHORIZATION, Interest::Everything)]),
+            epochs: Epochs::default(),
             dial: Arc::new(dial),
             token: Arc::new(token),
             observe: Arc::new(()),
@@ -283,6 +286,8 @@ where
             let request = tokio::select! {
                 response = responses.message() => match response.map_err(StreamError::Stream)? {
                     Some(response) => {
+                        let admitted = self.epochs.admit(&response.system_version_info, Instant::now());
+                        admitted.map_err(|outdated| StreamError::Stream(Status::failed_precondition(outdated.to_string())))?;
                         *heard = true;
                         Some(self.take(response).await)
                     }

@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod claim;
 pub mod push;
 pub mod server;
+mod epoch;
 mod recent;
 
 pub use catalog::{Catalog, CatalogWriter, Offer, Update, catalog};

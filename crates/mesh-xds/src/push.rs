@@ -13,6 +13,7 @@ use prost::Message;
 
 use crate::catalog::{Catalog, Offer};
 use crate::claim::Caller;
+use crate::epoch::system_version;
 use crate::messages::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use crate::messages::{ADDRESS, AUTHORIZATION, Any, WORKLOAD};
 
@@ -252,7 +253,7 @@ impl Told {
         size: Size,
         empty: Empty,
     ) -> Vec<DeltaDiscoveryResponse> {
-        let version = self.status.version.to_string();
+        let version = system_version(self.seen.epoch(), self.seen.version());
         let message = |resources, removed_resources, nonce: String| DeltaDiscoveryResponse {
             system_version_info: version.clone(),
             resources,
