@@ -27,6 +27,8 @@ pub enum Command {
     Status(Output),
     /// Open connections: who, to whom, through which service, encrypted or not.
     Connections(Output),
+    /// Ask the mesh what it would do with a connection, and why.
+    Why(Why),
     /// What the mesh claims, shown step by step on the traffic of the sample shop.
     Tour {
         /// Do not wait between the steps.
@@ -60,6 +62,16 @@ pub struct Exec {
 
 #[derive(Debug, Args)]
 pub struct Output {
+    #[arg(short, long, default_value = "table")]
+    pub output: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct Why {
+    /// Who calls: NAME or NAMESPACE/NAME of a pod, or an address.
+    pub pod: String,
+    /// HOST:PORT as the caller would write it.
+    pub destination: String,
     #[arg(short, long, default_value = "table")]
     pub output: Format,
 }

@@ -19,6 +19,7 @@ pub mod up;
 pub mod down;
 pub mod exec;
 pub mod status;
+pub mod why;
 pub mod view;
 pub mod sample;
 pub mod shop;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use isthmus::cli::{Cli, Command};
-use isthmus::{down, exec, lab, say, status, tour, up, view};
+use isthmus::{down, exec, lab, say, status, tour, up, view, why};
 
 fn main() -> ExitCode {
     // The stages of a pod's first process come before any thread: a user namespace needs a process with one thread.
@@ -29,6 +29,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Exec(what) => exec::exec(&cli.name, &what),
             Command::Status(options) => status::status(&cli.name, &options).await,
             Command::Connections(options) => view::connections::connections(&cli.name, &options).await,
+            Command::Why(options) => why::why(&cli.name, &options).await,
             Command::Tour { once } => tour::tour_of(&cli.name, once).await,
         }
     })

@@ -144,7 +144,7 @@ impl Lab {
     async fn start_mesh(&mut self) -> anyhow::Result<()> {
         let tokens = token::Tokens::new(&self.state)?;
         self.publish()?;
-        for spec in mesh::programs(&self.machine, &self.state, &self.bin, &tokens)? {
+        for spec in mesh::programs(&self.machine, &self.state, &self.bin)? {
             self.programs.push(Supervised::start(spec)?);
         }
         self.tokens = Some(tokens);

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::metrics::samples;
 use super::refusals::{self, Refusal};
 use super::traffic::{Row, bytes, rows};
+use super::verdicts;
 use crate::lab::state::State;
 use crate::mesh::ask::{METRICS_PORT, get};
 use crate::{say, status};
@@ -63,6 +64,7 @@ pub async fn picture(state: &State) -> Picture {
         }
     }
     picture.rows = rows(&all);
+    verdicts::ask(state, &mut picture.rows).await;
     picture.refusals = refusals::recent(state, REFUSALS);
     picture
 }
@@ -102,8 +104,11 @@ fn cells(row: &Row, refusals: &[Refusal]) -> [String; 7] {
     ]
 }
 
-/// Allowed, refused, or both over time; with the policy that refused last.
+/// What is decided now, and what was refused until now; where nobody could be asked, what the counters say.
 fn verdict(row: &Row, refusals: &[Refusal]) -> String {
+    if let Some(now) = &row.verdict {
+        return if row.denied > 0 { format!("{now}; {} refused", row.denied) } else { now.clone() };
+    }
     let refused = row.denied > 0;
     let by = refusals.iter().rev().find(|refusal| refusal.concerns(&row.source, &row.destination)).and_then(|refusal| refusal.policy.clone());
     match (row.opened > row.denied || !refused, refused) {
@@ -199,8 +204,9 @@ mod tests {
     fn the_verdict_names_the_policy_that_refused() {
         let row = Row { source: "ns/shop/sa/load".into(), destination: "ns/shop/sa/db".into(), opened: 2, denied: 2, ..Row::default() };
         let refusal = Refusal { source: "ns/shop/sa/load".into(), destination: "ns/shop/sa/db".into(), policy: Some("shop/db-for-cart-only".into()), ..Refusal::default() };
-        assert_eq!(verdict(&row, &[refusal.clone()]), "refused by shop/db-for-cart-only");
+        assert_eq!(verdict(&row, std::slice::from_ref(&refusal)), "refused by shop/db-for-cart-only");
         assert_eq!(verdict(&Row { denied: 0, ..row.clone() }, &[refusal]), "allowed");
-        assert_eq!(verdict(&Row { opened: 5, ..row }, &[]), "allowed; 2 refused");
+        assert_eq!(verdict(&Row { opened: 5, ..row.clone() }, &[]), "allowed; 2 refused");
+        assert_eq!(verdict(&Row { verdict: Some("allowed by shop/p".into()), ..row }, &[]), "allowed by shop/p; 2 refused");
     }
 }

@@ -5,4 +5,5 @@ pub mod metrics;
 pub mod traffic;
 pub mod connections;
 pub mod refusals;
+pub mod verdicts;
 pub mod live;

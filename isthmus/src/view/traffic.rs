@@ -17,6 +17,11 @@ pub struct Row {
     pub bytes: u64,
     pub denied: u64,
     pub failed: u64,
+    /// Source and destination workload as NAMESPACE/NAME.
+    pub from: String,
+    pub to: String,
+    /// What is decided about this pair now, and by what; none if it was not asked.
+    pub verdict: Option<String>,
 }
 
 /// Counters that both ends of a connection have in common.
@@ -53,6 +58,8 @@ pub fn rows(samples: &[Sample]) -> Vec<Row> {
         let row = &mut sums.row;
         row.source = name(label("source_principal"), &pair.source);
         row.destination = name(label("destination_principal"), &pair.destination);
+        row.from = format!("{}/{}", pair.source.0, pair.source.1);
+        row.to = format!("{}/{}", pair.destination.0, pair.destination.1);
         row.encrypted = security == "mutual_tls";
         if label("destination_service_name") != "unknown" {
             row.service = format!("{}.{}", label("destination_service_name"), label("destination_service_namespace"));
@@ -149,6 +156,9 @@ mod tests {
                 bytes: 1000,
                 denied: 1,
                 failed: 0,
+                from: "shop/load".into(),
+                to: "shop/front".into(),
+                verdict: None,
             }]
         );
     }

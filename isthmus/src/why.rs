@@ -1,0 +1,103 @@
+//! `isthmus why POD DEST`: asks the daemon that would decide, and prints its words. Nothing is decided here.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::cli::{Format, Why};
+use crate::lab::state::State;
+use crate::mesh::ask::{ADMIN_PORT, get};
+use crate::say::{BAD, GOOD, NOTE};
+use crate::status::table;
+
+pub async fn why(mesh: &Option<String>, options: &Why) -> anyhow::Result<ExitCode> {
+    let state = State::find(mesh.as_deref())?;
+    let told = ask(&state, &options.pod, &options.destination).await?;
+    match options.output {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&told)?),
+        Format::Table => show(&told),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the caller's node; for an address, or a pod outside the mesh, the first node: all know the same.
+async fn ask(state: &State, from: &str, to: &str) -> anyhow::Result<Value> {
+    if to.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        bail!("{to:?} has no port; write HOST:PORT, for example front.shop:80");
+    }
+    let first = state.nodes.first().context("the mesh has no node")?;
+    if from.parse::<std::net::IpAddr>().is_ok() {
+        return explain(&first.netns, from, to).await;
+    }
+    let pod = state.pod(from)?;
+    let node = state.nodes.iter().find(|node| node.name == pod.node).unwrap_or(first);
+    let from = if pod.wanted { pod.name.to_string() } else { pod.addresses.v4.to_string() };
+    explain(&node.netns, &from, to).await
+}
+
+/// `GET /why` of the daemon in namespace `netns`.
+pub async fn explain(netns: &str, from: &str, to: &str) -> anyhow::Result<Value> {
+    let answer = get(netns, ADMIN_PORT, &format!("/why?from={}&to={}", escaped(from), escaped(to))).await?;
+    serde_json::from_slice(&answer).context("the daemon's answer is no JSON")
+}
+
+/// Percent-encoding of everything but what RFC 3986 leaves unreserved.
+fn escaped(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}
+
+fn show(told: &Value) {
+    let text = |path: &str| told.pointer(path).and_then(Value::as_str);
+    let refused = told.pointer("/policy/allowed") == Some(&Value::Bool(false)) || text("/resolve/outcome") == Some("refused");
+    let style = if refused { BAD } else { GOOD };
+    anstream::println!("{style}{}{style:#}", text("/answer").unwrap_or("the daemon gave no answer"));
+    let lines = [
+        ("from", ["/from/workload", "/from/identity", "/from/address"].as_slice()),
+        ("to", &["/to/stands_for", "/to/standsFor", "/to/address"]),
+        ("path", &["/resolve/because", "/resolve/via", "/resolve/address", "/resolve/authority"]),
+        ("policy", &["/policy/because", "/policy/judge"]),
+    ];
+    for (title, paths) in lines {
+        let parts: Vec<&str> = paths.iter().filter_map(|path| text(path)).filter(|part| !part.is_empty()).collect();
+        if !parts.is_empty() {
+            println!("  {title:<7} {}", parts.join(", "));
+        }
+    }
+    for reason in ["/resolve/reason", "/policy/reason"] {
+        if let (Some(sentence), Some(advice)) = (text(&format!("{reason}/sentence")), text(&format!("{reason}/advice"))) {
+            anstream::println!("  {NOTE}reason{NOTE:#}  {sentence}\n  {NOTE}advice{NOTE:#}  {advice}");
+        }
+    }
+    let endpoints = told["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !endpoints.is_empty() {
+        let mut shown = table(["ENDPOINT", "JUDGEMENT", "PORT", "RANK", "WEIGHT"]);
+        for endpoint in endpoints {
+            let cell = |key: &str| match &endpoint[key] {
+                Value::String(text) => text.clone(),
+                Value::Number(number) => number.to_string(),
+                _ => "-".to_owned(),
+            };
+            shown.add_row(["workload", "judgement", "port", "rank", "weight"].map(cell));
+        }
+        println!("{shown}");
+    }
+    for note in told["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        println!("  note    {note}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_escaped() {
+        assert_eq!(escaped("shop/cart&x=[fd10::1]:80"), "shop%2Fcart%26x%3D%5Bfd10%3A%3A1%5D%3A80");
+    }
+}
