@@ -126,7 +126,14 @@ impl Credentials {
         self.shared.handle(&mut core, Event::Forget(identity.clone()));
     }
 
-    /// Identities that are kept or asked for.
+    /// The identities that are kept or asked for, in order.
+    pub fn identities(&self) -> Vec<SpiffeId> {
+        let mut held: Vec<SpiffeId> = self.shared.slots.read().keys().cloned().collect();
+        held.sort();
+        held
+    }
+
+    /// How many identities are kept or asked for.
     pub fn len(&self) -> usize {
         self.shared.slots.read().len()
     }

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mesh_model::identity::SpiffeId;
 use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
@@ -186,5 +188,27 @@ impl Leaf {
         let mut answer: Vec<String> = self.chain.iter().map(pem::encode).collect();
         answer.push(roots.iter().map(pem::encode).collect());
         answer
+    }
+}
+
+/// Calls `check` with damaged copies of `seed`: bits flipped, parts cut out, repeated, exchanged, or appended. Always the
+/// same ones, so a failure comes again.
+pub fn mutations(seed: &[u8], count: usize, mut check: impl FnMut(&[u8])) {
+    let mut rng = SmallRng::seed_from_u64(7);
+    for _ in 0..count {
+        let mut bytes = seed.to_vec();
+        for _ in 0..rng.random_range(1..4) {
+            let (a, b) = (rng.random_range(0..=bytes.len()), rng.random_range(0..=bytes.len()));
+            let (from, to) = (a.min(b), a.max(b).min(a.min(b) + 64));
+            match rng.random_range(0..6) {
+                0 if from < bytes.len() => bytes[from] ^= 1 << rng.random_range(0..8),
+                1 if from < bytes.len() => bytes[from] = rng.random(),
+                2 => drop(bytes.drain(from..to)),
+                3 => bytes.extend_from_within(from..to),
+                4 => bytes.truncate(from.max(seed.len() / 2)),
+                _ => bytes.insert(from, rng.random()),
+            }
+        }
+        check(&bytes);
     }
 }

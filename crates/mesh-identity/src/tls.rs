@@ -15,7 +15,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ServerConfig, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
@@ -68,12 +68,15 @@ pub struct Tls {
 pub enum TlsFailure {
     #[error("the TLS handshake took longer than {0:?}")]
     TimedOut(Duration),
-    /// We refused the far end.
+    /// We refused who is there.
     #[error("TLS: {0}")]
     Peer(Arc<NotOurPeer>),
-    /// The two ends do not agree, or the far end refused us.
+    /// We refused the certificate for a cause that has its own alert: expired, revoked, unknown issuer, wrong purpose.
+    #[error("TLS: the peer's certificate is refused: {0}")]
+    Certificate(CertificateError),
+    /// The two ends do not agree, or the far end refused us (`AlertReceived`).
     #[error("TLS: {0}")]
-    Protocol(#[from] rustls::Error),
+    Protocol(rustls::Error),
     #[error("the connection broke during the TLS handshake: {0}")]
     Io(io::Error),
 }
@@ -192,21 +195,15 @@ impl TlsFailure {
         let Some(tls) = err.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
             return TlsFailure::Io(err);
         };
-        match refusal(tls) {
-            Some(refused) => TlsFailure::Peer(refused),
-            None => TlsFailure::Protocol(tls.clone()),
+        let rustls::Error::InvalidCertificate(cause) = tls else { return TlsFailure::Protocol(tls.clone()) };
+        let ours = match cause {
+            CertificateError::Other(other) => other.0.downcast_ref::<NotOurPeer>(),
+            _ => None,
+        };
+        match ours {
+            Some(refused) => TlsFailure::Peer(Arc::new(refused.clone())),
+            None => TlsFailure::Certificate(cause.clone()),
         }
-    }
-}
-
-/// Our own reason inside rustls' error, if it was us who refused.
-fn refusal(err: &rustls::Error) -> Option<Arc<NotOurPeer>> {
-    let rustls::Error::InvalidCertificate(cause) = err else { return None };
-    match cause {
-        rustls::CertificateError::Other(other) => {
-            other.0.downcast_ref::<NotOurPeer>().map(|refused| Arc::new(refused.clone()))
-        }
-        _ => None,
     }
 }
 

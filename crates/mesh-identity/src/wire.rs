@@ -38,3 +38,46 @@ pub fn string_of<'a>(metadata: Option<&'a prost_types::Struct>, key: &str) -> Re
         _ => Err(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message;
+
+    // spec/controlplane.md 3.1: the numbers of the fields are the contract
+    #[test]
+    fn messages_have_the_bytes_of_the_contract() {
+        let metadata = Some(one_string("K", "v".to_owned()));
+        let request = IstioCertificateRequest { csr: "c".to_owned(), validity_duration: 86_400, metadata };
+        let bytes = request.encode_to_vec();
+        let expect = b"\x0a\x01c\x18\x80\xa3\x05\x22\x0a\x0a\x08\x0a\x01K\x12\x03\x1a\x01v";
+        assert_eq!(bytes, expect);
+        assert_eq!(IstioCertificateRequest::decode(bytes.as_slice()).unwrap(), request);
+        assert_eq!(string_of(request.metadata.as_ref(), "K"), Ok(Some("v")));
+        assert_eq!(string_of(request.metadata.as_ref(), "k"), Ok(None));
+        let answer = IstioCertificateResponse { cert_chain: vec!["a".to_owned(), "b".to_owned()] };
+        assert_eq!(answer.encode_to_vec(), b"\x0a\x01a\x0a\x01b");
+    }
+
+    #[test]
+    fn mutated_requests_never_panic() {
+        let metadata = Some(one_string(IMPERSONATED_IDENTITY, "spiffe://td/ns/a/sa/b".to_owned()));
+        let request = IstioCertificateRequest { csr: "c".repeat(100), validity_duration: 86_400, metadata };
+        crate::testing::mutations(&request.encode_to_vec(), 5000, |bytes| {
+            if let Ok(read) = IstioCertificateRequest::decode(bytes) {
+                let _ = string_of(read.metadata.as_ref(), IMPERSONATED_IDENTITY);
+            }
+        });
+        // Lists in lists in lists: the decoder ends at its own depth.
+        let deep = (0..5000).fold(Vec::new(), |within: Vec<u8>, _| {
+            let mut field = vec![0x32];
+            prost::encode_length_delimiter(within.len(), &mut field).unwrap();
+            field.extend(within);
+            let mut list = vec![0x0a];
+            prost::encode_length_delimiter(field.len(), &mut list).unwrap();
+            list.extend(field);
+            list
+        });
+        assert!(prost_types::ListValue::decode(deep.as_slice()).is_err());
+    }
+}

@@ -119,3 +119,24 @@ fn the_key_is_never_printed() {
          not_after: \"2026-03-05T05:06:07Z\", .. }"
     );
 }
+
+// A hostile or broken authority, or one in the middle
+#[test]
+fn mutated_answers_never_panic_and_never_name_another() {
+    let root = Signer::root("a");
+    let leaf = leaf(&root);
+    crate::testing::mutations(&leaf.chain[0], 1500, |bytes| {
+        let answer = [pem::section("CERTIFICATE", bytes), pem::encode(&root.root)];
+        if let Ok(credential) = take(&answer, leaf.key.clone_key()) {
+            assert_eq!(credential.chain(), leaf.chain, "a damaged leaf has no valid signature");
+        }
+    });
+    crate::testing::mutations(&root.root, 1500, |bytes| {
+        let answer = [pem::encode(&leaf.chain[0]), pem::section("CERTIFICATE", bytes)];
+        let _ = take(&answer, leaf.key.clone_key());
+    });
+    crate::testing::mutations(pem::encode(&leaf.chain[0]).as_bytes(), 1000, |bytes| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let _ = take(&[text, pem::encode(&root.root)], leaf.key.clone_key());
+    });
+}

@@ -5,6 +5,7 @@ use mesh_model::identity::SpiffeId;
 use tokio::io::duplex;
 
 use crate::credential::Credential;
+use crate::pem;
 use crate::testing::{DAY, HandClock, Leaf, Signer, id, uri};
 use crate::tls::{KeyExchange, Tls};
 
@@ -56,8 +57,6 @@ fn files_are_read_whole_or_not_at_all() {
         assert!(err.contains(expect), "expected {expect:?}, got {err:?}");
     }
 }
-
-use crate::pem;
 
 // V-22, V-29-like: lengths that lie
 #[test]
@@ -288,4 +287,18 @@ async fn the_file_is_followed_and_a_broken_one_keeps_the_last_good() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(book.lists().len(), 2);
     follower.abort();
+}
+
+#[test]
+fn mutated_lists_never_panic() {
+    let root = Signer::root("a");
+    let leaf = leaf(&root, 7);
+    crate::testing::mutations(&root.crl(&[7, 8, 9]), 3000, |bytes| {
+        if let Ok(lists) = CrlSet::parse(bytes) {
+            let _ = verdict(&leaf, &root, &lists); // may say anything, but must say it
+        }
+    });
+    crate::testing::mutations(root.crl_pem(&[7]).as_bytes(), 1000, |bytes| {
+        let _ = CrlSet::parse(bytes);
+    });
 }

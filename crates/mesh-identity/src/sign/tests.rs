@@ -338,3 +338,25 @@ fn an_expired_root_is_not_silently_replaced() {
     valid(&mut params, now, now); // the helper and the authority agree on what a date is
     assert_eq!(params.not_before, params.not_after);
 }
+
+// T-07
+#[test]
+fn mutated_requests_never_panic_and_never_carry_anything_over() {
+    let ca = ca();
+    let request = csr::request(&cart()).unwrap();
+    let der = parsed(&request.csr).contents;
+    let key = X509CertificationRequest::from_der(&der).unwrap().1.certification_request_info.subject_pki.raw.to_vec();
+    crate::testing::mutations(&der, 1500, |bytes| {
+        let csr = pem::section("CERTIFICATE REQUEST", bytes);
+        // Damage outside of what is signed may go unnoticed; what is signed may not change.
+        if let Ok(issued) = ca.issue(&csr, &cart(), HOUR, start()) {
+            assert_eq!(parsed(&issued.chain[0]).parse_x509().unwrap().public_key().raw, key);
+            assert!(issued.ignored.is_empty());
+        }
+    });
+    crate::testing::mutations(request.csr.as_bytes(), 1000, |bytes| {
+        if let Ok(issued) = ca.issue(&String::from_utf8_lossy(bytes), &cart(), HOUR, start()) {
+            assert!(issued.ignored.is_empty());
+        }
+    });
+}

@@ -450,3 +450,83 @@ async fn a_peer_that_hangs_up_is_an_io_failure() {
     drop(near);
     assert!(matches!(plain().accept(far, &web).await, Err(TlsFailure::Io(_))));
 }
+
+/// Feeds raw bytes to a server that accepts, and tells how it ended.
+async fn feed(bytes: &[u8]) -> Result<(), TlsFailure> {
+    let root = Signer::root("a");
+    let (_, web) = pair(&root);
+    let (mut near, far) = duplex(1 << 20);
+    near.write_all(bytes).await.unwrap();
+    let accepted = plain().accept(far, &web).await.map(|_| ());
+    drop(near);
+    accepted
+}
+
+fn record(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+    [&[kind, 3, 3][..], &length, body].concat()
+}
+
+// V-20: records that have no place in a handshake
+#[tokio::test(start_paused = true)]
+async fn odd_records_end_the_handshake() {
+    let rows: [(&str, Vec<u8>); 8] = [
+        ("close_notify", record(21, &[1, 0])),
+        ("a fatal alert", record(21, &[2, 40])),
+        ("a flood of warnings", record(21, &[1, 90]).repeat(10_000)),
+        ("a flood of empty handshake records", record(22, &[]).repeat(10_000)),
+        ("a flood of empty data records", record(23, &[]).repeat(10_000)),
+        ("data", record(23, b"GET / HTTP/1.1\r\n\r\n")),
+        ("heartbeat", record(24, &[1, 0x40, 0])),
+        ("change of cipher without end", record(20, &[1]).repeat(10_000)),
+    ];
+    for (what, bytes) in rows {
+        let began = std::time::Instant::now();
+        assert!(feed(&bytes).await.is_err(), "{what}");
+        assert!(began.elapsed() < Duration::from_secs(2), "{what} took {:?}", began.elapsed());
+    }
+}
+
+// V-20: 100,000 key updates cost bounded time and no memory
+#[test]
+fn a_flood_of_key_updates_is_bounded() {
+    let root = Signer::root("a");
+    let (cart, web) = pair(&root);
+    let tls = plain();
+    let (mut client, mut server) = run(tls.client_config(&cart, &[id("shop", "web")]), tls.server_config(&web)).unwrap();
+    let began = std::time::Instant::now();
+    let mut refused = None;
+    for _ in 0..100_000 {
+        client.refresh_traffic_keys().unwrap();
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).unwrap();
+        server.read_tls(&mut wire.as_slice()).unwrap();
+        if let Err(err) = server.process_new_packets() {
+            refused = Some(err);
+            break;
+        }
+    }
+    let mut answer = Vec::new();
+    while server.wants_write() {
+        server.write_tls(&mut answer).unwrap();
+    }
+    assert!(answer.len() < 4096, "{} bytes wait to be sent", answer.len());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}, {refused:?}", began.elapsed());
+}
+
+// Every damaged hello ends in an answer, an alert or a wish for more, never in a panic.
+#[test]
+fn mutated_hellos_never_panic() {
+    let root = Signer::root("a");
+    let (cart, web) = pair(&root);
+    let tls = plain();
+    let mut client = ClientConnection::new(tls.client_config(&cart, &[id("shop", "web")]), unspoken_name()).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    crate::testing::mutations(&hello, 3000, |bytes| {
+        let mut server = ServerConnection::new(tls.server_config(&web)).unwrap();
+        let mut bytes = bytes;
+        while !bytes.is_empty() && server.read_tls(&mut bytes).is_ok() && server.process_new_packets().is_ok() {}
+        assert!(server.is_handshaking());
+    });
+}

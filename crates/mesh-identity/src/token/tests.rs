@@ -37,6 +37,7 @@ fn what_is_minted_is_verified_by_the_public_key_alone() {
     let minter = minter();
     let token = minter.mint(&subject(), AUDIENCE, minutes(10), start()).unwrap();
     assert_eq!(verifier(&minter).verify(&token, start()), Ok(subject()));
+    assert_eq!(verifier(&minter).verify_until(&token, start()), Ok((subject(), start() + minutes(10))));
     let again = Minter::from_private_pem(&minter.private_pem(), ISSUER).unwrap();
     assert_eq!(again.public_pem(), minter.public_pem());
     let token = again.mint(&Subject { pod: None, node: None, ..subject() }, AUDIENCE, minutes(10), start()).unwrap();
@@ -231,4 +232,24 @@ fn a_name_that_no_object_has_is_not_minted() {
 #[test]
 fn secrets_are_not_printed() {
     assert_eq!(format!("{:?}", minter()), "Minter { issuer: \"https://issuer.test\", .. }");
+}
+
+// V-29: any bytes where a token should be
+#[test]
+fn mutated_tokens_never_panic_and_never_pass() {
+    let minter = minter();
+    let verifier = verifier(&minter);
+    let token = minter.mint(&subject(), AUDIENCE, minutes(10), start()).unwrap();
+    crate::testing::mutations(token.as_bytes(), 3000, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        assert!(text == token || verifier.verify(&text, start()).is_err(), "{text}");
+    });
+    // The same with a valid signature over mutated claims: whatever passes says what it said before, but for the values.
+    let claims = claims().to_string();
+    crate::testing::mutations(claims.as_bytes(), 3000, |bytes| {
+        let token = signed(&minter, &json!({"alg": "ES256"}), &String::from_utf8_lossy(bytes));
+        if let Ok(subject) = verifier.verify(&token, start()) {
+            assert!(is_object_name(&subject.namespace) && is_object_name(&subject.service_account.name));
+        }
+    });
 }

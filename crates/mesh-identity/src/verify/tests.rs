@@ -70,3 +70,17 @@ fn a_long_list_of_intermediates_is_refused_before_any_path_is_built() {
     assert_eq!(check(MAX_INTERMEDIATES + 1), Err(NotOurPeer::TooManyIntermediates(9)));
     assert_eq!(check(100), Err(NotOurPeer::TooManyIntermediates(100)));
 }
+
+// V-24
+#[test]
+fn mutated_leaves_never_panic() {
+    let root = Signer::root("a");
+    let leaf = root.leaf(vec![uri("spiffe://td/ns/a/sa/b")], 7, |_| {});
+    let roots = Roots::new(std::slice::from_ref(&root.root)).unwrap();
+    crate::testing::mutations(&leaf.chain[0], 3000, |bytes| {
+        let damaged = CertificateDer::from(bytes.to_vec());
+        let _ = identity_of(&damaged);
+        let trusted = chain(&damaged, &[], &roots, Usage::Client, start(), &CrlSet::default()).is_ok();
+        assert!(!trusted || damaged == leaf.chain[0]);
+    });
+}
