@@ -151,7 +151,7 @@ pub fn markdown(knobs: &[Knob]) -> String {
             let _ = write!(page, "\n## {}\n\n| variable | type | default | meaning |\n|---|---|---|---|\n", knob.section);
         }
         let default = if knob.default.is_empty() { "(empty)" } else { &knob.default };
-        let _ = writeln!(page, "| `{}` | {} | {} | {} |", knob.env, knob.kind, default, knob.says);
+        let _ = writeln!(page, "| `{}` | {} | {} | {} |", shown(knob), knob.kind, default, knob.says);
     }
     page
 }
@@ -166,9 +166,14 @@ pub fn help(knobs: &[Knob]) -> String {
             let _ = write!(text, "\n{}:\n", knob.section);
         }
         let kind = knob.kind.replace("\\|", "|");
-        let _ = writeln!(text, "  {} ({kind}) [{}]\n      {}", knob.env, knob.default, knob.says);
+        let _ = writeln!(text, "  {} ({kind}) [{}]\n      {}", shown(knob), knob.default, knob.says);
     }
     text
+}
+
+/// A variable's name; one that stands for all that begin with it is shown with a star.
+fn shown(knob: &Knob) -> String {
+    if knob.env.ends_with('_') { format!("{}*", knob.env) } else { knob.env.to_owned() }
 }
 
 impl fmt::Display for WrongSettings {

@@ -136,7 +136,7 @@ impl Line<'_> {
         out.bare("dst.addr", canonical(self.dst_addr));
         if let Some(authority) = self.hbone_addr {
             // A peer's words: bare, as the format has it, unless that could be read as more than one value.
-            let plain = authority.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'=' && byte != b'\\');
+            let plain = authority.len() <= VALUE_BYTES_MAX && authority.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'=' && byte != b'\\');
             if plain { out.bare("dst.hbone_addr", authority) } else { out.quoted("dst.hbone_addr", authority) }
         }
         if let Some(service) = self.service {
@@ -212,6 +212,14 @@ pub fn json(out: &mut Vec<u8>, now: SystemTime, line: &Line<'_>) {
     out.extend_from_slice(b"}\n");
 }
 
+/// The beginning of a value: no name of the mesh is longer than this, and no peer may fill the log (T-17).
+fn clipped(value: &str) -> &str {
+    &value[..value.floor_char_boundary(VALUE_BYTES_MAX)]
+}
+
+/// A SPIFFE id of the longest names has 800 bytes.
+const VALUE_BYTES_MAX: usize = 1024;
+
 trait Fields {
     fn bare(&mut self, name: &'static str, value: impl Display);
     fn quoted(&mut self, name: &'static str, value: &str);
@@ -245,8 +253,8 @@ impl Fields for TextFields<'_> {
 
     fn quoted(&mut self, name: &'static str, value: &str) {
         self.name(name);
-        // The debug form escapes quotes, backslashes and everything that would break a line.
-        let _ = write!(self.out, "{value:?}");
+        // The debug form escapes quotes, backslashes and everything that would break a line or a terminal.
+        let _ = write!(self.out, "{:?}", clipped(value));
     }
 
     fn number(&mut self, name: &'static str, value: u64) {
@@ -268,7 +276,7 @@ impl Fields for JsonFields<'_> {
     fn quoted(&mut self, name: &'static str, value: &str) {
         self.name(name);
         // Strings always serialize, and a Vec always takes them.
-        let _ = serde_json::to_writer(&mut *self.out, value);
+        let _ = serde_json::to_writer(&mut *self.out, clipped(value));
     }
 
     fn number(&mut self, name: &'static str, value: u64) {

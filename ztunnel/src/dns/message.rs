@@ -175,19 +175,39 @@ impl Asked {
 
 /// Encodes a message; when it is too long, records are left out until it fits, and the packet is marked as truncated.
 pub fn fitted(mut message: Message, room: usize) -> Vec<u8> {
-    loop {
+    // More than this cannot fit, so it need not even be tried.
+    let most = room / RECORD_BYTES_LEAST;
+    if message.answers.len() <= most {
         let packet = encoded(&message);
-        if packet.len() <= room || message.answers.is_empty() {
+        if packet.len() <= room {
             return packet;
         }
-        message.metadata.truncation = true;
-        message.authorities.clear();
-        message.additionals.clear();
-        // Records are of one size, more or less: one step usually gets there, and each step takes at least one away.
-        let keep = (message.answers.len() * room / packet.len()).min(message.answers.len() - 1);
-        message.answers.truncate(keep);
     }
+    message.metadata.truncation = true;
+    message.authorities.clear();
+    message.additionals.clear();
+    let answers = std::mem::take(&mut message.answers);
+    let mut with = |count: usize| {
+        message.answers = answers[..count].to_vec();
+        encoded(&message)
+    };
+    // `fits` answers fit, `too_many` do not (or do not exist).
+    let (mut fits, mut too_many) = (0, answers.len().min(most) + 1);
+    let mut packet = with(0);
+    while too_many - fits > 1 {
+        let middle = (fits + too_many) / 2;
+        let tried = with(middle);
+        if tried.len() <= room {
+            (fits, packet) = (middle, tried);
+        } else {
+            too_many = middle;
+        }
+    }
+    packet
 }
+
+/// A record with a compressed name and no data: name 2, type 2, class 2, TTL 4, length 2 (RFC 1035 4.1.3).
+const RECORD_BYTES_LEAST: usize = 12;
 
 /// The answer to a packet whose sender asks too much: only its number is looked at. `None` for what is no question.
 pub fn refused(packet: &[u8]) -> Option<Vec<u8>> {

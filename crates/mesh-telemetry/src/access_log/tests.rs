@@ -112,6 +112,20 @@ fn what_is_unknown_is_left_out_and_what_a_peer_says_stays_one_value() {
     assert_eq!(object.as_object().unwrap().len(), 8);
 }
 
+// T-17
+#[test]
+fn a_peer_can_neither_forge_a_line_nor_fill_the_log() {
+    let ends = Ends::new();
+    let long = "\u{1b}[31mred\n2026-03-04T05:06:07.123456Z\terror\taccess".repeat(20_000);
+    let mut line = ends.line(complete(Some(Why { error: &long, ..WHY })));
+    line.hbone_addr = Some(&long);
+    let (plain, object) = both(&line);
+    for shown in [&plain, &object] {
+        assert!(shown.len() < 8 * 1024 && shown.lines().count() == 1, "{} bytes", shown.len());
+        assert!(!shown.contains('\u{1b}'));
+    }
+}
+
 #[test]
 fn only_what_the_level_lets_through_is_written() {
     let written = Arc::new(parking_lot::Mutex::new(Vec::new()));
@@ -150,8 +164,8 @@ proptest::proptest! {
         line.hbone_addr = Some(&authority);
         line.src.workload = Some(&workload);
         let (plain, object) = both(&line);
-        proptest::prop_assert_eq!(plain.matches(|c: char| c == '\n' || c == '\r').count(), 1);
+        proptest::prop_assert_eq!(plain.matches(['\n', '\r']).count(), 1);
         let object: serde_json::Value = serde_json::from_str(&object).unwrap();
-        proptest::prop_assert_eq!(object["error"].as_str(), Some(error.as_str()));
+        proptest::prop_assert_eq!(object["error"].as_str(), Some(clipped(&error)));
     }
 }

@@ -79,12 +79,15 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// Text whose control characters are escaped.
+/// Text whose control characters are escaped, and no more of it than a line can hold.
 struct OneLine<'a>(&'a str);
+
+/// A line has at most three such parts; nothing that is worth reading is longer.
+const PART_BYTES_MAX: usize = 4096;
 
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
+        for c in self.0[..self.0.floor_char_boundary(PART_BYTES_MAX)].chars() {
             if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
         }
         Ok(())

@@ -139,7 +139,7 @@ proptest! {
 
     /// The same for packets that are almost right.
     #[test]
-    fn damaged_questions_do_no_harm(name in "([a-zA-Z0-9_*-]{1,20}\\.){1,6}", kind in any::<u16>(), offered in any::<Option<u16>>(), flips in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..4)) {
+    fn damaged_questions_do_no_harm(name in "([a-zA-Z0-9_]{1,20}\\.){1,6}", kind in any::<u16>(), offered in any::<Option<u16>>(), flips in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..4)) {
         let mut packet = question(&name, RecordType::from(kind), offered);
         for (at, value) in flips {
             let at = usize::from(at) % packet.len();
