@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_net::linux::PodNet;
@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use crate::dns::answer::Naming;
 use crate::dns::serve::{Limits, Server, Settings};
 use crate::enroll::zds::Place;
-use crate::enroll::{Enrolled, PodUid, Stop};
+use crate::enroll::{Enrolled, PodInfo, PodUid, Stop};
 use crate::pod::{Mesh, Pod};
 
 /// The mark that the field's rules know, for an agent that gives none (spec/dataplane.md 2.2).
@@ -34,6 +34,7 @@ pub struct Pods {
     workers: Handle,
     drain: Drain,
     running: Mutex<HashMap<PodUid, Arc<Pod<PodNet>>>>,
+    waiting: Mutex<Vec<(PodUid, PodInfo)>>,
     counts: Counts,
 }
 
@@ -43,7 +44,7 @@ pub struct Dns {
     pub naming: Naming,
     pub servers: Vec<SocketAddr>,
     pub limits: Limits,
-    pub port: u16,
+    pub addresses: Vec<SocketAddr>,
 }
 
 struct Counts {
@@ -64,7 +65,7 @@ impl Pods {
             started: recorder.counter(&families::PROXIES_STARTED, &[]),
             stopped: recorder.counter(&families::PROXIES_STOPPED, &[]),
         };
-        Ok(Pods { mesh, home: Netns::current()?, options, dns, workers, drain, running: Mutex::default(), counts })
+        Ok(Pods { mesh, home: Netns::current()?, options, dns, workers, drain, running: Mutex::default(), waiting: Mutex::default(), counts })
     }
 
     /// Serves a pod from now on.
@@ -89,14 +90,43 @@ impl Pods {
         let started = self.workers.spawn(starting).await.map_err(io::Error::other)??;
         tracing::info!(pod = %pod.info.name, namespace = %pod.info.namespace, uid = %pod.uid.0, "serving a pod");
         self.counts.started.increment(1);
+        self.have_certificate_ready(&started);
         self.running.lock().insert(pod.uid.clone(), started);
         Ok(())
+    }
+
+    /// The certificate is there before the first connection asks for it.
+    fn have_certificate_ready(&self, pod: &Arc<Pod<PodNet>>) {
+        let pod = pod.clone();
+        self.workers.spawn(async move {
+            let known = tokio::select! { known = pod.me() => known, () = pod.drain.soft() => return };
+            if let Ok(me) = known {
+                pod.mesh.credentials.prefetch(&me.identity());
+            }
+        });
+    }
+
+    /// The last pod of an identity is gone: its key need not be kept.
+    fn forget_certificate(&self, pod: &Pod<PodNet>) {
+        let same = |other: &Arc<Pod<PodNet>>| {
+            other.info.namespace == pod.info.namespace && other.info.service_account == pod.info.service_account
+        };
+        if self.running.lock().values().any(same) {
+            return;
+        }
+        let held = pod.mesh.credentials.identities();
+        for identity in held {
+            if identity.namespace == pod.info.namespace && identity.service_account == pod.info.service_account {
+                pod.mesh.credentials.forget(&identity);
+            }
+        }
     }
 
     /// Stops serving a pod; what is open is cut or drained in the background.
     pub fn stop(&self, uid: &PodUid, how: Stop) {
         let Some(pod) = self.running.lock().remove(uid) else { return };
         self.counts.stopped.increment(1);
+        self.forget_certificate(&pod);
         tracing::info!(pod = %pod.info.name, namespace = %pod.info.namespace, ?how, "no longer serving a pod");
         self.workers.spawn(async move {
             if let Drained::Forced { left } = pod.stop(how).await {
@@ -106,9 +136,15 @@ impl Pods {
     }
 
     /// Writes down how many pods are served and how many wait.
-    pub fn count(&self, pending: usize) {
+    pub fn count(&self, pending: Vec<(PodUid, PodInfo)>) {
         self.counts.active.set(self.running.lock().len() as f64);
-        self.counts.pending.set(pending as f64);
+        self.counts.pending.set(pending.len() as f64);
+        *self.waiting.lock() = pending;
+    }
+
+    /// Pods that could not be started yet.
+    pub fn waiting(&self) -> Vec<(PodUid, PodInfo)> {
+        self.waiting.lock().clone()
     }
 
     /// All that run, in the order of their uids.
@@ -121,8 +157,6 @@ impl Pods {
 
 impl Dns {
     async fn serve(&self, pod: &Pod<PodNet>, net: PodNet) -> io::Result<()> {
-        let addresses = [SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.port), SocketAddr::new(Ipv6Addr::LOCALHOST.into(), self.port)];
-        let served = if pod.mesh.settings.ipv6 { &addresses[..] } else { &addresses[..1] };
         let settings = Settings {
             net,
             own: pod.own.clone(),
@@ -132,7 +166,7 @@ impl Dns {
             recorder: pod.mesh.accounts.traffic().recorder().clone(),
             limits: self.limits,
         };
-        Server::bind(settings, served).await?.start(&pod.drain);
+        Server::bind(settings, &self.addresses).await?.start(&pod.drain);
         Ok(())
     }
 }

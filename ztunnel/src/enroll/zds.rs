@@ -155,7 +155,7 @@ impl Zds {
                 }
             }
         }
-        self.pods.count(self.book.pending().count());
+        self.pods.count(self.book.pending().map(|pod| (pod.uid.clone(), pod.info.clone())).collect());
         lost.map(Ended::Lost)
     }
 
