@@ -33,6 +33,10 @@ pub fn inside(pod: &PodState, words: &[&str]) -> anyhow::Result<Command> {
     let init = pod.init.filter(|init| init.is_alive()).with_context(|| format!("pod {} does not run (it is {:?}, mesh: {}); its log is {}", pod.name, pod.phase, pod.redirection, pod.log.display()))?;
     let contained = contained(words);
     let mut command = Command::new("nsenter");
+    if std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny") {
+        // With one user id there are no groups to drop, and the kernel refuses to try.
+        command.arg("--preserve-credentials");
+    }
     command.args(["--target", &init.pid.to_string(), "--user", "--mount", "--uts", "--ipc", "--net", "--pid", "--wd=/", "--"]);
     command.arg(contained.get_program()).args(contained.get_args());
     command.env_clear().env("PATH", PATH).env("HOME", "/tmp");

@@ -10,8 +10,8 @@ use anyhow::Context;
 use nix::sys::signal::Signal;
 
 use crate::lab::process::{self, ProcessId};
-use crate::lab::state::State;
-use crate::lab::netns;
+use crate::lab::state::{State, base};
+use crate::lab::{machine, netns};
 
 /// How long programs have to end by themselves; ztunnel drains for at most 5 s (spec/dataplane.md 9.1).
 const END_WITHIN: Duration = Duration::from_secs(6);
@@ -55,7 +55,10 @@ pub async fn remove_all(mesh: &str, run: &Path, how: How) -> anyhow::Result<Remo
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(|| format!("cannot remove {}", run.display())),
         _ => {}
     }
-    // The folder of all meshes goes with the last one.
+    // The folder of all meshes goes with the last one; a normal user has one mesh, and it is this.
+    if machine::is_inside() {
+        let _ = fs::remove_file(machine::outer_file(&base()));
+    }
     if let Some(base) = run.parent() {
         let _ = fs::remove_dir(base);
     }
