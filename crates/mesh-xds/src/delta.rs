@@ -48,6 +48,8 @@ struct Subscription {
 pub struct Outcome {
     /// Name and version.
     pub accepted: Vec<(Arc<str>, Arc<str>)>,
+    /// How many of them were not held before.
+    pub added: usize,
     pub removed: Vec<Arc<str>>,
     /// Name and reason.
     pub rejected: Vec<(Arc<str>, String)>,

@@ -15,6 +15,8 @@ pub mod push;
 pub mod server;
 mod epoch;
 mod recent;
+#[cfg(test)]
+mod testing;
 
 pub use catalog::{Catalog, CatalogWriter, Offer, Update, catalog};
 pub use claim::{Account, Scope};

@@ -39,11 +39,12 @@ impl<D> Client<D> {
         let name: Arc<str> = resource.name.as_str().into();
         // Also of what is refused: who waits for it must not wait for ever.
         outcome.aliases.extend(resource.aliases.iter().map(|name| Arc::from(name.as_str())));
-        match self.edit(type_url, resource) {
+        match self.edit(type_url, resource, outcome.added) {
             Ok(edit) => {
                 if self.delta.interest(type_url) == Some(Interest::OnDemand) {
                     outcome.aliases.extend(edit.as_ref().into_iter().flat_map(own_aliases));
                 }
+                outcome.added += usize::from(!self.delta.holds(type_url, &name));
                 outcome.accepted.push((name, resource.version.as_str().into()));
                 edit
             }
@@ -55,14 +56,15 @@ impl<D> Client<D> {
         }
     }
 
-    fn edit(&self, type_url: &str, resource: &Resource) -> Result<Option<Edit>, Refused> {
+    /// `added`: resources of this response that were not held before.
+    fn edit(&self, type_url: &str, resource: &Resource, added: usize) -> Result<Option<Edit>, Refused> {
         let refused = |reason: String| Refused { reason, edit: None };
         let Some(content) = &resource.resource else { return Err(refused("no content".into())) };
         if resource.name.is_empty() {
             return Err(refused("no name".into()));
         }
         let max = self.config.limits.resources_max;
-        if self.delta.held(type_url) >= max && !self.delta.holds(type_url, &resource.name) {
+        if self.delta.held(type_url) + added >= max && !self.delta.holds(type_url, &resource.name) {
             return Err(refused(format!("more than {max} resources; raise the limit")));
         }
         match type_url {

@@ -129,13 +129,13 @@ fn on_demand_asks_for_each_name_once_until_it_is_answered() {
     // The answer comes under another name and is known by its alias.
     let mut outcome = accepted(&[("uid", "1")]);
     outcome.aliases = vec![name.clone()];
-    assert_eq!(delta.settle(ADDRESS, "1", outcome).answered, [name.clone()]);
+    assert_eq!(delta.settle(ADDRESS, "1", outcome).answered, std::slice::from_ref(&name));
     assert_eq!((delta.pending(), claims(&delta, 0)), (0, vec![pair("uid", "1")]));
 
     // "There is none" and "it is bad" are answers too.
     for outcome in [removed(&["/10.0.0.1"]), rejected(&[("/10.0.0.1", "bad")])] {
         assert!(delta.ask(ADDRESS, &name).is_some());
-        assert_eq!(delta.settle(ADDRESS, "2", outcome).answered, [name.clone()]);
+        assert_eq!(delta.settle(ADDRESS, "2", outcome).answered, std::slice::from_ref(&name));
     }
     assert!(delta.ask("unknown type", &name).is_none());
 }

@@ -13,7 +13,7 @@ pub enum AddressType {
     #[prost(message, tag = "1")]
     Workload(Box<Workload>),
     #[prost(message, tag = "2")]
-    Service(Service),
+    Service(Box<Service>),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -26,7 +26,7 @@ const DEFAULT_CAPACITY: u32 = 1;
 pub fn decode_address(address: message::Address) -> Result<Change, Rejected> {
     match address.kind {
         Some(message::AddressType::Workload(workload)) => Ok(Change::Workload(Arc::new(decode_workload(*workload)?))),
-        Some(message::AddressType::Service(service)) => Ok(Change::Service(Arc::new(decode_service(service)?))),
+        Some(message::AddressType::Service(service)) => Ok(Change::Service(Arc::new(decode_service(*service)?))),
         None => Err(rejected("Address", "neither a workload nor a service")),
     }
 }
@@ -221,7 +221,7 @@ pub fn encode_service(from: &Service) -> message::Address {
         weighted_waypoints: from.weighted_waypoints.iter().map(weighted).collect(),
         visibility: visibility.into(),
     };
-    message::Address { kind: Some(message::AddressType::Service(service)) }
+    message::Address { kind: Some(message::AddressType::Service(Box::new(service))) }
 }
 
 fn or_default(text: String, default: &str) -> Arc<str> {

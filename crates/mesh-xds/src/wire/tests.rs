@@ -366,6 +366,44 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn a_flow()(source in ip(), target in ip(), port in any::<u16>(), id in prop::option::of((filled(), filled(), filled()))) -> mesh_policy::Flow {
+        let id = id.map(|(trust_domain, namespace, service_account)| mesh_model::identity::SpiffeId { trust_domain, namespace, service_account });
+        mesh_policy::Flow::new(source, id, (target, port).into())
+    }
+}
+
+fn strings(one: &mut security::Match) -> impl Iterator<Item = &mut security::StringMatch> {
+    let security::Match { namespaces, not_namespaces, principals, not_principals, .. } = one;
+    namespaces.iter_mut().chain(not_namespaces).chain(principals).chain(not_principals)
+}
+
+fn ranges(one: &mut security::Match) -> impl Iterator<Item = &mut security::Address> {
+    let security::Match { source_ips, not_source_ips, destination_ips, not_destination_ips, .. } = one;
+    source_ips.iter_mut().chain(not_source_ips).chain(destination_ips).chain(not_destination_ips)
+}
+
+fn port_numbers(one: &mut security::Match) -> impl Iterator<Item = &mut u32> {
+    one.destination_ports.iter_mut().chain(&mut one.not_destination_ports)
+}
+
+fn make_sound(one: &mut security::Match) {
+    strings(one).filter(|text| text.kind.is_none()).for_each(|text| text.kind = Some(security::StringMatchKind::Prefix("a".into())));
+    ranges(one).filter(|range| range.address.is_empty()).for_each(|range| range.address = vec![10, 0, 0, 0]);
+    port_numbers(one).filter(|port| **port > 65_535).for_each(|port| *port = 80);
+}
+
+/// Half of the entries, by the bits of `turn`.
+fn spoil_some(one: &mut security::Match, turn: &mut u64) {
+    let mut heads = || {
+        *turn = turn.rotate_left(1);
+        *turn & 1 == 1
+    };
+    strings(one).filter(|_| heads()).for_each(|text| text.kind = None);
+    ranges(one).filter(|_| heads()).for_each(|range| range.length += 129);
+    port_numbers(one).filter(|_| heads()).for_each(|port| *port += 65_536);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -385,6 +423,37 @@ proptest! {
     fn a_policy_reads_back(one in a_policy()) {
         let bytes = encode_policy(&one).encode_to_vec();
         prop_assert_eq!(read_policy("any/name", &bytes), Ok(one));
+    }
+
+    // F-15: entries of a sound policy are spoilt on the wire. Whatever they were, nobody gets in who did not before.
+    #[test]
+    fn a_spoilt_entry_never_widens_a_policy(sound in a_policy(), spoil in any::<u64>(), flows in prop::collection::vec(a_flow(), 8)) {
+        use mesh_policy::{PolicySet, decide};
+        let mut message = encode_policy(&sound);
+        message.scope = 1;
+        message.namespace = "shop".into();
+        message.dry_run = false;
+        // Sound to begin with: what a generator left malformed is filled in.
+        for one in message.groups.iter_mut().flat_map(|group| &mut group.rules).flat_map(|rules| &mut rules.matches) {
+            make_sound(one);
+        }
+        let before = message.clone();
+        let mut turn = spoil;
+        for one in message.groups.iter_mut().flat_map(|group| &mut group.rules).flat_map(|rules| &mut rules.matches) {
+            spoil_some(one, &mut turn);
+        }
+        let book = |message: security::Authorization| {
+            let policy = read_policy("shop/p", &message.encode_to_vec()).unwrap();
+            let mut set = PolicySet::default();
+            set.insert(PolicyKey::new("shop/p"), Arc::new(policy));
+            set
+        };
+        let (before, after) = (book(before), book(message));
+        let workload = Workload::named("w", "shop", "w");
+        for flow in &flows {
+            let (was, is) = (decide(&before, &workload, flow), decide(&after, &workload, flow));
+            prop_assert!(was.is_allowed() || !is.is_allowed(), "{} became {}", was.because, is.because);
+        }
     }
 
     // F-15
