@@ -34,7 +34,7 @@ pub fn ca_folder(run: &Path) -> PathBuf {
 
 /// The key that signs every certificate.
 pub fn ca_key(run: &Path) -> PathBuf {
-    ca_folder(run).join("ca-key.pem")
+    ca_folder(run).join("root").join("ca-key.pem")
 }
 
 /// Whom everybody trusts.
@@ -55,12 +55,26 @@ pub fn programs(machine: &Machine, state: &State, bin: &Bin) -> anyhow::Result<V
 
 fn controller(machine: &Machine, state: &State, bin: &Bin) -> anyhow::Result<ProgramSpec> {
     private_folder(&ca_folder(&state.run))?;
+    let text = |path: PathBuf| path.display().to_string();
+    let flags = [
+        // The first folder wins where two hold an object: a Pod with its place and address, before its author's.
+        ("--folder", text(state.run.join("objects"))),
+        ("--folder", text(state.folder.clone())),
+        ("--secure-grpc-address", format!("{}:15012", control_addresses(machine).v4)),
+        ("--monitoring-address", "127.0.0.1:15014".to_owned()),
+        ("--ca-home", text(ca_folder(&state.run))),
+        ("--root-cert-out", text(root_certificate(&state.run))),
+        ("--token-public-key", text(token::public_key(&state.run))),
+        ("--token-issuer", token::ISSUER.to_owned()),
+        ("--status-file", text(state.run.join("status.yaml"))),
+        ("--shutdown-duration", "2s".to_owned()),
+    ];
     Ok(ProgramSpec {
         name: "istiod-lite".to_owned(),
         node: None,
         netns: control_netns(&state.mesh),
         program: bin.find("istiod-lite")?,
-        args: Vec::new(),
+        args: flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect(),
         env: environment([]),
         capabilities: NO_CAPABILITIES,
         log: log(state, "istiod-lite"),
