@@ -216,8 +216,26 @@ impl Config {
         let drain = drain(knobs);
         let (log, metrics) = log(knobs);
         Config {
-            mode, proxy, place, xds, xds_on_demand, local_xds, ca, certificate_life, token, crl, key_exchange, sockets, tunnels, pods, dns,
-            ports, workers, drain, log, metrics,
+            mode,
+            proxy,
+            place,
+            xds,
+            xds_on_demand,
+            local_xds,
+            ca,
+            certificate_life,
+            token,
+            crl,
+            key_exchange,
+            sockets,
+            tunnels,
+            pods,
+            dns,
+            ports,
+            workers,
+            drain,
+            log,
+            metrics,
         }
     }
 }
@@ -229,9 +247,21 @@ fn mode(knobs: &mut Knobs<'_>) -> Mode {
         Shared,
         Dedicated,
     }
-    let word = knobs.choice("PROXY_MODE", &[("shared", Word::Shared), ("dedicated", Word::Dedicated)], "One daemon for all pods of a node, or for one workload.");
-    let workload: Option<String> = knobs.optional("PROXY_WORKLOAD_INFO", "–", "`namespace/name/service-account` of the one workload; needed in dedicated mode.");
-    let agent = knobs.value("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock", "The node agent's socket, where pods are handed over (shared mode).");
+    let word = knobs.choice(
+        "PROXY_MODE",
+        &[("shared", Word::Shared), ("dedicated", Word::Dedicated)],
+        "One daemon for all pods of a node, or for one workload.",
+    );
+    let workload: Option<String> = knobs.optional(
+        "PROXY_WORKLOAD_INFO",
+        "–",
+        "`namespace/name/service-account` of the one workload; needed in dedicated mode.",
+    );
+    let agent = knobs.value(
+        "INPOD_UDS",
+        "/var/run/ztunnel/ztunnel.sock",
+        "The node agent's socket, where pods are handed over (shared mode).",
+    );
     if word == Word::Shared {
         return Mode::Shared { agent };
     }
@@ -259,7 +289,8 @@ fn place(knobs: &mut Knobs<'_>, file: &MeshFile) -> Place {
     let pod_namespace: String = knobs.value("POD_NAMESPACE", "", "The namespace of the daemon's own pod.");
     let service_account: String = knobs.value("SERVICE_ACCOUNT", "", "The service account of the daemon's own pod.");
     let instance_ip = knobs.optional("INSTANCE_IP", "–", "The address of the daemon's own pod.");
-    let from_environment = knobs.prefixed("ISTIO_META_", "A piece of metadata that the control plane is told; wins over `proxyMetadata`.");
+    let from_environment =
+        knobs.prefixed("ISTIO_META_", "A piece of metadata that the control plane is told; wins over `proxyMetadata`.");
     let mut metadata = file.metadata.clone();
     metadata.extend(from_environment);
     let mut metadata_json = BTreeMap::new();
@@ -287,13 +318,29 @@ fn place(knobs: &mut Knobs<'_>, file: &MeshFile) -> Place {
 
 fn xds(knobs: &mut Knobs<'_>, told: &Told<'_>, file: &MeshFile) -> (Option<Remote>, bool, Option<Local>) {
     knobs.section("Control plane");
-    let address: Option<String> =
-        knobs.optional("XDS_ADDRESS", "`discoveryAddress`, else as CA_ADDRESS", "Where addresses and policies come from (`https://host:port`); empty: from nowhere.");
-    let alternative_name = knobs.optional("ALT_XDS_HOSTNAME", "the host of the address", "The name in the control plane's certificate.");
-    let root: String = knobs.value("XDS_ROOT_CA", "./var/run/secrets/istio/root-cert.pem", "Whom the control plane is verified by: a file, `SYSTEM`, or PEM text.");
+    let address: Option<String> = knobs.optional(
+        "XDS_ADDRESS",
+        "`discoveryAddress`, else as CA_ADDRESS",
+        "Where addresses and policies come from (`https://host:port`); empty: from nowhere.",
+    );
+    let alternative_name =
+        knobs.optional("ALT_XDS_HOSTNAME", "the host of the address", "The name in the control plane's certificate.");
+    let root: String = knobs.value(
+        "XDS_ROOT_CA",
+        "./var/run/secrets/istio/root-cert.pem",
+        "Whom the control plane is verified by: a file, `SYSTEM`, or PEM text.",
+    );
     let headers = knobs.prefixed("XDS_HEADER_", "A header of every request to the control plane.");
-    let on_demand = knobs.value("XDS_ON_DEMAND", "false", "Ask for addresses when a connection needs them, instead of keeping all. Needs DNS capture to be off.");
-    let path: Option<PathBuf> = knobs.optional("LOCAL_XDS_PATH", "–", "A YAML file of workloads, services and policies, beside or instead of the control plane.");
+    let on_demand = knobs.value(
+        "XDS_ON_DEMAND",
+        "false",
+        "Ask for addresses when a connection needs them, instead of keeping all. Needs DNS capture to be off.",
+    );
+    let path: Option<PathBuf> = knobs.optional(
+        "LOCAL_XDS_PATH",
+        "–",
+        "A YAML file of workloads, services and policies, beside or instead of the control plane.",
+    );
     let text: Option<String> = knobs.optional("LOCAL_XDS", "–", "The same as text.");
     if path.is_some() && text.is_some() {
         knobs.refuse("LOCAL_XDS", "nothing, because LOCAL_XDS_PATH is set too; leave one of them out");
@@ -310,9 +357,17 @@ fn certificates(knobs: &mut Knobs<'_>, told: &Told<'_>) -> (Remote, Duration, To
     let default = "`https://istiod.istio-system.svc:15012` in a cluster, else `https://localhost:15012`";
     let address: Option<String> = knobs.optional("CA_ADDRESS", default, "Where certificates come from.");
     let alternative_name = knobs.optional("ALT_CA_HOSTNAME", "the host of the address", "The name in the CA's certificate.");
-    let root: String = knobs.value("CA_ROOT_CA", "./var/run/secrets/istio/root-cert.pem", "Whom the CA is verified by: a file, `SYSTEM`, or PEM text.");
+    let root: String = knobs.value(
+        "CA_ROOT_CA",
+        "./var/run/secrets/istio/root-cert.pem",
+        "Whom the CA is verified by: a file, `SYSTEM`, or PEM text.",
+    );
     let headers = knobs.prefixed("CA_HEADER_", "A header of every request to the CA.");
-    let token: Option<String> = knobs.optional("AUTH_TOKEN", "`./var/run/secrets/tokens/istio-token` if it is there", "What proves us to the control plane and the CA: the path of a file that is there, else the token itself.");
+    let token: Option<String> = knobs.optional(
+        "AUTH_TOKEN",
+        "`./var/run/secrets/tokens/istio-token` if it is there",
+        "What proves us to the control plane and the CA: the path of a file that is there, else the token itself.",
+    );
     let life: Duration = knobs.value("SECRET_TTL", "24h", "The life that is asked for, for each certificate.");
     let crl = knobs.optional("CRL_PATH", "–", "A file of revocation lists, PEM or DER.");
     let fake = knobs.value::<bool>("FAKE_CA", "false", "Not supported: certificates that nobody vouches for.");
@@ -344,7 +399,10 @@ fn default_address(told: &Told<'_>) -> String {
 fn url(knobs: &mut Knobs<'_>, env: &str, address: &str) -> Option<String> {
     // The mesh's file names an address without a scheme.
     let url = if address.contains("://") { address.to_owned() } else { format!("https://{address}") };
-    let parsed = url.parse::<http::Uri>().ok().filter(|uri| uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty()));
+    let parsed = url
+        .parse::<http::Uri>()
+        .ok()
+        .filter(|uri| uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty()));
     let plain = parsed.is_some_and(|uri| matches!(uri.path(), "" | "/") && uri.query().is_none());
     if !plain {
         let whose = if knobs.given(env).is_some() { env } else { "PROXY_CONFIG" };
@@ -386,14 +444,26 @@ fn compliance(knobs: &mut Knobs<'_>) -> KeyExchange {
 
 fn sockets(knobs: &mut Knobs<'_>, mode: &Mode) -> Sockets {
     knobs.section("Sockets");
-    let mark: Option<u32> = knobs.optional("PACKET_MARK", "1337 in shared mode, else none", "The mark that exempts our packets from capture where the agent gives none.");
+    let mark: Option<u32> = knobs.optional(
+        "PACKET_MARK",
+        "1337 in shared mode, else none",
+        "The mark that exempts our packets from capture where the agent gives none.",
+    );
     let port_reuse = knobs.value("INPOD_PORT_REUSE", "true", "An old and a new daemon may listen together while one takes over.");
-    let spoof: Option<bool> = knobs.optional("ENABLE_ORIG_SRC", "where it is possible", "Applications see their real client's address; `true`: or nothing works.");
+    let spoof: Option<bool> = knobs.optional(
+        "ENABLE_ORIG_SRC",
+        "where it is possible",
+        "Applications see their real client's address; `true`: or nothing works.",
+    );
     let on = knobs.value::<bool>("KEEPALIVE_ENABLED", "true", "TCP keepalive.");
     let idle = knobs.value("KEEPALIVE_TIME", "180s", "Silence before the first probe.");
     let interval = knobs.value("KEEPALIVE_INTERVAL", "180s", "Time between probes.");
     let retries = knobs.within("KEEPALIVE_RETRIES", "9", 1..=127, "Probes without an answer before a connection is given up.");
-    let user_timeout = knobs.value::<bool>("USER_TIMEOUT_ENABLED", "false", "Give up a connection whose bytes are not acknowledged, after time + retries × interval.");
+    let user_timeout = knobs.value::<bool>(
+        "USER_TIMEOUT_ENABLED",
+        "false",
+        "Give up a connection whose bytes are not acknowledged, after time + retries × interval.",
+    );
     let ipv6 = knobs.value("IPV6_ENABLED", "true", "Listen on IPv6 too, and tell IPv6 addresses by DNS.");
     let spoofing = match spoof {
         None => Spoofing::Auto,
@@ -416,41 +486,103 @@ fn tunnels(knobs: &mut Knobs<'_>) -> Tunnels {
     knobs.section("Tunnels");
     // HTTP/2 allows windows up to 2^31-1 and frames from 2^14 to 2^24-1 bytes (RFC 9113 6.5.2).
     const WINDOWS: std::ops::RangeInclusive<u32> = 65_535..=0x7fff_ffff;
-    let stream_window = knobs.optional("HTTP2_STREAM_WINDOW_SIZE", "256 KiB that grows to 4 MiB", "Bytes that may be on their way in one stream.");
+    let stream_window = knobs.optional(
+        "HTTP2_STREAM_WINDOW_SIZE",
+        "256 KiB that grows to 4 MiB",
+        "Bytes that may be on their way in one stream.",
+    );
     if stream_window.is_some_and(|bytes| !WINDOWS.contains(&bytes)) {
         knobs.refuse("HTTP2_STREAM_WINDOW_SIZE", "a number from 65535 to 2147483647");
     }
     Tunnels {
         stream_window,
-        connection_window: knobs.within("HTTP2_CONNECTION_WINDOW_SIZE", "16777216", WINDOWS, "Bytes that may be on their way in all streams of one tunnel connection."),
-        frame_size: knobs.within("HTTP2_FRAME_SIZE", "1048576", 16_384..=16_777_215, "The largest frame that is taken, in bytes."),
-        streams_per_connection: knobs.within("POOL_MAX_STREAMS_PER_CONNECTION", "100", 1..=65_535, "Streams of ours on one tunnel connection; the peer's limit lowers it."),
+        connection_window: knobs.within(
+            "HTTP2_CONNECTION_WINDOW_SIZE",
+            "16777216",
+            WINDOWS,
+            "Bytes that may be on their way in all streams of one tunnel connection.",
+        ),
+        frame_size: knobs.within(
+            "HTTP2_FRAME_SIZE",
+            "1048576",
+            16_384..=16_777_215,
+            "The largest frame that is taken, in bytes.",
+        ),
+        streams_per_connection: knobs.within(
+            "POOL_MAX_STREAMS_PER_CONNECTION",
+            "100",
+            1..=65_535,
+            "Streams of ours on one tunnel connection; the peer's limit lowers it.",
+        ),
         unused_release: knobs.value("POOL_UNUSED_RELEASE_TIMEOUT", "5m", "How long a tunnel connection without streams is kept."),
-        baggage: knobs.value("ENABLE_RESPONSE_BAGGAGE", "true", "Tell peers about the workload, and read what they tell (for telemetry only)."),
+        baggage: knobs.value(
+            "ENABLE_RESPONSE_BAGGAGE",
+            "true",
+            "Tell peers about the workload, and read what they tell (for telemetry only).",
+        ),
     }
 }
 
 fn pods(knobs: &mut Knobs<'_>) -> (bool, Pods) {
     knobs.section("Pods");
     let proxy = knobs.value("ENABLE_PROXY", "true", "Carry traffic at all.");
-    let app_tunnel_over_loopback = knobs.value("LOCALHOST_APP_TUNNEL", "true", "Reach an application that takes the PROXY protocol by the loopback.");
+    let app_tunnel_over_loopback =
+        knobs.value("LOCALHOST_APP_TUNNEL", "true", "Reach an application that takes the PROXY protocol by the loopback.");
     let socks5 = knobs.value("UNSTABLE_ENABLE_SOCKS5", "false", "Serve SOCKS5 on each pod's 127.0.0.1:15080.");
-    let connections = knobs.within("POD_CONNECTIONS_MAX", "16384", 1..=1_000_000, "Connections that one pod may have open through us; more are refused.");
-    let snapshot_age = knobs.value("SNAPSHOT_AGE_MAX", "24h", "After so long without the control plane connections are refused: policies may have come that we never saw.");
-    knobs.declare("AUTHZ_POLICY_INFO_LOGGING", "`true` or anything else".to_owned(), "false", "Write the policy that allowed a connection into the log at level info.");
+    let connections = knobs.within(
+        "POD_CONNECTIONS_MAX",
+        "16384",
+        1..=1_000_000,
+        "Connections that one pod may have open through us; more are refused.",
+    );
+    let snapshot_age = knobs.value(
+        "SNAPSHOT_AGE_MAX",
+        "24h",
+        "After so long without the control plane connections are refused: policies may have come that we never saw.",
+    );
+    knobs.declare(
+        "AUTHZ_POLICY_INFO_LOGGING",
+        "`true` or anything else".to_owned(),
+        "false",
+        "Write the policy that allowed a connection into the log at level info.",
+    );
     let policy_in_log = knobs.given("AUTHZ_POLICY_INFO_LOGGING") == Some("true");
     (proxy, Pods { app_tunnel_over_loopback, socks5, connections, policy_in_log, snapshot_age })
 }
 
 fn dns(knobs: &mut Knobs<'_>, place: &Place, ipv6: bool, on_demand: bool) -> Dns {
     knobs.section("DNS");
-    knobs.declare("ISTIO_META_DNS_CAPTURE", "`true` or anything else".to_owned(), "true", "Serve DNS in each pod; also `DNS_CAPTURE` in `proxyMetadata`.");
-    knobs.declare("ISTIO_META_DNS_PROXY_ADDR", "host:port".to_owned(), "localhost:15053", "Where DNS is served in each pod; `localhost` is both loopbacks. Also `DNS_PROXY_ADDR` in `proxyMetadata`.");
+    knobs.declare(
+        "ISTIO_META_DNS_CAPTURE",
+        "`true` or anything else".to_owned(),
+        "true",
+        "Serve DNS in each pod; also `DNS_CAPTURE` in `proxyMetadata`.",
+    );
+    knobs.declare(
+        "ISTIO_META_DNS_PROXY_ADDR",
+        "host:port".to_owned(),
+        "localhost:15053",
+        "Where DNS is served in each pod; `localhost` is both loopbacks. Also `DNS_PROXY_ADDR` in `proxyMetadata`.",
+    );
     let own: Option<String> = knobs.optional("DNS_PROXY_ADDR", "ISTIO_META_DNS_PROXY_ADDR", "The same.");
-    let preferred: Option<String> = knobs.optional("PREFERED_SERVICE_NAMESPACE", "–", "Among services of one name in several other namespaces, this namespace's is meant.");
+    let preferred: Option<String> = knobs.optional(
+        "PREFERED_SERVICE_NAMESPACE",
+        "–",
+        "Among services of one name in several other namespaces, this namespace's is meant.",
+    );
     let limits = crate::dns::Limits {
-        per_second: knobs.within("DNS_QUERIES_PER_SECOND", "5000", 1..=10_000_000, "DNS questions of one pod in a second; more are refused."),
-        in_flight: knobs.within("DNS_IN_FLIGHT_MAX", "256", 1..=65_536, "DNS questions of one pod that wait for an upstream server; more fail at once."),
+        per_second: knobs.within(
+            "DNS_QUERIES_PER_SECOND",
+            "5000",
+            1..=10_000_000,
+            "DNS questions of one pod in a second; more are refused.",
+        ),
+        in_flight: knobs.within(
+            "DNS_IN_FLIGHT_MAX",
+            "256",
+            1..=65_536,
+            "DNS questions of one pod that wait for an upstream server; more fail at once.",
+        ),
         connections: knobs.within("DNS_TCP_CONNECTIONS_MAX", "64", 1..=65_536, "DNS connections of one pod over TCP."),
     };
     let capture = place.metadata.get("DNS_CAPTURE").map_or("true", String::as_str);
@@ -501,10 +633,16 @@ fn operator_ports(knobs: &mut Knobs<'_>, mode: &Mode, file: &MeshFile) -> Operat
 
 fn drain(knobs: &mut Knobs<'_>) -> Duration {
     knobs.section("End");
-    let deadline: Option<Duration> =
-        knobs.optional("CONNECTION_TERMINATION_DEADLINE", "from TERMINATION_GRACE_PERIOD_SECONDS, else 5s", "How long open connections may go on after SIGTERM.");
-    let grace: Option<u64> =
-        knobs.optional("TERMINATION_GRACE_PERIOD_SECONDS", "–", "When the orchestrator will kill us; connections get 5 s less (1 s less if it is 10 or below).");
+    let deadline: Option<Duration> = knobs.optional(
+        "CONNECTION_TERMINATION_DEADLINE",
+        "from TERMINATION_GRACE_PERIOD_SECONDS, else 5s",
+        "How long open connections may go on after SIGTERM.",
+    );
+    let grace: Option<u64> = knobs.optional(
+        "TERMINATION_GRACE_PERIOD_SECONDS",
+        "–",
+        "When the orchestrator will kill us; connections get 5 s less (1 s less if it is 10 or below).",
+    );
     deadline.or(grace.map(after_grace)).unwrap_or(Duration::from_secs(5))
 }
 
@@ -515,14 +653,27 @@ fn after_grace(seconds: u64) -> Duration {
 
 fn log(knobs: &mut Knobs<'_>) -> (Log, mesh_telemetry::recorder::Limits) {
     knobs.section("Log and metrics");
-    let levels: Option<String> = knobs.optional("RUST_LOG", "info", "Levels, like `debug` or `access=debug,info`; changed while running by POST /logging.");
+    let levels: Option<String> = knobs.optional(
+        "RUST_LOG",
+        "info",
+        "Levels, like `debug` or `access=debug,info`; changed while running by POST /logging.",
+    );
     if let Some(Err(bad)) = levels.as_deref().map(|levels| mesh_telemetry::levels::Directives::standard().with(levels)) {
         knobs.refuse("RUST_LOG", format!("levels ({bad})"));
     }
-    let format = knobs.choice("LOG_FORMAT", &[("text", Format::Text), ("plain", Format::Text), ("json", Format::Json)], "How log lines look.");
+    let format = knobs.choice(
+        "LOG_FORMAT",
+        &[("text", Format::Text), ("plain", Format::Text), ("json", Format::Json)],
+        "How log lines look.",
+    );
     knobs.declare("RUST_BACKTRACE", "0 \\| 1 \\| full".to_owned(), "0", "Whether a crash shows where it came from.");
     let limits = mesh_telemetry::recorder::Limits {
-        series: knobs.within("METRICS_SERIES_MAX", "20000", 100..=10_000_000, "Series of metrics; what does not fit is counted together."),
+        series: knobs.within(
+            "METRICS_SERIES_MAX",
+            "20000",
+            100..=10_000_000,
+            "Series of metrics; what does not fit is counted together.",
+        ),
         idle: knobs.value("METRICS_SERIES_IDLE", "10m", "How long a series stays that nobody uses and that does not move."),
     };
     (Log { levels, format }, limits)

@@ -110,12 +110,20 @@ impl Routes {
     }
 
     /// A path that shows something.
-    pub fn get<F: Future<Output = Answer> + Send + 'static>(self, path: &'static str, handler: impl Fn(Ask) -> F + Send + Sync + 'static) -> Routes {
+    pub fn get<F: Future<Output = Answer> + Send + 'static>(
+        self,
+        path: &'static str,
+        handler: impl Fn(Ask) -> F + Send + Sync + 'static,
+    ) -> Routes {
         self.with(path, Some(Method::GET), "only GET is supported\n", Changes::Nothing, handler)
     }
 
     /// A path that shows something whatever the method.
-    pub fn any<F: Future<Output = Answer> + Send + 'static>(self, path: &'static str, handler: impl Fn(Ask) -> F + Send + Sync + 'static) -> Routes {
+    pub fn any<F: Future<Output = Answer> + Send + 'static>(
+        self,
+        path: &'static str,
+        handler: impl Fn(Ask) -> F + Send + Sync + 'static,
+    ) -> Routes {
         self.with(path, None, "", Changes::Nothing, handler)
     }
 
@@ -154,7 +162,8 @@ impl Routes {
         };
         let Some(route) = routes.iter().find(|route| route.method.as_ref().is_none_or(|method| *method == ask.method)) else {
             let mut refusal = Answer::text(StatusCode::METHOD_NOT_ALLOWED, routes[0].usage);
-            let allowed = routes.iter().filter_map(|route| route.method.as_ref()).map(Method::as_str).collect::<Vec<_>>().join(", ");
+            let allowed =
+                routes.iter().filter_map(|route| route.method.as_ref()).map(Method::as_str).collect::<Vec<_>>().join(", ");
             if let Ok(allowed) = HeaderValue::from_str(&allowed) {
                 refusal.headers.insert(header::ALLOW, allowed);
             }
@@ -286,7 +295,12 @@ impl Query {
     /// Reads `a=b&c`, with `%41` and `+` decoded; a broken escape stays as it is written.
     pub fn parse(text: &str) -> Query {
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
-        Query(pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (decoded(name), decoded(value))).collect())
+        Query(
+            pairs
+                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+                .map(|(name, value)| (decoded(name), decoded(value)))
+                .collect(),
+        )
     }
 
     /// The first value of this name.
@@ -307,7 +321,8 @@ fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
-        let escaped = after.get(..2).filter(|_| first == b'%').and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        let escaped =
+            after.get(..2).filter(|_| first == b'%').and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
         rest = if escaped.is_some() { &after[2..] } else { after };
         bytes.push(escaped.unwrap_or(if first == b'+' { b' ' } else { first }));
     }

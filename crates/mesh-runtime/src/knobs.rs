@@ -73,7 +73,13 @@ impl<'a> Knobs<'a> {
     }
 
     /// A number with a default that has to lie within bounds.
-    pub fn within<T>(&mut self, env: &'static str, default: &'static str, bounds: std::ops::RangeInclusive<T>, says: &'static str) -> T
+    pub fn within<T>(
+        &mut self,
+        env: &'static str,
+        default: &'static str,
+        bounds: std::ops::RangeInclusive<T>,
+        says: &'static str,
+    ) -> T
     where
         T: Setting + PartialOrd + fmt::Display,
     {
@@ -261,9 +267,10 @@ pub fn duration(text: &str) -> Option<Duration> {
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
         let count: u64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
-        let (unit, one_ms) = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)]
-            .into_iter()
-            .find(|(unit, _)| rest.strip_prefix(unit).is_some_and(|after| !after.starts_with(|c: char| c.is_ascii_alphabetic())))?;
+        let (unit, one_ms) =
+            [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)].into_iter().find(|(unit, _)| {
+                rest.strip_prefix(unit).is_some_and(|after| !after.starts_with(|c: char| c.is_ascii_alphabetic()))
+            })?;
         rest = &rest[unit.len()..];
         total = total.checked_add(Duration::from_millis(count.checked_mul(one_ms)?))?;
     }
@@ -273,7 +280,10 @@ pub fn duration(text: &str) -> Option<Duration> {
 /// Writes a duration in the form that `duration` reads.
 pub fn duration_text(duration: Duration) -> String {
     let ms = duration.as_millis();
-    match [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")].into_iter().find(|(one, _)| ms > 0 && ms.is_multiple_of(*one)) {
+    match [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")]
+        .into_iter()
+        .find(|(one, _)| ms > 0 && ms.is_multiple_of(*one))
+    {
         Some((one, unit)) => format!("{}{unit}", ms / one),
         None => format!("{ms}ms"),
     }
@@ -322,10 +332,19 @@ mod tests {
 
     #[test]
     fn only_durations_with_units_are_durations() {
-        for (text, ms) in [("100ms", 100), ("180s", 180_000), ("5m", 300_000), ("24h", 86_400_000), ("1d", 86_400_000), ("1h30m", 5_400_000), ("0s", 0)] {
+        for (text, ms) in [
+            ("100ms", 100),
+            ("180s", 180_000),
+            ("5m", 300_000),
+            ("24h", 86_400_000),
+            ("1d", 86_400_000),
+            ("1h30m", 5_400_000),
+            ("0s", 0),
+        ] {
             assert_eq!(duration(text), Some(Duration::from_millis(ms)), "{text}");
         }
-        for wrong in ["", "5", "m", "5 m", "-5s", "5mm", "5min", "1.5h", "99999999999999999999s", "18446744073709551615h", "5m3"] {
+        for wrong in ["", "5", "m", "5 m", "-5s", "5mm", "5min", "1.5h", "99999999999999999999s", "18446744073709551615h", "5m3"]
+        {
             assert_eq!(duration(wrong), None, "{wrong}");
         }
         for text in ["100ms", "3m", "1d", "90s", "0ms"] {

@@ -64,7 +64,12 @@ pub enum Direction {
 pub enum Event<'a> {
     Opened,
     /// `bytes_sent` and `bytes_recv` as this line's direction counts them (spec/dataplane.md 8.1, byte direction).
-    Complete { bytes_sent: u64, bytes_recv: u64, duration: Duration, failure: Option<Why<'a>> },
+    Complete {
+        bytes_sent: u64,
+        bytes_recv: u64,
+        duration: Duration,
+        failure: Option<Why<'a>>,
+    },
     /// Refused before there was anything to measure.
     Denied(Why<'a>),
 }
@@ -136,7 +141,8 @@ impl Line<'_> {
         out.bare("dst.addr", canonical(self.dst_addr));
         if let Some(authority) = self.hbone_addr {
             // A peer's words: bare, as the format has it, unless that could be read as more than one value.
-            let plain = authority.len() <= VALUE_BYTES_MAX && authority.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'=' && byte != b'\\');
+            let plain = authority.len() <= VALUE_BYTES_MAX
+                && authority.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'=' && byte != b'\\');
             if plain { out.bare("dst.hbone_addr", authority) } else { out.quoted("dst.hbone_addr", authority) }
         }
         if let Some(service) = self.service {

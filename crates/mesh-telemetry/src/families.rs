@@ -50,32 +50,43 @@ pub const TCP_FAILED: Family = Family::counter("istio_tcp_connections_failed_tot
 /// Label: reporter. Accepted downstream sockets only.
 pub const TCP_SOCKETS_OPEN: Family = Family::gauge("istio_tcp_sockets_open", "Downstream sockets that are open now");
 /// Labels: `labels::source`, then hostname.
-pub const ON_DEMAND_DNS: Family = Family::counter("istio_on_demand_dns_total", "Hostnames of workloads resolved when a connection needed them");
+pub const ON_DEMAND_DNS: Family =
+    Family::counter("istio_on_demand_dns_total", "Hostnames of workloads resolved when a connection needed them");
 
 // DNS proxy; labels: request_query_type, request_protocol, source_canonical_service, source_canonical_revision.
 pub const DNS_REQUESTS: Family = Family::counter("istio_dns_requests_total", "DNS requests");
-pub const DNS_UPSTREAM_REQUESTS: Family = Family::counter("istio_dns_upstream_requests_total", "DNS requests passed to an upstream server");
-pub const DNS_UPSTREAM_FAILURES: Family = Family::counter("istio_dns_upstream_failures_total", "DNS requests that upstream servers failed to answer");
-pub const DNS_UPSTREAM_DURATION: Family =
-    Family::histogram("istio_dns_upstream_request_duration_seconds", SECONDS, "Time until an upstream server answered a DNS request, in seconds");
+pub const DNS_UPSTREAM_REQUESTS: Family =
+    Family::counter("istio_dns_upstream_requests_total", "DNS requests passed to an upstream server");
+pub const DNS_UPSTREAM_FAILURES: Family =
+    Family::counter("istio_dns_upstream_failures_total", "DNS requests that upstream servers failed to answer");
+pub const DNS_UPSTREAM_DURATION: Family = Family::histogram(
+    "istio_dns_upstream_request_duration_seconds",
+    SECONDS,
+    "Time until an upstream server answered a DNS request, in seconds",
+);
 
 /// Label: reporter.
-pub const CRL_REJECTIONS: Family = Family::counter("istio_crl_policy_rejections_total", "Connections refused or cut because a certificate is revoked");
+pub const CRL_REJECTIONS: Family =
+    Family::counter("istio_crl_policy_rejections_total", "Connections refused or cut because a certificate is revoked");
 /// Label: reporter.
-pub const CRL_UNTRACKED: Family =
-    Family::counter("istio_crl_untracked_connections_total", "Connections whose certificates are not checked again when revocation lists change");
+pub const CRL_UNTRACKED: Family = Family::counter(
+    "istio_crl_untracked_connections_total",
+    "Connections whose certificates are not checked again when revocation lists change",
+);
 
 /// Labels: component, tag.
 pub const BUILD: Family = Family::gauge("istio_build", "The version that runs");
 /// Label: reason = ConnectionError | Error | Reconnect | Complete.
-pub const XDS_TERMINATIONS: Family = Family::counter("istio_xds_connection_terminations_total", "Ends of the connection to the control plane");
+pub const XDS_TERMINATIONS: Family =
+    Family::counter("istio_xds_connection_terminations_total", "Ends of the connection to the control plane");
 /// Label: url, the type of the resources.
 pub const XDS_MESSAGES: Family = Family::counter("istio_xds_message_total", "Messages from the control plane");
 /// Label: url.
 pub const XDS_BYTES: Family = Family::counter("istio_xds_message_bytes_total", "Bytes of messages from the control plane");
 
 pub const ACTIVE_PROXIES: Family = Family::gauge("workload_manager_active_proxy_count", "Enrolled pods that are served");
-pub const PENDING_PROXIES: Family = Family::gauge("workload_manager_pending_proxy_count", "Enrolled pods that are not served yet");
+pub const PENDING_PROXIES: Family =
+    Family::gauge("workload_manager_pending_proxy_count", "Enrolled pods that are not served yet");
 pub const PROXIES_STARTED: Family = Family::counter("workload_manager_proxies_started_total", "Pods whose serving began");
 pub const PROXIES_STOPPED: Family = Family::counter("workload_manager_proxies_stopped_total", "Pods whose serving ended");
 
@@ -85,23 +96,56 @@ pub const TOKIO_WORKERS: Family = Family::gauge("tokio_num_workers", "Worker thr
 pub const TOKIO_QUEUE: Family = Family::gauge("tokio_global_queue_depth", "Tasks that wait for a worker thread");
 pub const TOKIO_TASKS: Family = Family::gauge("tokio_num_alive_tasks", "Tasks of the data path that live");
 /// Label of the three: worker.
-pub const TOKIO_BUSY: Family = Family::counter_of_fractions("tokio_worker_total_busy_duration_seconds_total", "Time a worker thread was busy, in seconds");
+pub const TOKIO_BUSY: Family =
+    Family::counter_of_fractions("tokio_worker_total_busy_duration_seconds_total", "Time a worker thread was busy, in seconds");
 pub const TOKIO_PARK: Family = Family::counter("tokio_worker_park_count_total", "Times a worker thread had nothing to do");
 pub const TOKIO_PARK_UNPARK: Family =
     Family::counter("tokio_worker_park_unpark_count_total", "Times a worker thread went to sleep or was woken");
 
 // Our own.
 /// Labels: reporter, stage, reason. Every connection we refused, early ones too, by reason code.
-pub const REFUSALS: Family = Family::counter("isthmus_refusals_total", "Connections refused by a decision of ours, by reason code");
+pub const REFUSALS: Family =
+    Family::counter("isthmus_refusals_total", "Connections refused by a decision of ours, by reason code");
 /// Labels: reporter, stage, reason.
 pub const FAILURES: Family = Family::counter("isthmus_failures_total", "Connections that broke, by reason code");
-pub const SERIES_DROPPED: Family = Family::counter("isthmus_metrics_series_dropped_total", "Series that did not fit and were counted together");
-pub const LINES_DROPPED: Family = Family::counter("isthmus_log_lines_dropped_total", "Log lines dropped because their reader was too slow");
+pub const SERIES_DROPPED: Family =
+    Family::counter("isthmus_metrics_series_dropped_total", "Series that did not fit and were counted together");
+pub const LINES_DROPPED: Family =
+    Family::counter("isthmus_log_lines_dropped_total", "Log lines dropped because their reader was too slow");
 
 /// The families of the data plane.
 pub const ALL: &[Family] = &[
-    TCP_OPENED, TCP_CLOSED, TCP_RECEIVED, TCP_SENT, TCP_FAILED, TCP_SOCKETS_OPEN, ON_DEMAND_DNS, DNS_REQUESTS, DNS_UPSTREAM_REQUESTS,
-    DNS_UPSTREAM_FAILURES, DNS_UPSTREAM_DURATION, CRL_REJECTIONS, CRL_UNTRACKED, BUILD, XDS_TERMINATIONS, XDS_MESSAGES, XDS_BYTES,
-    ACTIVE_PROXIES, PENDING_PROXIES, PROXIES_STARTED, PROXIES_STOPPED, OPEN_FDS, MAX_FDS, TOKIO_WORKERS, TOKIO_QUEUE, TOKIO_TASKS,
-    TOKIO_BUSY, TOKIO_PARK, TOKIO_PARK_UNPARK, REFUSALS, FAILURES, SERIES_DROPPED, LINES_DROPPED,
+    TCP_OPENED,
+    TCP_CLOSED,
+    TCP_RECEIVED,
+    TCP_SENT,
+    TCP_FAILED,
+    TCP_SOCKETS_OPEN,
+    ON_DEMAND_DNS,
+    DNS_REQUESTS,
+    DNS_UPSTREAM_REQUESTS,
+    DNS_UPSTREAM_FAILURES,
+    DNS_UPSTREAM_DURATION,
+    CRL_REJECTIONS,
+    CRL_UNTRACKED,
+    BUILD,
+    XDS_TERMINATIONS,
+    XDS_MESSAGES,
+    XDS_BYTES,
+    ACTIVE_PROXIES,
+    PENDING_PROXIES,
+    PROXIES_STARTED,
+    PROXIES_STOPPED,
+    OPEN_FDS,
+    MAX_FDS,
+    TOKIO_WORKERS,
+    TOKIO_QUEUE,
+    TOKIO_TASKS,
+    TOKIO_BUSY,
+    TOKIO_PARK,
+    TOKIO_PARK_UNPARK,
+    REFUSALS,
+    FAILURES,
+    SERIES_DROPPED,
+    LINES_DROPPED,
 ];

@@ -174,7 +174,11 @@ pub fn dns(query_type: &str, protocol: &'static str, client: Option<&Workload>) 
 
 /// One label whose value may be missing or empty.
 pub fn said(name: &'static str, value: &Arc<str>) -> Label {
-    if value.is_empty() { Label::from_static_parts(name, UNKNOWN) } else { Label::new(name, SharedString::from_shared(value.clone())) }
+    if value.is_empty() {
+        Label::from_static_parts(name, UNKNOWN)
+    } else {
+        Label::new(name, SharedString::from_shared(value.clone()))
+    }
 }
 
 /// One label whose value is a word of ours.

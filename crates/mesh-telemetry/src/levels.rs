@@ -138,7 +138,19 @@ mod tests {
         ] {
             assert_eq!(start.with(added).unwrap().to_string(), shown, "{added}");
         }
-        for bad in ["", "loud", "access", "access=", "access=loud", "=debug", "debug,", "a b=debug", "a[x]=debug", "a=b=debug", &"x=info,".repeat(1000)] {
+        for bad in [
+            "",
+            "loud",
+            "access",
+            "access=",
+            "access=loud",
+            "=debug",
+            "debug,",
+            "a b=debug",
+            "a[x]=debug",
+            "a=b=debug",
+            &"x=info,".repeat(1000),
+        ] {
             assert!(start.with(bad).is_err(), "{bad:?} was accepted");
         }
         assert_eq!(

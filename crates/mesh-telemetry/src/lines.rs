@@ -239,7 +239,9 @@ mod tests {
         std::thread::scope(|scope| {
             for thread in 0..8 {
                 let lines = lines.clone();
-                scope.spawn(move || (0..500).for_each(|line| lines.write(format!("{thread}:{line}:{}\n", "x".repeat(line % 50)).as_bytes())));
+                scope.spawn(move || {
+                    (0..500).for_each(|line| lines.write(format!("{thread}:{line}:{}\n", "x".repeat(line % 50)).as_bytes()))
+                });
             }
         });
         assert!(lines.flush(SOON));

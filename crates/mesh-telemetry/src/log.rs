@@ -37,7 +37,11 @@ pub struct Log {
 
 /// Makes the log, and the subscriber that has to be put in force (`tracing::subscriber::set_global_default` in `main`).
 /// `levels` is what `RUST_LOG` says, added to the standard.
-pub fn log(lines: Lines, format: Format, levels: Option<&str>) -> Result<(Log, impl Subscriber + Send + Sync + 'static), BadLevel> {
+pub fn log(
+    lines: Lines,
+    format: Format,
+    levels: Option<&str>,
+) -> Result<(Log, impl Subscriber + Send + Sync + 'static), BadLevel> {
     let started_with = match levels {
         Some(levels) => Directives::standard().with(levels)?,
         None => Directives::standard(),

@@ -58,6 +58,9 @@ mod tests {
         assert!(value("process_max_fds ") >= value("process_open_fds "));
         assert_eq!(value("tokio_num_workers "), 1.0);
         assert!(value("tokio_worker_total_busy_duration_seconds_total{worker=\"0\"} ") >= 0.0);
-        assert_eq!(descriptor_limit("Max open files            unlimited            unlimited            files\n"), Some(u64::MAX));
+        assert_eq!(
+            descriptor_limit("Max open files            unlimited            unlimited            files\n"),
+            Some(u64::MAX)
+        );
     }
 }

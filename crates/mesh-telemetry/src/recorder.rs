@@ -134,7 +134,12 @@ impl Recorder {
     fn value(&self, family: &Family, labels: &[Label]) -> Value {
         let shelf = self.state.shelves.read().get(&*family.name).cloned();
         let shelf = shelf.unwrap_or_else(|| {
-            self.state.shelves.write().entry(family.name.to_string()).or_insert_with(|| Arc::new(Shelf::new(family.clone()))).clone()
+            self.state
+                .shelves
+                .write()
+                .entry(family.name.to_string())
+                .or_insert_with(|| Arc::new(Shelf::new(family.clone())))
+                .clone()
         });
         let text = series_text(labels);
         let mut series = shelf.series.lock();

@@ -9,7 +9,8 @@ const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
 
 /// Appends a time like `2026-03-04T05:06:07.123456Z`. Times outside of the years that can be printed become the nearest.
 pub fn write_time(out: &mut Vec<u8>, time: SystemTime) {
-    let timestamp = Timestamp::try_from(time).unwrap_or(if time < SystemTime::UNIX_EPOCH { Timestamp::MIN } else { Timestamp::MAX });
+    let timestamp =
+        Timestamp::try_from(time).unwrap_or(if time < SystemTime::UNIX_EPOCH { Timestamp::MIN } else { Timestamp::MAX });
     // Writing into a Vec cannot fail.
     let _ = PRINTER.print_timestamp(&timestamp, jiff::fmt::StdIoWrite(out));
 }

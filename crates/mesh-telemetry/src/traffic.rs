@@ -102,7 +102,9 @@ impl Traffic {
     /// Lets go of handles that no connection holds and that were not asked for since the last sweep; then the recorder
     /// may let go of their series. Called before each scrape.
     pub fn sweep(&self, now: Instant) {
-        self.cache.lock().retain(|_, cached| Arc::strong_count(&cached.handles) > 1 || cached.used.swap(false, Ordering::Relaxed));
+        self.cache
+            .lock()
+            .retain(|_, cached| Arc::strong_count(&cached.handles) > 1 || cached.used.swap(false, Ordering::Relaxed));
         self.recorder.sweep(now);
     }
 

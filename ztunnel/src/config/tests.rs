@@ -25,14 +25,23 @@ fn an_empty_environment_is_a_node_daemon_with_the_fields_defaults() {
     assert_eq!(config.mode, Mode::Shared { agent: "/var/run/ztunnel/ztunnel.sock".into() });
     assert_eq!(config.xds.as_ref().unwrap().url, "https://localhost:15012");
     assert_eq!(config.ca.root, Root::File("./var/run/secrets/istio/root-cert.pem".into()));
-    assert_eq!((config.certificate_life, config.token, config.key_exchange), (seconds(86_400), Token::None, KeyExchange::Standard));
+    assert_eq!(
+        (config.certificate_life, config.token, config.key_exchange),
+        (seconds(86_400), Token::None, KeyExchange::Standard)
+    );
     let place = &config.place;
-    assert_eq!((&*place.cluster_id, &*place.cluster_domain, &*place.trust_domain, &place.node), ("Kubernetes", "cluster.local", "cluster.local", &None));
+    assert_eq!(
+        (&*place.cluster_id, &*place.cluster_domain, &*place.trust_domain, &place.node),
+        ("Kubernetes", "cluster.local", "cluster.local", &None)
+    );
     assert_eq!(config.sockets.mark, Some(1337));
     assert_eq!(config.sockets.keepalive, Some(Keepalive { idle: seconds(180), interval: seconds(180), retries: 9 }));
     assert_eq!((config.sockets.user_timeout, config.sockets.spoofing), (None, Spoofing::Auto));
     assert_eq!(config.dns.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:15053", "[::1]:15053"]);
-    assert_eq!((config.ports.admin, config.ports.metrics, config.ports.readiness, config.ports.admin_socket), (15000, 15020, 15021, None));
+    assert_eq!(
+        (config.ports.admin, config.ports.metrics, config.ports.readiness, config.ports.admin_socket),
+        (15000, 15020, 15021, None)
+    );
     assert_eq!((config.workers, config.drain), (2, seconds(5)));
     assert_eq!(config.dns.limits, crate::dns::Limits::DEFAULT);
     assert_eq!(config.metrics, mesh_telemetry::recorder::Limits::DEFAULT);
@@ -111,7 +120,8 @@ fn the_environment_wins_over_proxy_config_and_that_over_the_file() {
     assert_eq!((config.ports.admin, config.workers, config.dns.enabled), (15100, 3, false));
 
     let inline = "{discoveryAddress: 'istiod.inline:15012', statsPort: 15200, proxyMetadata: {B: inline, ISTIO_META_C: 7, DNS_CAPTURE: 'TRUE'}}";
-    let config = parse(&[("PROXY_CONFIG", inline), ("ISTIO_META_C", "environment"), ("ISTIO_META_CLUSTER_ID", "west")], &files).unwrap();
+    let config =
+        parse(&[("PROXY_CONFIG", inline), ("ISTIO_META_C", "environment"), ("ISTIO_META_CLUSTER_ID", "west")], &files).unwrap();
     assert_eq!(config.xds.unwrap().url, "https://istiod.inline:15012");
     assert_eq!((config.ports.admin, config.ports.metrics, config.dns.enabled), (15100, 15200, true));
     let metadata = [("A", "file"), ("B", "inline"), ("C", "environment"), ("CLUSTER_ID", "west"), ("DNS_CAPTURE", "TRUE")];
@@ -159,24 +169,50 @@ fn what_cannot_be_used_stops_the_start_and_says_why() {
     for (environment, told) in [
         (&[("KEEPALIVE_ENABLED", "yes")][..], "KEEPALIVE_ENABLED=\"yes\" cannot be used: expected true or false"),
         (&[("PROXY_MODE", "both")], "PROXY_MODE=\"both\" cannot be used: expected one of shared, dedicated"),
-        (&[("SECRET_TTL", "24")], "SECRET_TTL=\"24\" cannot be used: expected a duration with its unit, like 100ms, 180s, 5m or 24h"),
+        (
+            &[("SECRET_TTL", "24")],
+            "SECRET_TTL=\"24\" cannot be used: expected a duration with its unit, like 100ms, 180s, 5m or 24h",
+        ),
         (&[("SECRET_TTL", "0s")], "SECRET_TTL=\"0s\" cannot be used: expected a life longer than nothing"),
         (&[("HTTP2_FRAME_SIZE", "1024")], "HTTP2_FRAME_SIZE=\"1024\" cannot be used: expected number from 16384 to 16777215"),
-        (&[("ZTUNNEL_WORKER_THREADS", "many")], "ZTUNNEL_WORKER_THREADS=\"many\" cannot be used: expected a number of threads, a part of the cores like 25%, or 0 for all cores"),
-        (&[("XDS_ADDRESS", "http://istiod:15010")], "XDS_ADDRESS=\"http://istiod:15010\" cannot be used: expected https://host:port, not \"http://istiod:15010\""),
+        (
+            &[("ZTUNNEL_WORKER_THREADS", "many")],
+            "ZTUNNEL_WORKER_THREADS=\"many\" cannot be used: expected a number of threads, a part of the cores like 25%, or 0 for all cores",
+        ),
+        (
+            &[("XDS_ADDRESS", "http://istiod:15010")],
+            "XDS_ADDRESS=\"http://istiod:15010\" cannot be used: expected https://host:port, not \"http://istiod:15010\"",
+        ),
         (&[("CA_ADDRESS", "https://")], "CA_ADDRESS=\"https://\" cannot be used: expected https://host:port, not \"https://\""),
-        (&[("LOCAL_XDS", "a"), ("LOCAL_XDS_PATH", "b")], "LOCAL_XDS=\"a\" cannot be used: expected nothing, because LOCAL_XDS_PATH is set too; leave one of them out"),
-        (&[("XDS_ON_DEMAND", "true")], "XDS_ON_DEMAND=\"true\" cannot be used: expected false, because DNS needs to know every name; or set ISTIO_META_DNS_CAPTURE=false"),
+        (
+            &[("LOCAL_XDS", "a"), ("LOCAL_XDS_PATH", "b")],
+            "LOCAL_XDS=\"a\" cannot be used: expected nothing, because LOCAL_XDS_PATH is set too; leave one of them out",
+        ),
+        (
+            &[("XDS_ON_DEMAND", "true")],
+            "XDS_ON_DEMAND=\"true\" cannot be used: expected false, because DNS needs to know every name; or set ISTIO_META_DNS_CAPTURE=false",
+        ),
         (&[("TLS12_ENABLED", "true")], "TLS12_ENABLED=\"true\" cannot be used: expected false: only TLS 1.3 is supported"),
-        (&[("FAKE_CA", "true")], "FAKE_CA=\"true\" cannot be used: expected false: certificates that nobody vouches for are not supported; run istiod-lite as the CA"),
-        (&[("COMPLIANCE_POLICY", "fips")], "COMPLIANCE_POLICY=\"fips\" cannot be used: expected pqc, or nothing: other policies are not supported"),
-        (&[("RUST_LOG", "loud")], "RUST_LOG=\"loud\" cannot be used: expected levels (\"loud\" is no log level: expected off, error, warn, info, debug, trace, or target=level, separated by commas)"),
+        (
+            &[("FAKE_CA", "true")],
+            "FAKE_CA=\"true\" cannot be used: expected false: certificates that nobody vouches for are not supported; run istiod-lite as the CA",
+        ),
+        (
+            &[("COMPLIANCE_POLICY", "fips")],
+            "COMPLIANCE_POLICY=\"fips\" cannot be used: expected pqc, or nothing: other policies are not supported",
+        ),
+        (
+            &[("RUST_LOG", "loud")],
+            "RUST_LOG=\"loud\" cannot be used: expected levels (\"loud\" is no log level: expected off, error, warn, info, debug, trace, or target=level, separated by commas)",
+        ),
         (&[("INSTANCE_IP", "10.0.0")], "INSTANCE_IP=\"10.0.0\" cannot be used: expected an IP address, like 10.0.0.1 or fd00::1"),
     ] {
         assert_eq!(parse(environment, &[]).unwrap_err(), told);
     }
     assert!(parse(&[("XDS_ON_DEMAND", "true"), ("ISTIO_META_DNS_CAPTURE", "false")], &[]).unwrap().xds_on_demand);
-    for (key, broken) in [("PROXY_CONFIG", "{concurrency: many}"), ("PROXY_CONFIG", "proxyAdminPort: 70000"), ("ISTIO_METAJSON_X", "{")] {
+    for (key, broken) in
+        [("PROXY_CONFIG", "{concurrency: many}"), ("PROXY_CONFIG", "proxyAdminPort: 70000"), ("ISTIO_METAJSON_X", "{")]
+    {
         let told = parse(&[(key, broken)], &[]).unwrap_err();
         assert!(told.starts_with(&format!("{key}={broken:?} cannot be used: expected ")), "{told}");
     }
@@ -192,7 +228,8 @@ fn a_wrong_dns_address_is_an_error_and_no_panic() {
         assert!(told.starts_with("ISTIO_META_DNS_PROXY_ADDR=") && told.contains("like localhost:15053"), "{told}");
     }
     assert!(parse(&[("DNS_PROXY_ADDR", "x")], &[]).unwrap_err().starts_with("DNS_PROXY_ADDR="));
-    let addresses = |text| good(&[("DNS_PROXY_ADDR", text)]).dns.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let addresses =
+        |text| good(&[("DNS_PROXY_ADDR", text)]).dns.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     assert_eq!(addresses("localhost:53"), "127.0.0.1:53 [::1]:53");
     assert_eq!(addresses("[::1]:5353"), "[::1]:5353");
 }

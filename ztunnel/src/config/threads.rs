@@ -20,7 +20,9 @@ impl Setting for Workers {
             return usize::parse(percent).filter(|percent| (1..=1000).contains(percent)).map(Workers::Percent);
         }
         // A thousand threads are a mistake, not a wish.
-        usize::parse(text).filter(|count| *count <= 1024).map(|count| if count == 0 { Workers::AllCores } else { Workers::Exactly(count) })
+        usize::parse(text)
+            .filter(|count| *count <= 1024)
+            .map(|count| if count == 0 { Workers::AllCores } else { Workers::Exactly(count) })
     }
 }
 
@@ -58,7 +60,15 @@ mod tests {
     // Z-010
     #[test]
     fn numbers_and_parts_are_read_and_nonsense_is_not() {
-        for (text, want) in [("4", Some(4)), ("0", Some(16)), ("25%", Some(4)), ("1%", Some(1)), ("33%", Some(6)), ("100%", Some(16)), ("1024", Some(1024))] {
+        for (text, want) in [
+            ("4", Some(4)),
+            ("0", Some(16)),
+            ("25%", Some(4)),
+            ("1%", Some(1)),
+            ("33%", Some(6)),
+            ("100%", Some(16)),
+            ("1024", Some(1024)),
+        ] {
             assert_eq!(Workers::parse(text).map(|said| count(Some(said), None, 0, 16)), want, "{text}");
         }
         for nonsense in ["", "%", "-1", "1.5", "25 %", "0%", "abc", "4x", "100000", "1001%", "+4"] {
@@ -68,14 +78,9 @@ mod tests {
 
     #[test]
     fn limits_and_requests_count_when_nothing_is_said() {
-        for (limit, request, cores, want) in [
-            (None, 0, 1, 2),
-            (None, 0, 16, 4),
-            (None, 0, 17, 5),
-            (None, 6, 16, 6),
-            (Some(1), 0, 16, 1),
-            (Some(3), 5, 16, 5),
-        ] {
+        for (limit, request, cores, want) in
+            [(None, 0, 1, 2), (None, 0, 16, 4), (None, 0, 17, 5), (None, 6, 16, 6), (Some(1), 0, 16, 1), (Some(3), 5, 16, 5)]
+        {
             assert_eq!(count(None, limit, request, cores), want, "{limit:?} {request} {cores}");
         }
     }

@@ -50,7 +50,14 @@ pub struct Local {
 const MOST_ADDRESSES: usize = 1000;
 
 /// Answers for a client whose workload is known. `name` is in lower case and has no final dot.
-pub fn answer(directory: &Directory, client: &Workload, naming: &Naming, name: &str, family: Family, rng: &mut impl Rng) -> Answer {
+pub fn answer(
+    directory: &Directory,
+    client: &Workload,
+    naming: &Naming,
+    name: &str,
+    family: Family,
+    rng: &mut impl Rng,
+) -> Answer {
     let cluster_search = || names::cluster_search(&client.namespace, &naming.cluster_domain);
     let search = naming.search.clone().unwrap_or_else(cluster_search);
     for alias in names::aliases(name, &client.namespace, &naming.cluster_domain, &search) {

@@ -137,6 +137,9 @@ mod tests {
         );
         assert_eq!(all("a", &search), "a a.ns1.svc.cluster.local");
         let own = ["corp.example".to_owned()];
-        assert_eq!(all("db.corp.example", &own), "db.corp.example db.corp.example.svc.cluster.local db[1] db.ns1.svc.cluster.local[1]");
+        assert_eq!(
+            all("db.corp.example", &own),
+            "db.corp.example db.corp.example.svc.cluster.local db[1] db.ns1.svc.cluster.local[1]"
+        );
     }
 }

@@ -57,7 +57,10 @@ mod tests {
         let text = "# local\nnameserver 10.96.0.10 ; cluster\nnameserver fd00::a\nnameserver fe80::1%2\nnameserver fe80::1%eth0\nnameserver nonsense\n\
                     nameserver 10.0.0.4\ndomain old.example\nsearch ns1.svc.cluster.local. SVC.cluster.local\noptions ndots:5\n\nnameserver\n";
         let resolv = Resolv::parse(text);
-        assert_eq!(resolv.servers.iter().map(SocketAddr::to_string).collect::<Vec<_>>(), ["10.96.0.10:53", "[fd00::a]:53", "[fe80::1%2]:53"]);
+        assert_eq!(
+            resolv.servers.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
+            ["10.96.0.10:53", "[fd00::a]:53", "[fe80::1%2]:53"]
+        );
         assert_eq!(resolv.search, ["ns1.svc.cluster.local", "svc.cluster.local"]);
         assert_eq!(Resolv::parse(""), Resolv::default());
     }

@@ -152,7 +152,8 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 async fn by_udp<N: Net>(shared: Arc<Shared<N>>, socket: Arc<N::Datagrams>, drain: Drain) {
     let mut buffer = vec![0; QUESTION_BYTES];
     loop {
-        let received = tokio::select! { biased; () = drain.soft() => return, received = socket.recv_from(&mut buffer) => received };
+        let received =
+            tokio::select! { biased; () = drain.soft() => return, received = socket.recv_from(&mut buffer) => received };
         let (length, from) = match received {
             Ok(received) => received,
             Err(error) => {

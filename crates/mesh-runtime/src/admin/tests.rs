@@ -113,7 +113,10 @@ async fn serves_over_tcp_and_drops_who_is_slow_or_too_large() {
     let large = format!("GET /show HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(64 * 1024));
     assert!(say(address, &large).await.starts_with("HTTP/1.1 431 "));
     assert_eq!(say(address, "GET /sho").await.find("HTTP/1.1 200"), None, "an unfinished header was answered");
-    let body = format!("POST /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 100000\r\n\r\n{}", "z".repeat(100_000));
+    let body = format!(
+        "POST /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 100000\r\n\r\n{}",
+        "z".repeat(100_000)
+    );
     assert!(say(address, &body).await.starts_with("HTTP/1.1 413 "));
     assert_eq!(drain.shutdown(Duration::from_secs(5)).await, crate::Drained::Clean);
     assert!(TcpStream::connect(address).await.is_err(), "the listener outlived the drain");

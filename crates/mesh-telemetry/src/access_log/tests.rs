@@ -16,7 +16,12 @@ impl Ends {
     }
 
     fn line<'a>(&'a self, event: Event<'a>) -> Line<'a> {
-        let who = |workload, identity| Who { workload: Some(workload), namespace: Some("lab"), identity: Some(identity), cluster: Some("Kubernetes") };
+        let who = |workload, identity| Who {
+            workload: Some(workload),
+            namespace: Some("lab"),
+            identity: Some(identity),
+            cluster: Some("Kubernetes"),
+        };
         Line {
             src_addr: "10.1.0.9:40112".parse().unwrap(),
             src: who("shop-0", &self.shop),
@@ -88,7 +93,10 @@ fn an_early_refusal_and_an_opening_are_short() {
          stage=\"authorize\" reason=\"denied_by_policy\" error=\"no such pod\"\n"
     );
     let (plain, _) = both(&ends.line(Event::Opened));
-    assert!(plain.contains("\tdebug\taccess\tconnection opened\tsrc.addr=") && plain.ends_with("direction=\"outbound\"\n"), "{plain}");
+    assert!(
+        plain.contains("\tdebug\taccess\tconnection opened\tsrc.addr=") && plain.ends_with("direction=\"outbound\"\n"),
+        "{plain}"
+    );
 }
 
 #[test]
@@ -150,7 +158,11 @@ fn only_what_the_level_lets_through_is_written() {
     log.write(at(), &ends.line(complete(Some(WHY))));
     AccessLog::off().write(at(), &ends.line(complete(Some(WHY))));
     assert!(lines.flush(Duration::from_secs(20)));
-    let levels: Vec<String> = String::from_utf8(written.lock().clone()).unwrap().lines().map(|line| line.split('\t').nth(1).unwrap().to_owned()).collect();
+    let levels: Vec<String> = String::from_utf8(written.lock().clone())
+        .unwrap()
+        .lines()
+        .map(|line| line.split('\t').nth(1).unwrap().to_owned())
+        .collect();
     assert_eq!(levels, ["info", "error"]);
     assert!(!log.wants(Level::Info) && log.wants(Level::Error) && !AccessLog::off().wants(Level::Error));
 }

@@ -18,7 +18,8 @@ fn shown(labels: &[Label]) -> String {
 #[test]
 fn traffic_labels_have_the_fields_order_and_unknown_where_nothing_is_known() {
     let (destination, service) = (workload(), Service::named("lab", "cart.lab.svc.cluster.local"));
-    let told = Derived { workload_name: "shop".into(), canonical_name: "shop-app".into(), zone: "eu-1".into(), ..Derived::default() };
+    let told =
+        Derived { workload_name: "shop".into(), canonical_name: "shop-app".into(), zone: "eu-1".into(), ..Derived::default() };
     let identity = SpiffeId::new("cluster.local", "lab", "shop");
     let what = Labelled {
         reporter: Reporter::Destination,

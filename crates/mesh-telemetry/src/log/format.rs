@@ -54,7 +54,8 @@ where
         let meta = event.metadata();
         let mut fields = Fields { message: String::new(), rest: String::new(), json: true };
         event.record(&mut fields);
-        let (level, time, scope, message) = (level(meta.level()), time_text(SystemTime::now()), quoted(meta.target()), quoted(&fields.message));
+        let (level, time, scope, message) =
+            (level(meta.level()), time_text(SystemTime::now()), quoted(meta.target()), quoted(&fields.message));
         write!(out, "{{\"level\":\"{level}\",\"time\":\"{time}\",\"scope\":{scope},\"message\":{message}{}", fields.rest)?;
         for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(fields) = span.extensions().get::<FormattedFields<N>>().filter(|fields| !fields.is_empty()) {
@@ -145,6 +146,10 @@ impl Visit for Fields {
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         // JSON knows no infinity.
-        if self.json && !value.is_finite() { self.put(field, format_args!("\"{value}\"")) } else { self.put(field, format_args!("{value}")) }
+        if self.json && !value.is_finite() {
+            self.put(field, format_args!("\"{value}\""))
+        } else {
+            self.put(field, format_args!("{value}"))
+        }
     }
 }

@@ -73,7 +73,10 @@ fn levels_change_while_it_runs_and_bad_ones_are_refused() {
     let lines = logged(Format::Text, Some("warn"), |log| {
         assert_eq!(log.answer(false, None), (200, "current log level is hickory_server::server=off,warn\n".to_owned()));
         tracing::info!(target: "one", "not said");
-        assert_eq!(log.answer(false, Some("access=debug,info")), (200, "current log level is hickory_server::server=off,access=debug,info\n".to_owned()));
+        assert_eq!(
+            log.answer(false, Some("access=debug,info")),
+            (200, "current log level is hickory_server::server=off,access=debug,info\n".to_owned())
+        );
         tracing::info!(target: "two", "said");
         assert!(log.access().wants(Level::Debug));
         let (status, body) = log.answer(false, Some("loud"));

@@ -131,7 +131,9 @@ fn the_content_type_follows_the_request_and_the_body_does_not() {
 fn gzip_is_used_where_it_is_accepted() {
     let recorder = recorder(10);
     let now = Instant::now();
-    for (accepted, packed) in [(Some("gzip, deflate"), true), (Some("br;q=1.0, gzip;q=0.8"), true), (Some("gzip;q=0"), false), (Some("br"), false)] {
+    for (accepted, packed) in
+        [(Some("gzip, deflate"), true), (Some("br;q=1.0, gzip;q=0.8"), true), (Some("gzip;q=0"), false), (Some("br"), false)]
+    {
         let answer = recorder.expose(None, accepted, now);
         assert_eq!(answer.content_encoding.is_some(), packed, "{accepted:?}");
         let mut body = answer.body;
@@ -150,7 +152,9 @@ fn every_family_of_the_data_plane_is_there_before_anything_happened() {
     let shown = text(&Recorder::new(Limits::DEFAULT), Instant::now());
     for family in crate::families::ALL {
         let name = match family.kind {
-            Kind::Counter | Kind::CounterOfFractions => family.name.strip_suffix("_total").expect("a counter's name ends in _total"),
+            Kind::Counter | Kind::CounterOfFractions => {
+                family.name.strip_suffix("_total").expect("a counter's name ends in _total")
+            }
             _ => &family.name,
         };
         assert!(shown.contains(&format!("# TYPE {name} ")), "{name}");
@@ -163,7 +167,9 @@ fn the_recorder_is_one_that_metrics_can_use() {
     let recorder = recorder(10);
     let metadata = Metadata::new("test", metrics::Level::INFO, None);
     recorder.describe_counter("later_total".into(), None, "Said later".into());
-    recorder.register_counter(&Key::from_parts("later_total", vec![Label::new("z", "1"), Label::new("a", "2")]), &metadata).increment(5);
+    recorder
+        .register_counter(&Key::from_parts("later_total", vec![Label::new("z", "1"), Label::new("a", "2")]), &metadata)
+        .increment(5);
     recorder.register_histogram(&Key::from_name("shop_seconds"), &metadata).record(0.5);
     let shown = text(&recorder, Instant::now());
     assert!(shown.contains("# HELP later Said later\n# TYPE later counter\nlater_total{z=\"1\",a=\"2\"} 5\n"), "{shown}");

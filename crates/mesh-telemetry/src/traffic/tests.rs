@@ -30,7 +30,9 @@ fn counted(recorder: &Recorder) -> Vec<String> {
     let text = String::from_utf8(recorder.render(Instant::now())).unwrap();
     let samples = text.lines().filter(|line| line.starts_with("istio_tcp_") && line.contains("response_flags"));
     let flags = |line: &str| line.split("response_flags=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
-    samples.map(|line| format!("{} {} {}", line.split('{').next().unwrap(), flags(line), line.rsplit(' ').next().unwrap())).collect()
+    samples
+        .map(|line| format!("{} {} {}", line.split('{').next().unwrap(), flags(line), line.rsplit(' ').next().unwrap()))
+        .collect()
 }
 
 // Z-172
@@ -77,10 +79,8 @@ fn opened_counts_without_a_flag_and_the_end_with_its_own() {
 #[test]
 fn a_destination_from_the_directory_lends_its_identity() {
     let traffic = Traffic::new(recorder());
-    let told = Subject {
-        destination_principal: Some(SpiffeId::new("td", "lab", "proved")),
-        ..subject(&workload("a"), &workload("b"))
-    };
+    let told =
+        Subject { destination_principal: Some(SpiffeId::new("td", "lab", "proved")), ..subject(&workload("a"), &workload("b")) };
     traffic.handles(&told).opened();
     traffic.handles(&subject(&workload("a"), &workload("b"))).opened();
     let text = String::from_utf8(traffic.recorder().render(Instant::now())).unwrap();

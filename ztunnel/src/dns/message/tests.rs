@@ -43,7 +43,15 @@ fn a_question_is_read_in_lower_case_and_answered_as_it_was_written() {
     assert_eq!((reply.answers[0].ttl, reply.answers[0].data.ip_addr()), (30, Some("fd00::1".parse().unwrap())));
     let head = reply.metadata;
     assert_eq!(
-        (head.id, head.message_type, head.authoritative, head.recursion_available, head.recursion_desired, head.truncation, head.response_code),
+        (
+            head.id,
+            head.message_type,
+            head.authoritative,
+            head.recursion_available,
+            head.recursion_desired,
+            head.truncation,
+            head.response_code
+        ),
         (0x1234, MessageType::Response, true, true, true, false, ResponseCode::NoError)
     );
     assert!(reply.edns.is_none());
@@ -53,7 +61,8 @@ fn a_question_is_read_in_lower_case_and_answered_as_it_was_written() {
 fn a_stripped_name_is_answered_by_an_alias() {
     let asked = asked(&question("b.ns2.ns1.svc.cluster.local.", RecordType::A, None));
     let reply = Message::from_vec(&asked.local(&local(many(1), Some(2)), Transport::Udp)).unwrap();
-    let shown: Vec<String> = reply.answers.iter().map(|record| format!("{} {} {}", record.name, record.record_type(), record.data)).collect();
+    let shown: Vec<String> =
+        reply.answers.iter().map(|record| format!("{} {} {}", record.name, record.record_type(), record.data)).collect();
     assert_eq!(shown, ["b.ns2.ns1.svc.cluster.local. CNAME b.ns2.", "b.ns2. A 10.0.0.0"]);
 }
 
@@ -110,7 +119,9 @@ fn what_is_no_question_is_refused_by_its_code() {
 
 #[test]
 fn some_questions_are_none_of_ours() {
-    for (name, kind) in [("a.", RecordType::SRV), ("a.", RecordType::HTTPS), ("a.", RecordType::ANY), ("a.", RecordType::Unknown(65000))] {
+    for (name, kind) in
+        [("a.", RecordType::SRV), ("a.", RecordType::HTTPS), ("a.", RecordType::ANY), ("a.", RecordType::Unknown(65000))]
+    {
         assert_eq!(asked(&question(name, kind, None)).family(), None, "{kind}");
     }
     assert_eq!(asked(&question("a.", RecordType::Unknown(65000), None)).type_name(), "unknown");
