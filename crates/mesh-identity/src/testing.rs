@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
+    CrlIssuingDistributionPoint, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
     SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -155,6 +155,11 @@ impl Signer {
 
     /// A revocation list of this authority, as DER.
     pub fn crl(&self, serials: &[u64]) -> Vec<u8> {
+        self.crl_at(serials, None)
+    }
+
+    /// The same with an issuing distribution point.
+    pub fn crl_at(&self, serials: &[u64], point: Option<&str>) -> Vec<u8> {
         let revoked = |serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: rcgen::date_time_ymd(2026, 1, 1),
@@ -165,7 +170,10 @@ impl Signer {
             this_update: rcgen::date_time_ymd(2026, 1, 1),
             next_update: rcgen::date_time_ymd(2026, 1, 2), // long over: still counts
             crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
+            issuing_distribution_point: point.map(|point| CrlIssuingDistributionPoint {
+                distribution_point: CrlDistributionPoint { uris: vec![point.to_owned()] },
+                scope: None,
+            }),
             revoked_certs: serials.iter().map(revoked).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };

@@ -302,3 +302,20 @@ fn mutated_lists_never_panic() {
         let _ = CrlSet::parse(bytes);
     });
 }
+
+// V-22: lists with an issuing distribution point
+#[test]
+fn a_partitioned_list_counts_but_for_certificates_that_name_another_point() {
+    let root = Signer::root("a");
+    let lists = CrlSet::parse(&root.crl_at(&[7], Some("http://crl.test/one"))).unwrap();
+    let at = |point: Option<&str>| {
+        root.leaf(vec![uri("spiffe://td/ns/shop/sa/cart")], 7, |params| {
+            let uris = point.map(|point| vec![point.to_owned()]);
+            params.crl_distribution_points = uris.into_iter().map(|uris| rcgen::CrlDistributionPoint { uris }).collect();
+        })
+    };
+    let revoked = Err(NotOurPeer::Chain(webpki::Error::CertRevoked));
+    assert_eq!(verdict(&at(Some("http://crl.test/one")), &root, &lists), revoked);
+    assert_eq!(verdict(&at(Some("http://crl.test/two")), &root, &lists), Ok(()));
+    assert_eq!(verdict(&at(None), &root, &lists), revoked);
+}
