@@ -1,15 +1,16 @@
 //! Which endpoint of a service a connection gets, at which port and address (spec/dataplane.md 5.4).
 //!
-//! Pure: the caller brings the randomness. Every endpoint is judged by `judge` alone, so that what explains a choice
-//! (`survey`) can't drift from what makes it (`pick`).
+//! Pure: the caller brings the randomness. Every endpoint is judged by one function, so that what explains a
+//! choice (`survey`) can't drift from what makes it (`pick`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use rand::Rng;
+use rand::seq::IndexedRandom;
 
-use crate::address::GatewayAddress;
-use crate::directory::Directory;
+use crate::address::{GatewayAddress, NamespacedHostname};
+use crate::directory::{Directory, Roster};
 use crate::service::{HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service};
 use crate::workload::{Health, Workload};
 
@@ -52,6 +53,10 @@ pub struct Fit {
     pub weight: u32,
 }
 
+/// How often an endpoint is drawn blindly before all are looked at. With most endpoints fit and of equal weight the first
+/// draw nearly always holds.
+const DRAWS_MAX: usize = 8;
+
 /// One endpoint by weighted chance among the fit ones of the highest rank; `None` when no endpoint is fit.
 pub fn pick<'d>(
     directory: &'d Directory,
@@ -61,11 +66,33 @@ pub fn pick<'d>(
     purpose: Purpose,
     rng: &mut impl Rng,
 ) -> Option<Picked<'d>> {
+    let judge = Judge::new(source, service, port, purpose);
+    let roster = directory.roster(&judge.key)?;
+    if service.load_balancing.mode == LoadBalancingMode::Standard && roster.capacity_max > 0 {
+        let drawn = (0..DRAWS_MAX).find_map(|_| draw(&judge, roster, rng));
+        if drawn.is_some() {
+            return drawn;
+        }
+    }
+    best(&judge, roster, rng)
+}
+
+/// Draws one member; it holds if it is fit, with a chance in proportion to its weight. So whoever holds was chosen by
+/// weight among the fit, exactly as `best` chooses, and a service of ten thousand endpoints costs no more than one of ten.
+fn draw<'d>(judge: &Judge<'_>, roster: &'d Roster, rng: &mut impl Rng) -> Option<Picked<'d>> {
+    let workload = roster.workloads.choose(rng)?;
+    let fit = judge.judge(workload).ok()?;
+    (rng.random_range(0..roster.capacity_max) < fit.weight).then_some(Picked { workload, port: fit.port })
+}
+
+/// Looks at every member. Each newcomer takes the place with the probability of its share of the weight seen so far; in
+/// the end each has been kept with the probability of its share of the whole. One pass, nothing allocated.
+fn best<'d>(judge: &Judge<'_>, roster: &'d Roster, rng: &mut impl Rng) -> Option<Picked<'d>> {
     let mut picked = None;
     let mut rank_so_far = 0;
     let mut weight_so_far: u64 = 0;
-    for workload in directory.members(&service.key()) {
-        let Ok(fit) = judge(source, service, workload, port, purpose) else { continue };
+    for workload in &roster.workloads {
+        let Ok(fit) = judge.judge(workload) else { continue };
         if fit.rank < rank_so_far {
             continue;
         }
@@ -73,8 +100,6 @@ pub fn pick<'d>(
             rank_so_far = fit.rank;
             weight_so_far = 0;
         }
-        // Each newcomer takes the place with the probability of its share of the weight seen so far; in the end each
-        // has been kept with the probability of its share of the whole. One pass, nothing allocated.
         weight_so_far += u64::from(fit.weight);
         if rng.random_range(0..weight_so_far) < u64::from(fit.weight) {
             picked = Some(Picked { workload, port: fit.port });
@@ -91,8 +116,8 @@ pub fn survey<'d>(
     port: u16,
     purpose: Purpose,
 ) -> Vec<(&'d Arc<Workload>, Result<Fit, Unfit>)> {
-    let judged = |workload: &'d Arc<Workload>| (workload, judge(source, service, workload, port, purpose));
-    directory.members(&service.key()).map(judged).collect()
+    let judge = Judge::new(source, service, port, purpose);
+    directory.members(&judge.key).map(|workload| (workload, judge.judge(workload))).collect()
 }
 
 /// Whether a member of the service may serve this client at this port, and how well it fits.
@@ -103,45 +128,70 @@ pub fn judge(
     port: u16,
     purpose: Purpose,
 ) -> Result<Fit, Unfit> {
-    let balancing = &service.load_balancing;
-    if endpoint.status == Health::Unhealthy && balancing.health_policy == HealthPolicy::OnlyHealthy {
-        return Err(Unfit::Unhealthy);
-    }
-    let behind_gateway = endpoint.network != source.network && endpoint.network_gateway.is_some();
-    if endpoint.addresses.is_empty() && endpoint.hostname.is_empty() && !behind_gateway {
-        return Err(Unfit::Unreachable);
-    }
-    let port = target_port(service, endpoint, port, purpose).ok_or(Unfit::NoPort)?;
-    if endpoint.capacity == 0 {
-        return Err(Unfit::NoCapacity);
-    }
-    let rank = match balancing.mode {
-        LoadBalancingMode::Standard => 0,
-        LoadBalancingMode::Failover | LoadBalancingMode::Passthrough => closeness(balancing, source, endpoint),
-        LoadBalancingMode::Strict => {
-            let rank = closeness(balancing, source, endpoint);
-            if rank < closeness_of_itself(balancing) {
-                return Err(Unfit::OutOfScope);
-            }
-            rank
-        }
-    };
-    Ok(Fit { port, rank, weight: endpoint.capacity })
+    Judge::new(source, service, port, purpose).judge(endpoint)
 }
 
 /// The port of this endpoint that serves a port of the service: its own mapping, else the service's, else (an endpoint
 /// behind an application tunnel of a fixed port) the same number. 0 stands for a named port and maps to nothing.
 pub fn target_port(service: &Service, endpoint: &Workload, port: u16, purpose: Purpose) -> Option<u16> {
-    let of_service = service.ports.get(&port).copied();
-    if of_service.is_none() && !(purpose == Purpose::Waypoint && endpoint.application_tunnel.is_some()) {
-        return None;
+    // The source does not matter for a port; the endpoint stands in for it.
+    Judge::new(endpoint, service, port, purpose).target_port(endpoint)
+}
+
+/// One question put to every endpoint; what is the same for all of them is worked out once.
+struct Judge<'a> {
+    source: &'a Workload,
+    service: &'a Service,
+    key: NamespacedHostname,
+    port: u16,
+    /// What the service says about the port: `None` if it does not have it.
+    of_service: Option<u16>,
+    purpose: Purpose,
+}
+
+impl<'a> Judge<'a> {
+    fn new(source: &'a Workload, service: &'a Service, port: u16, purpose: Purpose) -> Judge<'a> {
+        Judge { source, service, key: service.key(), port, of_service: service.ports.get(&port).copied(), purpose }
     }
-    let of_endpoint = endpoint.services.get(&service.key()).and_then(|ports| ports.get(&port)).copied();
-    let behind_tunnel = endpoint.application_tunnel.is_some_and(|tunnel| tunnel.port.is_some());
-    of_endpoint
-        .filter(|target| *target != 0)
-        .or_else(|| of_service.filter(|target| *target != 0))
-        .or_else(|| behind_tunnel.then_some(port))
+
+    fn judge(&self, endpoint: &Workload) -> Result<Fit, Unfit> {
+        let (source, balancing) = (self.source, &self.service.load_balancing);
+        if endpoint.status == Health::Unhealthy && balancing.health_policy == HealthPolicy::OnlyHealthy {
+            return Err(Unfit::Unhealthy);
+        }
+        let behind_gateway = || endpoint.network_gateway.is_some() && endpoint.network != source.network;
+        if endpoint.addresses.is_empty() && endpoint.hostname.is_empty() && !behind_gateway() {
+            return Err(Unfit::Unreachable);
+        }
+        let port = self.target_port(endpoint).ok_or(Unfit::NoPort)?;
+        if endpoint.capacity == 0 {
+            return Err(Unfit::NoCapacity);
+        }
+        let rank = match balancing.mode {
+            LoadBalancingMode::Standard => 0,
+            LoadBalancingMode::Failover | LoadBalancingMode::Passthrough => closeness(balancing, source, endpoint),
+            LoadBalancingMode::Strict => {
+                let rank = closeness(balancing, source, endpoint);
+                if rank < closeness_of_itself(balancing) {
+                    return Err(Unfit::OutOfScope);
+                }
+                rank
+            }
+        };
+        Ok(Fit { port, rank, weight: endpoint.capacity })
+    }
+
+    fn target_port(&self, endpoint: &Workload) -> Option<u16> {
+        if self.of_service.is_none() && !(self.purpose == Purpose::Waypoint && endpoint.application_tunnel.is_some()) {
+            return None;
+        }
+        let of_endpoint = endpoint.services.get(&self.key).and_then(|ports| ports.get(&self.port)).copied();
+        let behind_tunnel = endpoint.application_tunnel.is_some_and(|tunnel| tunnel.port.is_some());
+        of_endpoint
+            .filter(|target| *target != 0)
+            .or_else(|| self.of_service.filter(|target| *target != 0))
+            .or_else(|| behind_tunnel.then_some(self.port))
+    }
 }
 
 /// The address at which the workload is dialled: the one the client asked for when it is the workload's own; else one

@@ -5,6 +5,7 @@
 //! where the field says "the first" we say the smallest key (spec/reliability.md F-21).
 
 mod cidr;
+mod members;
 mod places;
 
 use std::net::IpAddr;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 use rpds::RedBlackTreeMapSync;
 
 use self::cidr::CidrVips;
+use self::members::Members;
+pub(crate) use self::members::Roster;
 use self::places::Places;
 use crate::address::{NamespacedHostname, NetworkAddress};
 use crate::change::{Change, Touched};
@@ -27,7 +30,7 @@ pub struct Directory {
     services: RedBlackTreeMapSync<NamespacedHostname, Arc<Service>>,
     /// Every workload that names the service, whether the service is known yet or not. Health is looked at when asked,
     /// so a service that switches its health policy has the right endpoints at once.
-    endpoints: RedBlackTreeMapSync<NamespacedHostname, RedBlackTreeMapSync<Uid, Arc<Workload>>>,
+    endpoints: RedBlackTreeMapSync<NamespacedHostname, Members>,
     workloads_by_address: Index<NetworkAddress, Uid, Workload>,
     workloads_by_hostname: Index<NamespacedHostname, Uid, Workload>,
     places: Places,
@@ -200,12 +203,17 @@ impl Directory {
         &'d self,
         service: &NamespacedHostname,
     ) -> impl Iterator<Item = &'d Arc<Workload>> + use<'d> {
-        self.endpoints.get(service).into_iter().flat_map(|members| members.values())
+        self.endpoints.get(service).into_iter().flat_map(Members::iter)
+    }
+
+    /// The members as a list; `None` when nobody names the service.
+    pub(crate) fn roster(&self, service: &NamespacedHostname) -> Option<&Roster> {
+        self.endpoints.get(service).map(Members::roster)
     }
 
     /// Whether the workload is a member of the service.
     pub fn is_member(&self, service: &NamespacedHostname, uid: &Uid) -> bool {
-        self.endpoints.get(service).is_some_and(|members| members.contains_key(uid))
+        self.endpoints.get(service).is_some_and(|members| members.contains(uid))
     }
 
     /// The services that workloads name and that have not come: their endpoints wait for them.
@@ -238,12 +246,11 @@ impl Directory {
         }
         self.places.put(&workload);
         for service in workload.services.keys() {
-            match self.endpoints.get_mut(service) {
-                Some(members) => members.insert_mut(workload.uid.clone(), workload.clone()),
-                None => {
-                    let members = RedBlackTreeMapSync::new_sync().insert(workload.uid.clone(), workload.clone());
-                    self.endpoints.insert_mut(service.clone(), members);
-                }
+            if !self.endpoints.contains_key(service) {
+                self.endpoints.insert_mut(service.clone(), Members::default());
+            }
+            if let Some(members) = self.endpoints.get_mut(service) {
+                members.put(workload.clone());
             }
         }
         self.workloads.insert_mut(workload.uid.clone(), workload);
@@ -262,7 +269,7 @@ impl Directory {
         self.places.take(&old);
         for service in old.services.keys() {
             let Some(members) = self.endpoints.get_mut(service) else { continue };
-            members.remove_mut(uid);
+            members.take(uid);
             if members.is_empty() {
                 self.endpoints.remove_mut(service);
             }
