@@ -56,7 +56,7 @@ struct Rate {
 struct Bucket {
     rate: Rate,
     tokens: u32,
-    refilled: Option<Instant>,
+    refilled: Instant,
 }
 
 /// The account of one connection.
@@ -90,13 +90,14 @@ impl Head {
 }
 
 impl Meter {
-    pub fn new() -> Self {
+    pub fn new(now: Instant) -> Self {
+        let full = |rate: Rate| Bucket { rate, tokens: rate.burst, refilled: now };
         Meter {
-            resets: Bucket::full(RESETS),
-            pings: Bucket::full(PINGS),
-            settings: Bucket::full(SETTINGS_RATE),
-            windows: Bucket::full(WINDOWS),
-            others: Bucket::full(OTHERS),
+            resets: full(RESETS),
+            pings: full(PINGS),
+            settings: full(SETTINGS_RATE),
+            windows: full(WINDOWS),
+            others: full(OTHERS),
             header_block: 0,
             written: 0,
         }
@@ -141,10 +142,6 @@ impl Meter {
 }
 
 impl Bucket {
-    fn full(rate: Rate) -> Self {
-        Bucket { rate, tokens: rate.burst, refilled: None }
-    }
-
     fn take(&mut self, now: Instant, flood: Flood) -> Result<(), Flood> {
         if self.tokens == 0 {
             self.refill(now);
@@ -153,13 +150,13 @@ impl Bucket {
         Ok(())
     }
 
-    /// What the time since the last refill brings; at the first one the burst has just been spent, and brings nothing.
+    /// What the time since the last refill brings; less than one token is left to grow.
     fn refill(&mut self, now: Instant) {
-        let since = self.refilled.map_or(0, |then| now.saturating_duration_since(then).as_millis());
+        let since = now.saturating_duration_since(self.refilled).as_millis();
         let earned = since * u128::from(self.rate.per_second) / 1000;
-        if earned > 0 || self.refilled.is_none() {
+        if earned > 0 {
             self.tokens = u32::try_from(earned).unwrap_or(u32::MAX).min(self.rate.burst);
-            self.refilled = Some(now);
+            self.refilled = now;
         }
     }
 

@@ -1,4 +1,5 @@
-//! The `forwarded` header: for whom a CONNECT is made, and by which service name. Pure (spec/dataplane.md 1.3).
+//! The `forwarded` header: for whom a CONNECT is made, and by which service name; and `x-forwarded-network`, from which
+//! network, on the inner CONNECT of a double tunnel. Pure (spec/dataplane.md 1.3, 1.9).
 
 use std::net::SocketAddr;
 
@@ -6,6 +7,9 @@ use http::{HeaderMap, HeaderValue};
 
 /// The header's name.
 pub const FORWARDED: &str = "forwarded";
+
+/// Carries the source's network id, on the inner CONNECT only.
+pub const X_FORWARDED_NETWORK: &str = "x-forwarded-network";
 
 /// `for="<source>"`, and `;host=<service>` when the destination was addressed by a service. A host that cannot stand
 /// in a header is left out: it is for telemetry only.
@@ -24,6 +28,13 @@ pub fn host(headers: &HeaderMap) -> Option<&str> {
     let host = line.split(';').find_map(|element| element.trim().strip_prefix("host="))?;
     let host = host.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(host);
     (!host.is_empty()).then_some(host)
+}
+
+/// Whether the request came through a gateway from another network than `ours`: the TCP source is not the workload
+/// then. Names are compared without regard to case; a value that is not visible ASCII says nothing.
+pub fn from_other_network(headers: &HeaderMap, ours: &str) -> bool {
+    let network = headers.get(X_FORWARDED_NETWORK).and_then(|value| value.to_str().ok());
+    network.is_some_and(|network| !network.eq_ignore_ascii_case(ours))
 }
 
 #[cfg(test)]

@@ -84,12 +84,12 @@ impl Wire {
 impl<T> Guard<T> {
     /// Around the accepting end: the peer begins with the preface.
     pub fn serving(io: T, wire: Arc<Wire>) -> Self {
-        Guard { io, scan: Scan::after(PREFACE), meter: Meter::new(), wire }
+        Guard { io, scan: Scan::after(PREFACE), meter: Meter::new(Instant::now().into_std()), wire }
     }
 
     /// Around the dialling end: the peer begins with a frame.
     pub fn dialling(io: T, wire: Arc<Wire>) -> Self {
-        Guard { io, scan: Scan::after(0), meter: Meter::new(), wire }
+        Guard { io, scan: Scan::after(0), meter: Meter::new(Instant::now().into_std()), wire }
     }
 
     fn look(&mut self, bytes: &[u8]) {

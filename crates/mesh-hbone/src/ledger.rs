@@ -199,6 +199,11 @@ impl<K: Clone + Eq + Hash> Ledger<K> {
         empty
     }
 
+    /// Whether the connection has come to stand: its peer's SETTINGS are known.
+    pub fn is_settled(&self, id: ConnectionId) -> bool {
+        self.connections.get(&id).is_some_and(|entry| entry.limit.is_some())
+    }
+
     /// The connection is over; whoever was on it knows.
     pub fn gone(&mut self, id: ConnectionId) {
         self.shut(id);

@@ -22,6 +22,8 @@ mod guard;
 mod keepalive;
 mod window;
 mod pulse;
+#[cfg(test)]
+mod testing;
 
 pub use baggage::Baggage;
 pub use connect::{ConnectHead, ConnectRequest};

@@ -204,10 +204,15 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Inner<K> {
         // The longest honest way: a dial that others began, found wanting, and one more.
         let patience = (self.limits.connect + self.limits.handshake) * 2;
         let deadline = Instant::now() + patience;
+        let mut dials = 0;
         loop {
-            let waiting = match self.ask(key)? {
+            let waiting = match self.ask(key, dials < ROUNDS_MAX)? {
                 Asked::Boarded(boarded) => return Ok(boarded),
                 Asked::Waiting(waiting) => waiting,
+                Asked::Dialling(waiting) => {
+                    dials += 1;
+                    waiting
+                }
             };
             match timeout_at(deadline, waiting).await {
                 Ok(Ok(Wake::Again)) => {}
@@ -218,7 +223,8 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Inner<K> {
         }
     }
 
-    fn ask(self: &Arc<Self>, key: &K) -> Result<Asked, OpenError> {
+    /// `may_dial`: a peer that takes connections and ends them must not make one caller dial for ever.
+    fn ask(self: &Arc<Self>, key: &K, may_dial: bool) -> Result<Asked, OpenError> {
         let mut state = self.state.lock();
         match state.ledger.ask(key) {
             Answer::Ride { connection, used, dial } => {
@@ -230,9 +236,13 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Inner<K> {
                 let seat = Seat { connection: connection.0, pool: self.clone() };
                 Ok(Asked::Boarded(Boarded { client, connection, used, seat }))
             }
-            Answer::Open(dial) => {
+            Answer::Open(dial) if may_dial => {
                 self.spawn_dial(key, dial);
-                Ok(Asked::Waiting(state.wait(key)))
+                Ok(Asked::Dialling(state.wait(key)))
+            }
+            Answer::Open(dial) => {
+                state.ledger.failed(dial, key);
+                Err(OpenError::Handshake("the peer ends every connection before it can be used".into()))
             }
             Answer::Wait => Ok(Asked::Waiting(state.wait(key))),
             Answer::Draining => Err(OpenError::Draining),
@@ -241,7 +251,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Inner<K> {
 
     fn spawn_dial(self: &Arc<Self>, key: &K, dial: DialId) {
         // The task must not keep the pool alive: a pool that is dropped lets its unused connections close.
-        let (pool, key) = (Arc::downgrade(self), key.clone());
+        let dialing = Dialing { pool: Arc::downgrade(self), key: key.clone(), dial, error: None };
         let (connecting, cut) = ((self.dial)(key.clone()), self.cut.clone());
         self.tasks.spawn(async move {
             let opened = tokio::select! {
@@ -249,10 +259,9 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Inner<K> {
                 _ = cut.cancelled() => Err(OpenError::Draining),
                 opened = connecting => opened,
             };
-            let Some(pool) = pool.upgrade() else { return };
             match opened {
-                Ok(opened) => Self::carry(pool, key, dial, opened).await,
-                Err(error) => pool.dial_failed(&key, dial, error),
+                Ok(opened) => Self::carry(dialing, opened).await,
+                Err(error) => dialing.failed(error),
             }
         });
     }
@@ -266,16 +275,13 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Inner<K> {
     }
 
     /// A connection from its first rider to its end.
-    async fn carry(pool: Arc<Self>, key: K, dial: DialId, opened: Opened) {
+    async fn carry(dialing: Dialing<K>, opened: Opened) {
         let Opened { client, driver } = opened;
-        let cut = pool.cut.child_token();
-        let Some(connection) = pool.admit(&key, dial, client, cut.clone()) else { return };
-        let watch = Arc::new(Watcher { pool: Arc::downgrade(&pool), connection });
-        drop(pool);
+        let Some((watch, cut)) = dialing.admitted(client) else { return };
         let ended = driver.run(watch.clone(), cut).await;
-        tracing::debug!(connection = connection.0, ?ended, "HBONE connection is over");
-        if let Some(pool) = watch.pool.upgrade() {
-            pool.gone(connection);
+        tracing::debug!(connection = watch.connection.0, ?ended, "HBONE connection is over");
+        if let (Err(why), Some(pool)) = (ended, watch.pool.upgrade()) {
+            pool.gone(watch.connection, why);
         }
     }
 
@@ -287,20 +293,28 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Inner<K> {
         Some(connection)
     }
 
-    fn gone(&self, connection: ConnectionId) {
+    /// The connection is over. One that never came to stand is a failed dial for those who wait for it: asking again
+    /// would dial a peer that hangs up on everyone as often as there are callers.
+    fn gone(&self, connection: ConnectionId, why: OpenError) {
         let mut state = self.state.lock();
-        let key = state.ledger.key(connection).cloned();
+        let Some(key) = state.ledger.key(connection).cloned() else { return };
+        let settled = state.ledger.is_settled(connection);
         state.ledger.gone(connection);
         state.links.remove(&connection);
-        if let Some(key) = key {
-            state.wake(&key);
-        }
+        let waiting = state.waiting.remove(&key).unwrap_or_default();
+        notify(waiting, || if settled { Wake::Again } else { Wake::Failed(why.clone()) });
     }
 
     /// What one request learned about its connection.
     fn turned(&self, connection: ConnectionId, turned: &Turned) {
         match turned {
-            Turned::Closed(_) | Turned::Unprocessed(_) | Turned::Broken(_) => self.shut(connection),
+            Turned::Closed(_) | Turned::Unprocessed(_) | Turned::Broken(_) => {
+                let settled = self.state.lock().ledger.is_settled(connection);
+                // Of one that never came to stand, `gone` tells those who wait.
+                if settled {
+                    self.shut(connection);
+                }
+            }
             Turned::Refused(_) => {
                 let mut state = self.state.lock();
                 if state.ledger.refused(connection) {
@@ -336,7 +350,10 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Inner<K> {
 
 enum Asked {
     Boarded(Boarded),
+    /// For what others have begun.
     Waiting(oneshot::Receiver<Wake>),
+    /// For a dial begun for this caller.
+    Dialling(oneshot::Receiver<Wake>),
 }
 
 impl<K: Clone + Eq + Hash> State<K> {
@@ -409,10 +426,48 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Seats for Inner<K> {
     }
 }
 
-/// How a driver talks back to its pool, if that still exists.
-struct Watcher<K> {
+/// A dial that the ledger waits for. However it ends, the ledger hears of it: also by a panic in `connect`.
+struct Dialing<K: Clone + Eq + Hash + Send + Sync + 'static> {
+    pool: Weak<Inner<K>>,
+    key: K,
+    dial: DialId,
+    error: Option<OpenError>,
+}
+
+impl<K: Clone + Eq + Hash + Send + Sync + 'static> Dialing<K> {
+    fn failed(mut self, error: OpenError) {
+        self.error = Some(error);
+    }
+
+    /// `None`: nobody wants the connection any more. The drop below then finds its dial already settled.
+    fn admitted(self, client: Client) -> Option<(Arc<Watcher<K>>, CancellationToken)> {
+        let pool = self.pool.upgrade()?;
+        let cut = pool.cut.child_token();
+        let connection = pool.admit(&self.key, self.dial, client, cut.clone())?;
+        Some((Arc::new(Watcher { pool: self.pool.clone(), connection }), cut))
+    }
+}
+
+impl<K: Clone + Eq + Hash + Send + Sync + 'static> Drop for Dialing<K> {
+    fn drop(&mut self) {
+        let Some(pool) = self.pool.upgrade() else { return };
+        let vanished = || OpenError::Dial(Arc::new(io::Error::other("the dial ended without a result")));
+        pool.dial_failed(&self.key, self.dial, self.error.take().unwrap_or_else(vanished));
+    }
+}
+
+/// How a driver talks back to its pool, if that still exists. It goes with the connection, and the ledger hears of it.
+struct Watcher<K: Clone + Eq + Hash + Send + Sync + 'static> {
     pool: Weak<Inner<K>>,
     connection: ConnectionId,
+}
+
+impl<K: Clone + Eq + Hash + Send + Sync + 'static> Drop for Watcher<K> {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.gone(self.connection, OpenError::Handshake("the peer has closed the connection at once".into()));
+        }
+    }
 }
 
 impl<K: Clone + Eq + Hash + Send + Sync + 'static> Watch for Watcher<K> {

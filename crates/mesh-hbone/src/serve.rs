@@ -149,7 +149,9 @@ where
                 // Fails only while the last change is unacknowledged; the next measurement tries again.
                 Event::Beat(Beat::Window(size)) => drop(self.connection.set_initial_window_size(size)),
                 Event::Drain => self.drain(),
-                Event::Closed(result) => return result.map_err(ServeError::Http2),
+                Event::Closed(Err(error)) if !self.is_idle() || !error.is_io() => return Err(ServeError::Http2(error)),
+                // A client that hangs up on a connection without streams, however rudely, breaks nothing.
+                Event::Closed(_) => return Ok(()),
                 Event::Flood(flood) => {
                     self.shut(Reason::ENHANCE_YOUR_CALM).await;
                     return Err(ServeError::Flood(flood));
@@ -235,11 +237,15 @@ where
 
     /// A connection on which nothing has been open for long is closed; its client dials again when it needs to.
     fn tick(&mut self) {
-        if self.places.available_permits() < self.limits.streams_served as usize {
+        if !self.is_idle() {
             self.busy_at = Instant::now();
         } else if self.busy_at.elapsed() >= self.limits.idle_served {
             self.drain();
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.places.available_permits() == self.limits.streams_served as usize
     }
 
     fn drain(&mut self) {
