@@ -221,7 +221,7 @@ impl Lives {
         }
     }
 
-    fn wanted(&mut self, path: PathBuf, pod: PodFile, seen: Option<&mpsc::Sender<()>>) {
+    fn wanted(&mut self, path: PathBuf, pod: Box<PodFile>, seen: Option<&mpsc::Sender<()>>) {
         if self.by_path.get(&path).is_some_and(|uid| *uid != pod.uid) {
             self.gone(&path); // another pod took the name
         }
@@ -231,7 +231,7 @@ impl Lives {
         }
         self.by_path.insert(path.clone(), pod.uid.clone());
         let uid = pod.uid.clone();
-        let desired = Desired::Wanted(path, Box::new(pod));
+        let desired = Desired::Wanted(path, pod);
         match self.by_uid.get(&uid) {
             Some(life) => drop(life.send_replace(desired)),
             None => {

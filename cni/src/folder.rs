@@ -26,7 +26,7 @@ struct Stamp {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     /// New, or another content. The error says what is wrong with it.
-    Changed(PathBuf, Result<PodFile, String>),
+    Changed(PathBuf, Result<Box<PodFile>, String>),
     Removed(PathBuf),
 }
 
@@ -62,12 +62,12 @@ fn stamp(path: &Path) -> io::Result<Stamp> {
     Ok(Stamp { inode: meta.ino(), size: meta.size(), modified: (meta.mtime(), meta.mtime_nsec()) })
 }
 
-fn read(path: &Path, stamp: &Stamp) -> Result<PodFile, String> {
+fn read(path: &Path, stamp: &Stamp) -> Result<Box<PodFile>, String> {
     if stamp.size > MAX_BYTES {
         return Err(format!("{}: {} bytes, a pod file has at most {MAX_BYTES}", path.display(), stamp.size));
     }
     let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    parse(path, &text)
+    parse(path, &text).map(Box::new)
 }
 
 #[cfg(test)]
@@ -86,7 +86,7 @@ mod tests {
         fs::write(folder.path().join(".hidden.json"), "x").unwrap();
         fs::write(folder.path().join("a.status.json"), "x").unwrap();
         fs::write(folder.path().join("notes.txt"), "x").unwrap();
-        let pod = parse(&a, POD).unwrap();
+        let pod = Box::new(parse(&a, POD).unwrap());
         assert_eq!(watched.changes().unwrap(), [Event::Changed(a.clone(), Ok(pod.clone()))]);
         assert_eq!(watched.changes().unwrap(), []);
         fs::rename(&a, &b).unwrap();

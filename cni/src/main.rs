@@ -1,5 +1,6 @@
 //! `mesh-cni agent` enrols the pods of a node; `mesh-cni rules` shows what it would do to one.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -78,7 +79,8 @@ fn main() -> anyhow::Result<()> {
 
 fn agent(args: AgentArgs) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let probes = args.capture.probes()?;
     let settings = Settings { pods: args.pods, zds_socket: args.zds_socket, dns: args.capture.dns_capture, probes };
     mesh_net::rlimit::raise_nofile().context("cannot raise the limit of open files")?;

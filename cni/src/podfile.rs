@@ -75,10 +75,16 @@ pub fn parse(path: &Path, text: &str) -> Result<PodFile, String> {
     let pod: PodFile = if json {
         serde_json::from_str(text).map_err(|e| format!("{}: {e}", path.display()))?
     } else {
-        serde_saphyr::from_str(text).map_err(|e| format!("{}: {e}", path.display()))?
+        serde_saphyr::from_str(text).map_err(|e| format!("{}: {}", path.display(), first_line(&e.to_string())))?
     };
     pod.check().map_err(|e| format!("{}: {e}", path.display()))?;
     Ok(pod)
+}
+
+/// The rest is a drawing of the place in the file.
+fn first_line(text: &str) -> &str {
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line)
 }
 
 impl PodFile {

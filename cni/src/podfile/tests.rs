@@ -28,22 +28,22 @@ fn yaml_and_json_say_the_same() {
 fn check(from: &str, to: &str, expected: Expect) {
     assert!(GOOD.contains(from), "{from}");
     let error = parse(Path::new("/p/cart-1.yaml"), &GOOD.replace(from, to)).unwrap_err();
-    expected.assert_eq(error.split("-->").next().unwrap().trim());
+    expected.assert_eq(&error);
 }
 
 #[test]
 fn errors_name_file_and_field() {
     check("uid: 0f3a-1", "uid: ''", expect![[r#"/p/cart-1.yaml: uid: "" must have 1 to 128 characters of a-z, A-Z, 0-9, '-', '.', '_'"#]]);
     check("uid: 0f3a-1", "uid: 'a b'", expect![[r#"/p/cart-1.yaml: uid: "a b" must have 1 to 128 characters of a-z, A-Z, 0-9, '-', '.', '_'"#]]);
-    check("namespace: shop\n", "", expect!["/p/cart-1.yaml: error: line 10 column 1: missing field `namespace`"]);
-    check("phase: starting", "phase: sleeping", expect!["/p/cart-1.yaml: error: line 11 column 8: unknown variant `sleeping`, expected one of starting, running"]);
-    check("phase: starting", "phases: starting", expect!["/p/cart-1.yaml: error: line 11 column 1: unknown field `phases`, expected one of uid, name, namespace, serviceAccount, netns, ips, hostInterface, labels, annotations, phase, hostNetwork"]);
-    check("10.0.1.5", "10.0.1.555", expect!["/p/cart-1.yaml: error: line 7 column 7: invalid IP address syntax"]);
+    check("namespace: shop\n", "", expect!["/p/cart-1.yaml: line 10 column 1: missing field `namespace`"]);
+    check("phase: starting", "phase: sleeping", expect!["/p/cart-1.yaml: line 11 column 8: unknown variant `sleeping`, expected one of starting, running"]);
+    check("phase: starting", "phases: starting", expect!["/p/cart-1.yaml: line 11 column 1: unknown field `phases`, expected one of uid, name, namespace, serviceAccount, netns, ips, hostInterface, labels, annotations, phase, hostNetwork"]);
+    check("10.0.1.5", "10.0.1.555", expect!["/p/cart-1.yaml: line 7 column 7: invalid IP address syntax"]);
     check("10.0.1.5", "127.0.0.1", expect!["/p/cart-1.yaml: ips: 127.0.0.1 cannot be a pod's address"]);
     check("[10.0.1.5, 'fd00:1::5']", "[]", expect!["/p/cart-1.yaml: ips: a pod needs at least one address"]);
     check("/run/isthmus/netns/cart-1", "netns/cart-1", expect!["/p/cart-1.yaml: netns: netns/cart-1 must be an absolute path"]);
     check("veth-cart-1", "veth-cart-1-much-too-long", expect![[r#"/p/cart-1.yaml: hostInterface: "veth-cart-1-much-too-long" is not an interface name"#]]);
-    check("labels: {app: cart}", "labels: {app: cart", expect!["/p/cart-1.yaml: error: line 10 column 12: while parsing a flow mapping, did not find expected ',' or '}'"]);
+    check("labels: {app: cart}", "labels: {app: cart", expect!["/p/cart-1.yaml: line 10 column 12: while parsing a flow mapping, did not find expected ',' or '}'"]);
 }
 
 #[test]

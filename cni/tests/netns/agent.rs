@@ -1,0 +1,320 @@
+//! The program `mesh-cni agent` with a folder of pods, in real namespaces, against a node daemon's end of ZDS.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use mesh_cni::redirect::FIXED_MARK;
+use mesh_cni::status::{State, Status};
+use mesh_net::netns::Netns;
+use mesh_net::seqpacket::SeqPacket;
+use mesh_zds::daemon::Daemon;
+use mesh_zds::messages::ZdsHello;
+use mesh_zds::request::Request;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use prost::Message;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+use crate::world::*;
+
+/// The agent's process, its folder and the pod's namespace by a path that can vanish.
+struct Node {
+    world: World,
+    folder: TempDir,
+    agent: Child,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+    }
+}
+
+impl Node {
+    fn new(test: &str) -> Option<Node> {
+        let world = World::new(test)?;
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("pods")).unwrap();
+        let agent = start(&world, folder.path());
+        let node = Node { world, folder, agent };
+        node.link("pod", &node.world.pod);
+        Some(node)
+    }
+
+    fn link(&self, name: &str, netns: &Netns) {
+        let target = format!("/proc/{}/fd/{}", std::process::id(), netns.as_fd().as_raw_fd());
+        std::os::unix::fs::symlink(target, self.netns(name)).unwrap();
+    }
+
+    fn netns(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("netns-{name}"))
+    }
+
+    fn pod(&self, phase: &str) -> serde_json::Value {
+        json!({
+            "uid": "u1", "name": "cart-1", "namespace": "shop", "serviceAccount": "cart", "phase": phase,
+            "netns": self.netns("pod"), "ips": [POD4, POD6], "hostInterface": "vpod",
+        })
+    }
+
+    fn write(&self, name: &str, pod: &serde_json::Value) {
+        self.write_text(name, &pod.to_string());
+    }
+
+    fn write_text(&self, name: &str, text: &str) {
+        let path = self.folder.path().join("pods").join(name);
+        let draft = path.with_file_name(format!(".{name}"));
+        std::fs::write(&draft, text).unwrap();
+        std::fs::rename(draft, path).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        std::fs::remove_file(self.folder.path().join("pods").join(name)).unwrap();
+    }
+
+    fn status(&self, name: &str) -> Option<Status> {
+        let bytes = std::fs::read(self.folder.path().join("pods").join(format!("{name}.status.json"))).ok()?;
+        Some(serde_json::from_slice(&bytes).unwrap())
+    }
+
+    /// Waits until the pod's status is this; the reason begins with this text.
+    async fn until(&self, name: &str, state: State, reason: &str) {
+        let reached = async {
+            while !self.status(name).is_some_and(|s| s.state == state && s.reason.starts_with(reason)) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let reached = timeout(Duration::from_secs(10), reached).await;
+        assert!(reached.is_ok(), "{name} should be {state:?} {reason:?}, is {:?}", self.status(name));
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("zds.sock")
+    }
+
+    async fn connected(&self) -> Daemon {
+        loop {
+            match Daemon::connect(&self.socket()).await {
+                Ok(daemon) => return daemon,
+                Err(_) => sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    fn rules(&self) -> String {
+        self.world.sh(&self.world.pod, "nft list ruleset")
+    }
+}
+
+fn start(world: &World, folder: &Path) -> Child {
+    let spawn = || {
+        Command::new(env!("CARGO_BIN_EXE_mesh-cni"))
+            .args(["agent", "--probe-uid", "0", "--pods"])
+            .arg(folder.join("pods"))
+            .arg("--zds-socket")
+            .arg(folder.join("zds.sock"))
+            .env("RUST_LOG", "warn")
+            .spawn()
+    };
+    world.node.run(&world.home, spawn).unwrap()
+}
+
+/// The next request, answered.
+async fn next(daemon: &mut Daemon, answer: Result<(), &str>) -> Request {
+    let request = timeout(Duration::from_secs(15), daemon.next()).await.expect("a request").unwrap();
+    daemon.ack(answer).await.unwrap();
+    request
+}
+
+fn added(request: Request) -> u32 {
+    match request {
+        Request::Add(add) => {
+            assert_eq!((add.uid.as_str(), add.workload.name.as_str(), add.workload.service_account.as_str()), ("u1", "cart-1", "cart"));
+            add.mark.expect("a mark")
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_starting_pod_is_guarded_until_a_daemon_serves_it() {
+    let Some(mut node) = Node::new("a_starting_pod_is_guarded_until_a_daemon_serves_it") else { return };
+    node.write("cart-1.json", &node.pod("starting"));
+    node.until("cart-1", State::Pending, "no node daemon is connected to the ZDS socket").await;
+    assert!(node.rules().contains("isthmus-guard") && node.rules().contains("redirect to :15001"));
+
+    let mut daemon = node.connected().await;
+    let mark = added(next(&mut daemon, Err("failure to start proxy : no certificate")).await);
+    assert!(matches!(next(&mut daemon, Ok(())).await, Request::SnapshotSent));
+    node.until("cart-1", State::Pending, "").await;
+    assert!(node.rules().contains("isthmus-guard"));
+    // the refused pod is offered again
+    assert_eq!(added(next(&mut daemon, Ok(())).await), mark);
+    node.until("cart-1", State::Enabled, "").await;
+    assert!(!node.rules().contains("isthmus-guard"));
+    assert!(node.rules().contains(&format!("{mark:#010x}")) && !node.rules().contains("0x00000539"));
+    assert!(node.world.sh(&node.world.node, "nft list ruleset").contains(&format!("elements = {{ {POD4} }}")));
+
+    // a restarted agent: the same mark, no guard, rules in force all the time
+    kill(Pid::from_raw(node.agent.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert!(node.agent.wait().unwrap().success());
+    assert!(node.rules().contains("redirect to :15001"), "rules stay without an agent");
+    while daemon.next().await.is_ok() {} // a last request may have been under way
+    node.agent = start(&node.world, node.folder.path());
+    let mut daemon = node.connected().await;
+    assert_eq!(added(next(&mut daemon, Ok(())).await), mark);
+    loop {
+        // the pod's own life announces it too: the order of the two does not matter
+        match next(&mut daemon, Ok(())).await {
+            Request::SnapshotSent => break,
+            again => assert_eq!(added(again), mark),
+        }
+    }
+    assert!(!node.rules().contains("isthmus-guard"));
+
+    // the pod is gone, then its file
+    std::fs::remove_file(node.netns("pod")).unwrap();
+    node.remove("cart-1.json");
+    loop {
+        match next(&mut daemon, Ok(())).await {
+            Request::Del { uid, drain } => break assert_eq!((uid.as_str(), drain), ("u1", false)),
+            again => assert_eq!(added(again), mark),
+        }
+    }
+    timeout(Duration::from_secs(5), async {
+        while node.status("cart-1").is_some() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the status file goes with the pod");
+    assert!(!node.world.sh(&node.world.node, "nft list ruleset").contains("elements"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_pod_is_captured_after_the_daemon_serves_it_and_released_in_order() {
+    let Some(node) = Node::new("a_running_pod_is_captured_after_the_daemon_serves_it_and_released_in_order") else { return };
+    let (application, peer) = (node.world.application(), node.world.outside());
+    serve(&peer, "peer", "[::]:80").await;
+    node.write("cart-1.yaml", &node.pod("running")); // JSON is YAML
+    node.until("cart-1", State::Pending, "no node daemon").await;
+    assert_eq!(node.rules(), "", "nothing is captured, nothing is closed");
+
+    let mut daemon = node.connected().await;
+    let mark = added(next(&mut daemon, Ok(())).await);
+    crate::world::daemon(&node.world, mark).await; // its listeners
+    loop {
+        match timeout(Duration::from_millis(500), daemon.next()).await {
+            Ok(request) => {
+                request.unwrap();
+                daemon.ack(Ok(())).await.unwrap();
+            }
+            Err(_) => break,
+        }
+    }
+    node.until("cart-1", State::Enabled, "").await;
+    assert_eq!(ask(&application, "10.77.2.2:80").await, "outbound from 10.77.1.2 to 10.77.2.2:80");
+
+    // the file changes: the rules follow; a broken file changes nothing and is reported
+    let mut pod = node.pod("running");
+    pod["annotations"] = json!({"ambient.isthmus.io/exclude-outbound-ports": "80"});
+    node.write("cart-1.yaml", &pod);
+    timeout(Duration::from_secs(5), async {
+        while !node.rules().contains("tcp dport 80 accept") {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("new rules");
+    assert_eq!(ask(&application, "10.77.2.2:80").await, "peer from 10.77.1.2 to 10.77.2.2:80");
+    for (broken, reason) in [("uid: [", ""), ("{\"uid\": \"u1\"}", "")] {
+        node.write_text("cart-1.yaml", broken);
+        let path = node.folder.path().join("pods/cart-1.yaml");
+        node.until("cart-1", State::Enabled, &format!("{}: {reason}", path.display())).await;
+    }
+    pod["annotations"] = json!({"ambient.istio.io/dns-capture": "maybe"});
+    node.write("cart-1.yaml", &pod);
+    node.until("cart-1", State::Enabled, "annotation ambient.istio.io/dns-capture: \"maybe\" is neither").await;
+    assert_eq!(ask(&application, "10.77.2.2:80").await, "peer from 10.77.1.2 to 10.77.2.2:80");
+
+    // an older daemon comes: its mark is exempt for as long as it stays
+    let old = SeqPacket::connect(&node.socket()).unwrap();
+    old.send(&ZdsHello { version: 1, random_mark: false }.encode_to_vec(), None).await.unwrap();
+    let mut buffer = [0; 1024];
+    assert!(old.recv(&mut buffer).await.unwrap().length > 0, "its first pod");
+    let fixed = format!("{FIXED_MARK:#010x}");
+    assert!(node.rules().contains(&fixed), "exempt before it hears of the pod");
+    drop(old);
+    timeout(Duration::from_secs(5), async {
+        while node.rules().contains(&fixed) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("no longer exempt");
+
+    // out of the mesh while it runs
+    pod["annotations"] = json!({});
+    pod["labels"] = json!({"istio.io/dataplane-mode": "none"});
+    node.write("cart-1.yaml", &pod);
+    node.until("cart-1", State::Releasing, "leaving the mesh").await;
+    assert!(node.rules().contains("redirect to :15006"), "peers may still call");
+    loop {
+        if let Request::Del { uid, drain } = next(&mut daemon, Ok(())).await {
+            break assert_eq!((uid.as_str(), drain), ("u1", true));
+        }
+    }
+    node.until("cart-1", State::Released, "").await;
+    assert_eq!(node.rules(), "");
+    assert_eq!(ask(&application, "10.77.2.2:80").await, "peer from 10.77.1.2 to 10.77.2.2:80");
+    node.remove("cart-1.yaml");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_wrong_are_answered() {
+    let Some(node) = Node::new("files_that_are_wrong_are_answered") else { return };
+    let path = |name: &str| node.folder.path().join("pods").join(name).display().to_string();
+    node.write_text("broken.json", "{");
+    node.until("broken", State::Refused, &format!("{}: EOF while parsing", path("broken.json"))).await;
+    node.remove("broken.json");
+
+    let mut pod = node.pod("starting");
+    pod["netns"] = json!("/no/such/netns");
+    node.write("lost.json", &pod);
+    node.until("lost", State::Pending, "netns: /no/such/netns: No such file or directory").await;
+    pod["uid"] = json!("u2");
+    pod["netns"] = json!("/etc/hostname");
+    node.write("file.json", &pod);
+    node.until("file", State::Pending, "cannot run nft: cannot enter the network namespace").await;
+    pod["uid"] = json!("u3");
+    pod["netns"] = json!(format!("/proc/{}/ns/net", node.agent.id()));
+    node.write("own.json", &pod);
+    node.until("own", State::Pending, "netns: it is the node's own network namespace").await;
+    pod["uid"] = json!("u4");
+    pod["annotations"] = json!({"ambient.istio.io/dns-capture": "maybe"});
+    node.write("note.json", &pod);
+    node.until("note", State::Refused, "annotation ambient.istio.io/dns-capture: \"maybe\" is neither \"true\" nor \"false\"").await;
+
+    node.write("cart-1.json", &json!({"uid": "u5", "name": "n", "namespace": "s", "netns": node.netns("pod"), "ips": [POD4]}));
+    node.until("cart-1", State::Pending, "no node daemon").await;
+    node.write("twin.json", &json!({"uid": "u5", "name": "n", "namespace": "s", "netns": node.netns("pod"), "ips": [POD4]}));
+    node.until("twin", State::Refused, &format!("uid: u5 is announced by {} already", path("cart-1.json"))).await;
+    node.write("thief.json", &json!({"uid": "u6", "name": "n", "namespace": "s", "netns": node.netns("pod"), "ips": [POD4]}));
+    node.until("thief", State::Pending, "netns: it is the network namespace of pod u5 already").await;
+
+    // corrected, it is enrolled
+    let mut daemon = node.connected().await;
+    node.remove("lost.json");
+    node.remove("thief.json");
+    node.until("cart-1", State::Pending, "").await;
+    tokio::spawn(async move {
+        while daemon.next().await.is_ok() {
+            daemon.ack(Ok(())).await.unwrap();
+        }
+    });
+    node.until("cart-1", State::Enabled, "").await;
+}
