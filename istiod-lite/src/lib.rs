@@ -1,12 +1,21 @@
 //! The controller: Kubernetes objects or files in, xDS and certificates out. It never sees a byte of users' traffic.
 //!
 //! ```text
-//!  watch ──Event──▶ cluster ──▶ translate ──Changes──▶ publish ──▶ node daemons
-//! (files)          (objects)   (pure)        │
-//!                                            └──▶ status          ca ──▶ certificates for node daemons
+//!  watch ──Batch──▶ reconcile: cluster ▶ translate ──Changes──▶ publish ──▶ catalog ──▶ node daemons
+//! (files)           (objects)  (pure)                │                          ca ──▶ their certificates
+//!                                                    └──▶ status
 //! ```
 
 pub mod objects;
 pub mod cluster;
 pub mod translate;
 pub mod watch;
+pub mod publish;
+pub mod reconcile;
+pub mod status;
+pub mod ca;
+pub mod config;
+pub mod controller;
+pub mod admin;
+pub mod metrics;
+pub mod dump;

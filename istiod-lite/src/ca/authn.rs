@@ -1,0 +1,125 @@
+//! Who calls: a bearer token of this mesh, checked with the public key alone. The same answer opens discovery and the
+//! authority (design decision 15: scope comes from the token, not from what a client says of itself).
+//!
+//! Client certificates are not taken as proof here: a stolen one could renew itself for ever, a token ends in an hour.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use mesh_identity::Clock;
+use mesh_identity::impersonate::{Caller, Proof, Rules};
+use mesh_identity::token::{Subject, Verifier};
+use mesh_runtime::Watched;
+use mesh_xds::{Account, Authenticate, Scope};
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::placements::Placements;
+
+/// Everything that telling callers apart needs.
+pub struct Authn {
+    pub verifier: Verifier,
+    pub rules: Rules,
+    pub placements: Watched<Placements>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A caller, and until when its token holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Known {
+    pub caller: Caller,
+    pub node: Option<Arc<str>>,
+    pub expires: SystemTime,
+}
+
+/// Why a caller is not believed; for our log, the caller learns only that it was not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unknown(pub String);
+
+impl fmt::Debug for Authn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authn").field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
+impl Authn {
+    pub fn token(&self, token: &str) -> Result<Known, Unknown> {
+        let (subject, expires) = self.verifier.verify_until(token, self.clock.now()).map_err(|error| Unknown(error.to_string()))?;
+        self.placements.with(|placements| known(subject, expires, placements))
+    }
+
+    /// Whether a caller is a node daemon, which may see the whole mesh.
+    fn is_trusted(&self, caller: &Caller) -> bool {
+        self.rules.trusted.iter().any(|(namespace, account)| *namespace == caller.namespace && *account == caller.service_account)
+    }
+
+    fn scope(&self, known: Known) -> Scope {
+        let left = known.expires.duration_since(self.clock.now()).unwrap_or_default();
+        Scope {
+            all_addresses: self.is_trusted(&known.caller),
+            account: Some(Account { namespace: known.caller.namespace.into(), service_account: known.caller.service_account.into() }),
+            node: known.node,
+            audiences: Vec::new(),
+            expires: Some(Instant::now() + left),
+        }
+    }
+}
+
+/// What a verified token means. A pod that it names and that we know must be the same one; a pod that we do not know
+/// may be a node daemon of a machine without Kubernetes, then the token's node counts.
+fn known(subject: Subject, expires: SystemTime, placements: &Placements) -> Result<Known, Unknown> {
+    let account = subject.service_account.name;
+    let pod = subject.pod.as_ref().and_then(|pod| placements.find(&subject.namespace, &pod.name));
+    if let (Some(told), Some(pod)) = (&subject.pod, pod) {
+        let shown = pod.meta.ns_name();
+        // A pod of a folder has no uid unless somebody wrote one.
+        if !pod.meta.uid.is_empty() && *told.uid != *pod.meta.uid {
+            return Err(Unknown(format!("the token is of an earlier pod {shown}")));
+        }
+        if *account != *pod.service_account {
+            return Err(Unknown(format!("pod {shown} runs as another service account than its token says")));
+        }
+        if subject.node.as_ref().is_some_and(|node| *node.name != *pod.node && !pod.node.is_empty()) {
+            return Err(Unknown(format!("pod {shown} is on another node than its token says")));
+        }
+    }
+    let proof = match (&subject.node, &subject.pod) {
+        (Some(node), _) => Proof::Node { name: node.name.clone() },
+        (None, Some(pod)) => Proof::Pod { name: pod.name.clone(), uid: pod.uid.clone() },
+        (None, None) => Proof::Unbound,
+    };
+    let node = subject.node.map(|node| node.name.into()).or_else(|| pod.map(|pod| pod.node.clone()).filter(|node| !node.is_empty()));
+    Ok(Known { caller: Caller { namespace: subject.namespace, service_account: account, proof }, node, expires })
+}
+
+/// Discovery asks with the headers of a call.
+#[derive(Debug)]
+pub struct DiscoveryAuthn(pub Arc<Authn>);
+
+impl Authenticate for DiscoveryAuthn {
+    fn authenticate<'a>(
+        &'a self,
+        headers: &'a http::HeaderMap,
+        _connection: &'a http::Extensions,
+    ) -> Pin<Box<dyn Future<Output = Result<Scope, Status>> + Send + 'a>> {
+        Box::pin(async move {
+            let refuse = || Status::unauthenticated("no valid token");
+            let token = bearer(headers).ok_or_else(refuse)?;
+            let known = self.0.token(token).map_err(|Unknown(why)| {
+                tracing::info!(target: "xds", %why, "a discovery client is not authenticated");
+                refuse()
+            })?;
+            Ok(self.0.scope(known))
+        })
+    }
+}
+
+/// The one bearer token of a call; of several none counts.
+fn bearer(headers: &http::HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
+    let first = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(first)?.strip_prefix("Bearer ").map(str::trim).filter(|token| !token.is_empty())
+}

@@ -1,0 +1,9 @@
+//! The certificate authority of this controller: whose it is (`root`), who calls (`authn`), where pods run
+//! (`placements`), and issuing (`issue`). What a certificate looks like and the gRPC service are in mesh-identity.
+
+pub mod root;
+pub mod placements;
+pub mod authn;
+pub mod issue;
+#[cfg(test)]
+mod tests;

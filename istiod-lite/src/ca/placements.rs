@@ -1,0 +1,91 @@
+//! Which pod runs where and as whom: a snapshot for those who decide on certificates while the cluster changes.
+
+use std::sync::Arc;
+
+use mesh_identity::impersonate::{Facts, Phase, PodFact};
+use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
+
+use crate::cluster::Event;
+use crate::objects::{Kind, NsName, Object, Pod};
+
+/// Cheap to clone; one writer.
+#[derive(Clone, Debug, Default)]
+pub struct Placements {
+    pods: RedBlackTreeMapSync<NsName, Arc<Pod>>,
+    /// `namespace/service account` to the names of its pods.
+    of_account: RedBlackTreeMapSync<NsName, RedBlackTreeSetSync<NsName>>,
+}
+
+impl Placements {
+    /// Takes an event. `false`: it was not about a pod.
+    pub fn apply(&mut self, event: &Event) -> bool {
+        match event {
+            Event::Applied(Object::Pod(pod)) => {
+                self.remove(&pod.meta.ns_name());
+                self.insert(pod);
+                true
+            }
+            Event::Deleted(key) if key.kind == Kind::Pod => {
+                self.remove(&key.name);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub fn find(&self, namespace: &str, name: &str) -> Option<&Arc<Pod>> {
+        self.pods.get(&NsName::new(namespace, name))
+    }
+
+    fn insert(&mut self, pod: &Arc<Pod>) {
+        let name = pod.meta.ns_name();
+        let account = account_of(pod);
+        let names = self.of_account.get(&account).cloned().unwrap_or_default().insert(name.clone());
+        self.of_account.insert_mut(account, names);
+        self.pods.insert_mut(name, pod.clone());
+    }
+
+    fn remove(&mut self, name: &NsName) {
+        let Some(pod) = self.pods.get(name).cloned() else { return };
+        self.pods.remove_mut(name);
+        let account = account_of(&pod);
+        let names = self.of_account.get(&account).map(|names| names.remove(name)).unwrap_or_default();
+        if names.is_empty() {
+            self.of_account.remove_mut(&account);
+        } else {
+            self.of_account.insert_mut(account, names);
+        }
+    }
+}
+
+impl Facts for Placements {
+    fn pod(&self, namespace: &str, name: &str) -> Option<PodFact> {
+        let pod = self.find(namespace, name)?;
+        Some(PodFact {
+            uid: pod.meta.uid.to_string(),
+            service_account: pod.service_account.to_string(),
+            node: Some(pod.node.to_string()).filter(|node| !node.is_empty()),
+        })
+    }
+
+    fn phases_on(&self, node: &str, namespace: &str, service_account: &str) -> Vec<Phase> {
+        let names = self.of_account.get(&NsName::new(namespace, service_account));
+        let pods = names.into_iter().flat_map(|names| names.iter()).filter_map(|name| self.pods.get(name));
+        pods.filter(|pod| &*pod.node == node && !node.is_empty()).map(|pod| phase(pod)).collect()
+    }
+}
+
+fn account_of(pod: &Pod) -> NsName {
+    NsName { namespace: pod.meta.namespace.clone(), name: pod.service_account.clone() }
+}
+
+/// A pod that nobody has reported about is being started: it will need its certificate.
+fn phase(pod: &Pod) -> Phase {
+    match pod.phase() {
+        "Pending" | "" => Phase::Pending,
+        "Running" => Phase::Running,
+        "Succeeded" => Phase::Succeeded,
+        "Failed" => Phase::Failed,
+        _ => Phase::Unknown,
+    }
+}

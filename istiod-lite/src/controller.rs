@@ -1,0 +1,112 @@
+//! The controller put together, in the order in which its parts need each other.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use mesh_identity::channel::{HandshakeLimits, ServingTls, incoming};
+use mesh_identity::serve::CaService;
+use mesh_identity::tls::KeyExchange;
+use mesh_identity::token::Verifier;
+use mesh_identity::Clock;
+use mesh_runtime::{Drain, Ready, admin, watched};
+use mesh_xds::{Ads, ServerLimits, catalog};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::admin::Admin;
+use crate::ca::authn::{Authn, DiscoveryAuthn};
+use crate::ca::issue::{Counters, Issue};
+use crate::ca::placements::Placements;
+use crate::ca::root;
+use crate::config::Config;
+use crate::metrics::{self, Sources};
+use crate::reconcile::{Numbers, Reconcile};
+use crate::status::{apply, plan::Page};
+use crate::translate::Translation;
+use crate::watch::files;
+
+/// Where a running controller listens.
+#[derive(Clone, Debug)]
+pub struct Started {
+    pub grpc: SocketAddr,
+    pub monitoring: SocketAddr,
+    pub http: SocketAddr,
+    pub ready: Ready,
+}
+
+/// Starts everything; it runs until the drain ends it.
+///
+/// # Errors
+/// What cannot be used, and what to do: a flag, a key, a port.
+pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyhow::Result<Started> {
+    let meaning = config.meaning().map_err(anyhow::Error::msg)?;
+
+    // the authority, and its certificate for our own port
+    let now = clock.now();
+    let ca = Arc::new(root::load(&config.plugged_in_ca, &config.ca_home, &config.trust_domain, meaning.lifetimes, now)?);
+    let serving = root::serving(&ca, &meaning.serving_names, now)?;
+    let tls = ServingTls::new(serving.chain, &serving.key, ca.roots(), KeyExchange::default(), clock.clone()).context("our own certificate cannot be served")?;
+
+    // who calls
+    let (placements, placed) = watched(Placements::default());
+    let key = std::fs::read_to_string(&config.token_public_key).with_context(|| format!("--token-public-key {}", config.token_public_key.display()))?;
+    let verifier = Verifier::new(&key, &config.token_issuer, &config.token_audience).with_context(|| format!("--token-public-key {}", config.token_public_key.display()))?;
+    let authn = Arc::new(Authn { verifier, rules: meaning.rules, placements: placed, clock });
+
+    // what is told, and to whom
+    let (writer, told) = catalog();
+    let ads = Ads::new(told.clone(), DiscoveryAuthn(authn.clone()), ServerLimits::default(), rand::random(), drain.soft_token());
+    let certificates = Arc::new(Counters::default());
+    let issue = Issue { ca: ca.clone(), authn, cluster_id: config.cluster_id.clone(), counters: certificates.clone() };
+
+    // the ports, all of them before anything is served
+    let grpc = listen("--secure-grpc-address", config.secure_grpc_address).await?;
+    let monitoring = listen("--monitoring-address", config.monitoring_address).await?;
+    let http = listen("--http-address", config.http_address).await?;
+    let ready = Ready::new();
+    let started = Started { grpc: grpc.local_addr()?, monitoring: monitoring.local_addr()?, http: http.local_addr()?, ready: ready.clone() };
+    if let Some(path) = &config.root_cert_out {
+        root::write_bundle(&ca, path)?;
+    }
+
+    // the cluster: sources, translation, status
+    let (pages, shown) = watch::channel(Arc::new(Page::default()));
+    let (numbers, counted) = watch::channel(Numbers::default());
+    let (batches, batched) = mpsc::channel(1);
+    let (dumps, dumped) = mpsc::channel(4);
+    let mut translation = Translation::new(meaning.settings, &config.revision);
+    if let Some(path) = &config.status_file {
+        for (entry, host, ip) in apply::earlier(path).remembered() {
+            translation.remember(entry, host.into(), ip);
+        }
+        drain.spawn(apply::keep(path.clone(), shown.clone(), drain.soft_token()));
+    }
+    let block = Some(ready.block("sources"));
+    let reconcile = Reconcile { translation, catalog: writer, placements, pages, numbers, block, origins: Default::default(), findings: Default::default() };
+    drain.spawn(reconcile.run(batched, dumped, drain.soft_token()));
+    drain.spawn(files::watch(config.folders.clone(), batches, drain.soft_token()));
+
+    // serve
+    let sources = Sources { started: Instant::now(), ads: ads.clone(), catalog: told, numbers: counted, certificates, ca, recorder: metrics::recorder() };
+    let routes = Arc::new(Admin { ready, sources, pages: shown, dumps, cluster_id: config.cluster_id }.routes());
+    drain.spawn(admin::serve_tcp(monitoring, routes.clone(), admin::Limits::DEFAULT, drain.clone()));
+    drain.spawn(admin::serve_tcp(http, routes, admin::Limits::DEFAULT, drain.clone()));
+    let services = ads.beside(CaService::new(Arc::new(issue)));
+    let connections = incoming(grpc, Arc::new(tls), HandshakeLimits::default());
+    let stop = drain.soft_token().cancelled_owned();
+    drain.spawn(async move {
+        if let Err(error) = mesh_xds::server::server().serve_with_incoming_shutdown(services, connections, stop).await {
+            tracing::error!(%error, "discovery and certificates are not served any more; restart the controller");
+        }
+    });
+    Ok(started)
+}
+
+async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}: stop what uses the port, or choose another with {flag}"))
+}
+
+#[cfg(test)]
+mod tests;

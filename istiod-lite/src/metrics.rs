@@ -1,0 +1,112 @@
+//! The controller's own metrics (spec/controlplane.md 10.1), read from where they are counted when somebody scrapes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mesh_identity::sign::Ca;
+use mesh_runtime::Watched;
+use mesh_telemetry::recorder::{Limits, Recorder};
+use mesh_telemetry::{Family, families};
+use mesh_xds::messages::{ADDRESS, AUTHORIZATION};
+use mesh_xds::{Ads, Catalog};
+use metrics::Label;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::ca::issue::Counters;
+use crate::reconcile::Numbers;
+
+const INFO: Family = Family::gauge("pilot_info", "The version that runs");
+const UPTIME: Family = Family::gauge("istiod_uptime_seconds", "Seconds since the start");
+const CLIENTS: Family = Family::gauge("pilot_xds", "Connected discovery clients");
+const STREAMS: Family = Family::counter_of_fractions("pilot_xds_streams", "Discovery streams that were opened");
+const PUSHES: Family = Family::counter_of_fractions("pilot_xds_pushes", "Discovery answers and pushes sent");
+const RESOURCES: Family = Family::counter_of_fractions("pilot_xds_resources_sent", "Resources sent in them");
+const REJECTS: Family = Family::counter_of_fractions("pilot_total_xds_rejects", "Answers that a client refused");
+const EXPIRED: Family = Family::gauge("pilot_xds_expired_nonce", "Requests of connected clients with a nonce of another stream");
+const REFUSED: Family = Family::counter_of_fractions("pilot_xds_refused", "Discovery clients and subscriptions that were refused, by reason");
+const EVENTS: Family = Family::counter_of_fractions("pilot_inbound_updates", "Objects that changed in the sources");
+const TRIGGERS: Family = Family::counter_of_fractions("pilot_push_triggers", "Batches of changes");
+const UNITS: Family = Family::counter_of_fractions("pilot_translation_units", "Pieces of the translation that were computed");
+const TRANSLATION: Family = Family::gauge("pilot_translation_seconds", "Duration of the last translation");
+const SERVICES: Family = Family::gauge("pilot_services", "Services that are told");
+const WORKLOADS: Family = Family::gauge("pilot_workloads", "Workloads that are told");
+const POLICIES: Family = Family::gauge("pilot_policies", "Policies that are told");
+const FAULTS: Family = Family::gauge("pilot_source_faults", "Files whose newest content is not used");
+const CSR: Family = Family::counter_of_fractions("citadel_server_csr_count", "Certificate requests");
+const ISSUED: Family = Family::counter_of_fractions("citadel_server_success_cert_issuance_count", "Certificates issued");
+const CA_AUTHN: Family = Family::counter_of_fractions("citadel_server_authentication_failure_count", "Certificate requests of unknown callers or for identities they may not have");
+const CSR_PARSE: Family = Family::counter_of_fractions("citadel_server_csr_parsing_err_count", "Certificate requests that cannot be read");
+const CSR_SIGN: Family = Family::counter_of_fractions("citadel_server_csr_sign_err_count", "Certificates that could not be signed");
+const ROOT_EXPIRY: Family = Family::gauge("citadel_server_root_cert_expiry_timestamp", "When the signing certificate ends, seconds since 1970");
+
+/// Where the numbers are.
+#[derive(Clone)]
+pub struct Sources {
+    pub started: Instant,
+    pub ads: Ads,
+    pub catalog: Watched<Catalog>,
+    pub numbers: watch::Receiver<Numbers>,
+    pub certificates: Arc<Counters>,
+    pub ca: Arc<Ca>,
+    pub recorder: Recorder,
+}
+
+pub fn recorder() -> Recorder {
+    Recorder::with_families(Limits::DEFAULT, &[families::BUILD])
+}
+
+/// Brings the recorder up to date.
+pub fn collect(from: &Sources) {
+    let version = env!("CARGO_PKG_VERSION");
+    let set = |family: &Family, labels: &[(&'static str, &'static str)], value: f64| {
+        let labels: Vec<Label> = labels.iter().map(|(key, value)| Label::from_static_parts(key, value)).collect();
+        from.recorder.gauge(family, &labels).set(value);
+    };
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
+
+    set(&families::BUILD, &[("component", "pilot"), ("tag", version)], 1.0);
+    set(&INFO, &[("version", version)], 1.0);
+    set(&UPTIME, &[], from.started.elapsed().as_secs_f64());
+
+    let clients = from.ads.clients();
+    set(&CLIENTS, &[("version", version)], clients.len() as f64);
+    for (name, label) in [(ADDRESS, "wds"), (AUTHORIZATION, "wads")] {
+        let stale: u64 = clients.iter().filter_map(|client| client.types.get(name)).map(|status| status.stale).sum();
+        set(&EXPIRED, &[("type", label)], stale as f64);
+    }
+    let streams = from.ads.counters();
+    set(&STREAMS, &[], count(&streams.streams));
+    set(&PUSHES, &[], count(&streams.responses));
+    set(&RESOURCES, &[], count(&streams.resources));
+    set(&REJECTS, &[], count(&streams.nacks));
+    set(&REFUSED, &[("reason", "unauthenticated")], count(&streams.unauthenticated));
+    set(&REFUSED, &[("reason", "claim")], count(&streams.claims_refused));
+    set(&REFUSED, &[("reason", "subscription")], count(&streams.subscriptions_refused));
+    set(&REFUSED, &[("reason", "limit")], count(&streams.over_limit));
+
+    let numbers = *from.numbers.borrow();
+    set(&EVENTS, &[], numbers.events as f64);
+    set(&TRIGGERS, &[], numbers.batches as f64);
+    set(&UNITS, &[], numbers.units_computed as f64);
+    set(&TRANSLATION, &[], numbers.last_us as f64 / 1e6);
+    set(&FAULTS, &[], numbers.faults as f64);
+    let (services, addresses, policies) = from.catalog.with(|catalog| {
+        let shelf = catalog.shelf(ADDRESS);
+        let services = shelf.map_or(0, |shelf| shelf.offers().filter(|offer| offer.is_service).count());
+        (services, shelf.map_or(0, |shelf| shelf.len()), catalog.shelf(AUTHORIZATION).map_or(0, |shelf| shelf.len()))
+    });
+    set(&SERVICES, &[], services as f64);
+    set(&WORKLOADS, &[], addresses.saturating_sub(services) as f64);
+    set(&POLICIES, &[], policies as f64);
+
+    let certificates = &from.certificates;
+    set(&CSR, &[], count(&certificates.requests));
+    set(&ISSUED, &[], count(&certificates.issued));
+    set(&CA_AUTHN, &[], count(&certificates.unauthenticated) + count(&certificates.not_allowed));
+    set(&CSR_PARSE, &[], count(&certificates.bad_requests));
+    set(&CSR_SIGN, &[], count(&certificates.sign_errors));
+    let ends = from.ca.not_after().duration_since(UNIX_EPOCH).or_else(|_| SystemTime::UNIX_EPOCH.duration_since(UNIX_EPOCH));
+    set(&ROOT_EXPIRY, &[], ends.unwrap_or_default().as_secs_f64());
+}
