@@ -14,14 +14,15 @@ use anyhow::Context as _;
 
 use crate::lab::node::{wire_netns, wire_port};
 use crate::lab::state::{PodState, State};
-use crate::say::{BAD, GOOD, STRONG};
+use crate::say::{BAD, GOOD, NOTE, STRONG};
 use crate::shop::MARKER;
 use wire::Wire;
 
 /// One thing that a step found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact {
-    pub held: bool,
+    /// None: it is told, and judged by another fact.
+    pub held: Option<bool>,
     pub text: String,
 }
 
@@ -49,7 +50,11 @@ pub enum Pace {
 }
 
 fn held(held: bool, text: impl Into<String>) -> Fact {
-    Fact { held, text: text.into() }
+    Fact { held: Some(held), text: text.into() }
+}
+
+fn told(text: impl Into<String>) -> Fact {
+    Fact { held: None, text: text.into() }
 }
 
 impl<'a> Cast<'a> {
@@ -84,10 +89,14 @@ pub async fn tour(state: &State, pace: Pace) -> anyhow::Result<bool> {
         anstream::println!("\n{STRONG}[{}/{}] {title}{STRONG:#}", index + 1, titles.len());
         let facts = steps::take(index, &cast, &wire).await.unwrap_or_else(|error| vec![held(false, format!("{error:#}"))]);
         for fact in &facts {
-            let (style, sign) = if fact.held { (GOOD, "holds") } else { (BAD, "FAILS") };
+            let (style, sign) = match fact.held {
+                Some(true) => (GOOD, "holds"),
+                Some(false) => (BAD, "FAILS"),
+                None => (NOTE, "-    "),
+            };
             anstream::println!("  {style}{sign}{style:#}  {}", fact.text);
         }
-        all_held &= !facts.is_empty() && facts.iter().all(|fact| fact.held);
+        all_held &= !facts.is_empty() && facts.iter().all(|fact| fact.held != Some(false));
         if pace == Pace::WaitForEnter && index + 1 < titles.len() {
             wait_for_enter("Enter: next step").await?;
         }
