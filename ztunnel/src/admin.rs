@@ -37,7 +37,7 @@ pub struct Admin {
     pub quit: CancellationToken,
     /// The daemon has ended its connections.
     pub drained: CancellationToken,
-    pub config: String,
+    pub config: serde_json::Value,
     pub cluster_domain: String,
     pub fixed: LocalFile,
     pub shared: bool,
@@ -94,6 +94,7 @@ fn stats_routes(admin: &Arc<Admin>) -> Routes {
 
 fn metrics(admin: &Admin, ask: &Ask) -> Answer {
     mesh_telemetry::process::record(&admin.recorder, &admin.workers);
+    admin.recorder.counter(&mesh_telemetry::families::LINES_DROPPED, &[]).absolute(admin.log.lines().dropped());
     let now = Instant::now();
     admin.mesh.accounts.traffic().sweep(now);
     let said = |name| ask.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
@@ -174,7 +175,7 @@ fn config_dump(admin: &Admin) -> Value {
             "buildProfile": if cfg!(debug_assertions) { "debug" } else { "release" },
             "buildStatus": "Clean", "istioVersion": VERSION, "cryptoProvider": "tls-aws-lc",
         }),
-        config: json!({ "text": admin.config }),
+        config: admin.config.clone(),
         certificates: admin.mesh.credentials.dump().into_iter().map(certificate).collect(),
         workload_state: admin.shared.then(|| admin.pods.dump()),
     };

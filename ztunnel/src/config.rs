@@ -6,6 +6,7 @@
 
 mod mesh_file;
 mod threads;
+mod shown;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -102,7 +103,7 @@ pub enum Local {
 }
 
 /// What proves us to the control plane.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Token {
     None,
     File(PathBuf),

@@ -45,9 +45,12 @@ pub struct Fetcher {
     demand: Option<Demand>,
     upstream: Upstream,
     net: HostNet,
-    names: Mutex<HashMap<Arc<str>, (Instant, Vec<IpAddr>)>>,
+    names: Mutex<HashMap<Arc<str>, Answered>>,
     recorder: Recorder,
 }
+
+/// Until when an answer is used, and what it was.
+type Answered = (Instant, Vec<IpAddr>);
 
 impl Fetcher {
     pub fn new(demand: Option<Demand>, servers: Vec<SocketAddr>, recorder: &Recorder) -> Fetcher {

@@ -27,6 +27,7 @@ pub mod error;
 pub mod why;
 pub mod localfile;
 pub mod dump;
+pub mod chance;
 pub mod fetch;
 pub mod freshness;
 pub mod handshakes;

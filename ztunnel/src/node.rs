@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::account::Accounts;
 use crate::admin::{self, Admin};
 use crate::capture;
+use crate::chance::Chance;
 use crate::config::{Config, Local, Mode, Remote, Root, Token};
 use crate::dns::answer::Naming;
 use crate::dns::resolv::Resolv;
@@ -88,6 +89,7 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
         accounts,
         fetch,
         freshness,
+        chance: Chance::from_machine(),
         settings: settings(&config),
     });
     let dns = config.dns.enabled.then(|| naming(&config, &resolv));
@@ -103,7 +105,7 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
         ready: ready.clone(),
         quit: quit.clone(),
         drained: drain.forced_token(),
-        config: format!("{config:#?}"),
+        config: config.shown(),
         cluster_domain: config.place.cluster_domain.to_string(),
         fixed: fixed_file,
         shared: matches!(config.mode, Mode::Shared { .. }),

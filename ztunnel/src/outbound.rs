@@ -47,7 +47,7 @@ async fn carry<N: Net>(pod: &Pod<N>, caught: &mut Captured<N::Stream>, account: 
     let watch = Watch::drain(&pod.drain);
     match &hop.via {
         Via::Tunnel(passage) => {
-            let request = request(&me, caught, &hop, passage);
+            let request = request(pod, &me, caught, &hop, passage);
             let mut tunnel = pod.tunnels.open(&me.identity(), passage, &request).await?;
             relay(&mut caught.stream, &mut tunnel, account, watch).await
         }
@@ -68,7 +68,7 @@ async fn hop<N: Net>(pod: &Pod<N>, me: &Workload, to: SocketAddr) -> Result<Hop,
         complete: !settings.on_demand,
     };
     let mut known = Known::default();
-    let seed = rand::random();
+    let seed = pod.mesh.chance.next();
     for _ in 0..ROUNDS_MAX {
         match pod.mesh.world.with(|world| resolve(&world.directory, &ask, &known, seed))? {
             Resolution::Hop(hop) => return Ok(hop),
@@ -79,12 +79,12 @@ async fn hop<N: Net>(pod: &Pod<N>, me: &Workload, to: SocketAddr) -> Result<Hop,
 }
 
 /// What the far end is asked, and told.
-fn request<S>(me: &Workload, caught: &Captured<S>, hop: &Hop, passage: &Passage) -> ConnectRequest {
+fn request<N: Net>(pod: &Pod<N>, me: &Workload, caught: &Captured<N::Stream>, hop: &Hop, passage: &Passage) -> ConnectRequest {
     let mut request = ConnectRequest::new(passage.authority.clone());
     let service = hop.service.as_ref().map(|service| &*service.hostname);
     request.headers.insert(mesh_hbone::baggage::BAGGAGE, baggage::of(me).emit());
     request.headers.insert(FORWARDED, forwarded::emit(caught.from, service));
-    request.headers.insert(TRACEPARENT, TraceParent::new(rand::random(), rand::random()).emit());
+    request.headers.insert(TRACEPARENT, TraceParent::new(pod.mesh.chance.next_u128(), pod.mesh.chance.next()).emit());
     request
 }
 

@@ -22,6 +22,7 @@ use crate::account::Accounts;
 use crate::admit::Host;
 use crate::authorize::Permits;
 use crate::capture::{self, Ports};
+use crate::chance::Chance;
 use crate::enroll::{PodInfo, PodUid, Stop};
 use crate::error::Refusal;
 use crate::fetch::Fetch;
@@ -38,6 +39,7 @@ pub struct Mesh {
     pub accounts: Accounts,
     pub fetch: Arc<dyn Fetch>,
     pub freshness: Freshness,
+    pub chance: Chance,
     pub settings: Settings,
 }
 

@@ -158,6 +158,23 @@ fn the_token_is_a_file_if_there_is_one() {
 }
 
 #[test]
+fn the_dump_shows_the_settings_and_no_secret() {
+    let config = good(&[
+        ("AUTH_TOKEN", "s3cret-token"),
+        ("XDS_HEADER_Authorization", "s3cret-header"),
+        ("CA_ROOT_CA", "-----BEGIN CERTIFICATE-----s3cret-pem"),
+        ("LOCAL_XDS", "s3cret-file"),
+        ("NODE_NAME", "n1"),
+    ]);
+    let shown = config.shown();
+    assert_eq!((&shown["place"]["localNode"], &shown["secretTtl"]), (&"n1".into(), &"1d".into()));
+    assert_eq!(shown["proxyMode"]["shared"]["inpodUds"], "/var/run/ztunnel/ztunnel.sock");
+    assert_eq!(shown["xds"]["headers"], serde_json::json!(["Authorization"]));
+    assert!(!shown.to_string().contains("s3cret"), "{shown}");
+    assert_eq!(format!("{:?}", config.token), "Text(…)");
+}
+
+#[test]
 fn grace_leaves_time_for_our_own_end() {
     for (grace, want) in [(0, 1), (1, 1), (2, 1), (10, 9), (11, 6), (30, 25)] {
         assert_eq!(after_grace(grace), seconds(want), "{grace}");
