@@ -78,10 +78,17 @@ impl Node {
     ///
     /// # Errors
     /// When its namespace is another pod's.
-    pub fn know(&self, pod: Announcement, rules: Arc<Rules>, ips: Vec<IpAddr>) -> Result<watch::Receiver<Option<Undone>>, String> {
+    pub fn know(
+        &self,
+        pod: Announcement,
+        rules: Arc<Rules>,
+        ips: Vec<IpAddr>,
+    ) -> Result<watch::Receiver<Option<Undone>>, String> {
         let identity = pod.netns.as_ref().map(Netns::identity);
         let mut known = self.known();
-        let same = known.values().find(|k| k.announcement.uid != pod.uid && k.announcement.netns.as_ref().map(Netns::identity) == identity);
+        let same = known
+            .values()
+            .find(|k| k.announcement.uid != pod.uid && k.announcement.netns.as_ref().map(Netns::identity) == identity);
         if let Some(other) = same {
             return Err(format!("netns: it is the network namespace of pod {} already", other.announcement.uid));
         }

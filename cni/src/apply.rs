@@ -6,12 +6,16 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use mesh_net::netns::Netns;
 
 use crate::netlink::{self, Change, Family};
 use crate::redirect::TABLE;
 use crate::sockets::{Entry, Flow, parse};
+
+/// The state in which a connection waits for its second side to end.
+const CLOSE_WAIT_SECONDS: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait";
 
 /// A namespace to work in, and the one to come back to.
 #[derive(Clone, Debug)]
@@ -38,14 +42,6 @@ impl Place {
     /// [`Error`].
     pub fn nft(&self, ruleset: &str) -> Result<(), Error> {
         self.run_nft(&["-f", "-"], ruleset).map(drop)
-    }
-
-    /// Whether nft would take this ruleset here.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn nft_check(&self, ruleset: &str) -> Result<(), Error> {
-        self.run_nft(&["-c", "-f", "-"], ruleset).map(drop)
     }
 
     fn run_nft(&self, arguments: &[&str], input: &str) -> Result<String, Error> {
@@ -77,6 +73,20 @@ impl Place {
             netlink::change(Family::V4, change)?;
             if ipv6_on_loopback() { netlink::change(Family::V6, change) } else { Ok(()) }
         })
+    }
+
+    /// How long conntrack remembers a connection of which one side has ended: as long as the relay lets it live. With
+    /// the kernel's 60 s, an answer that takes longer would lose its redirect, and with it the connection. `None`
+    /// restores what the node has. Best effort: a namespace of an unprivileged user does not offer the setting.
+    pub fn remember_half_closed(&self, time: Option<Duration>) {
+        let kept = match time {
+            Some(time) => Ok(time.as_secs().to_string()),
+            None => fs::read_to_string(CLOSE_WAIT_SECONDS),
+        };
+        let written = kept.and_then(|kept| self.within.run(&self.home, || fs::write(CLOSE_WAIT_SECONDS, kept.trim())));
+        if let Err(error) = written {
+            tracing::debug!(%error, "half-closed connections of a pod are forgotten after the kernel's time");
+        }
     }
 
     /// The TCP sockets of the namespace.
@@ -122,7 +132,8 @@ impl Place {
             Err(Error::Nft(text)) if text.contains("No such file or directory") => return Ok(None),
             Err(error) => return Err(error),
         };
-        let listed: serde_json::Value = serde_json::from_str(&listed).map_err(|e| Error::Nft(format!("its JSON cannot be read: {e}")))?;
+        let listed: serde_json::Value =
+            serde_json::from_str(&listed).map_err(|e| Error::Nft(format!("its JSON cannot be read: {e}")))?;
         let found = listed["nftables"].as_array().and_then(|all| all.iter().find_map(|o| o.get("set")));
         let elements = found.and_then(|set| set["elem"].as_array()).cloned();
         Ok(Some(elements.unwrap_or_default())) // an empty set has no "elem"

@@ -45,7 +45,9 @@ impl Folder {
         for entry in fs::read_dir(&self.path)? {
             let path = entry?.path();
             // A file that vanishes between being listed and being looked at is simply not there.
-            if is_pod_file(&path) && let Ok(stamp) = stamp(&path) {
+            if is_pod_file(&path)
+                && let Ok(stamp) = stamp(&path)
+            {
                 now.insert(path, stamp);
             }
         }
@@ -93,7 +95,9 @@ mod tests {
         assert_eq!(watched.changes().unwrap(), [Event::Removed(a), Event::Changed(b.clone(), Ok(pod))]);
         fs::write(&b, "{").unwrap();
         let broken = watched.changes().unwrap();
-        assert!(matches!(&broken[..], [Event::Changed(path, Err(text))] if path == &b && text.contains("b.json: EOF while parsing")));
+        assert!(
+            matches!(&broken[..], [Event::Changed(path, Err(text))] if path == &b && text.contains("b.json: EOF while parsing"))
+        );
         fs::remove_file(&b).unwrap();
         assert_eq!(watched.changes().unwrap(), [Event::Removed(b)]);
         drop(folder);

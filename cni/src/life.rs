@@ -339,11 +339,8 @@ async fn capture_running(node: &Node, rules: &Arc<Rules>, scope: Scope) -> Resul
 }
 
 fn announcement(pod: &PodFile, rules: &Rules, netns: Netns) -> Announcement {
-    let workload = WorkloadInfo {
-        name: pod.name.clone(),
-        namespace: pod.namespace.clone(),
-        service_account: pod.service_account.clone(),
-    };
+    let workload =
+        WorkloadInfo { name: pod.name.clone(), namespace: pod.namespace.clone(), service_account: pod.service_account.clone() };
     Announcement { uid: pod.uid.clone(), workload, mark: rules.mark(), netns: Some(netns) }
 }
 

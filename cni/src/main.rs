@@ -12,7 +12,11 @@ use mesh_cni::podfile;
 use mesh_cni::redirect::{Capture, Marks, ruleset};
 
 #[derive(Parser)]
-#[command(name = "mesh-cni", version, about = "Enrols pods into the mesh: rules in their network namespaces, and the socket that tells the node daemon")]
+#[command(
+    name = "mesh-cni",
+    version,
+    about = "Enrols pods into the mesh: rules in their network namespaces, and the socket that tells the node daemon"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -2,7 +2,12 @@
 //!
 //! One file per pod, `ANYTHING.json`, `.yaml` or `.yml`; write it under another name (a leading dot is ignored) and
 //! rename it into place. Beside it the agent keeps `ANYTHING.status.json` ([`crate::status`]), the equivalent of the
-//! annotation `ambient.istio.io/redirection`. Removing the file releases the pod.
+//! annotation `ambient.istio.io/redirection`.
+//!
+//! Removing the file releases the pod. If `netns` no longer opens (or opens another namespace) the pod has ended, and is
+//! dropped at once; if it still does, the pod lives on outside the mesh: its peers get 5 s to hear of that, then nothing
+//! new is captured, and the rules go when the last captured connection has ended. So for a pod that ended, remove its
+//! namespace first.
 //!
 //! ```json
 //! { "uid": "0f3a…", "name": "cart-1", "namespace": "shop", "serviceAccount": "cart",

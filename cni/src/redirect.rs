@@ -92,7 +92,8 @@ pub fn draining(marks: Marks, scope: &Scope) -> String {
 
 /// Closes a pod: nothing but its loopback passes.
 pub fn guard() -> String {
-    let closed = |lo: &str| vec![format!("{lo} \"lo\" accept"), counted("meta l4proto { tcp, udp }", "drop", "guarded until enrolled")];
+    let closed =
+        |lo: &str| vec![format!("{lo} \"lo\" accept"), counted("meta l4proto { tcp, udp }", "drop", "guarded until enrolled")];
     let chains = [
         chain("input", "input", "filter", "filter", &closed("iif")),
         chain("output", "output", "filter", "filter", &closed("oif")),
@@ -126,9 +127,8 @@ fn exempt_set(marks: Marks) -> String {
 }
 
 fn older_set<'a>(name: &str, family: &str, flows: impl Iterator<Item = &'a Flow>) -> String {
-    let flows: Vec<String> = flows
-        .map(|f| format!("{} . {} . {} . {}", f.local.ip(), f.local.port(), f.remote.ip(), f.remote.port()))
-        .collect();
+    let flows: Vec<String> =
+        flows.map(|f| format!("{} . {} . {} . {}", f.local.ip(), f.local.port(), f.remote.ip(), f.remote.port())).collect();
     let elements = match flows.is_empty() {
         true => String::new(),
         false => format!("\t\telements = {{ {} }}\n", flows.join(", ")),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use mesh_net::netns::Identity;
+use mesh_net::relay::HALF_CLOSED_MAX;
 
 use crate::apply::{Error, Place};
 use crate::netlink::Change;
@@ -84,6 +85,7 @@ impl Rules {
         let capture = Capture { marks: self.marks(), scope, probes, older };
         self.place.route(Change::Add)?;
         self.place.nft(&redirect::ruleset(&capture))?;
+        self.place.remember_half_closed(Some(HALF_CLOSED_MAX));
         *applied = Applied::Capturing(capture);
         Ok(())
     }
@@ -160,6 +162,7 @@ impl Rules {
         let mut applied = self.lock();
         self.place.nft(&redirect::removal())?;
         self.place.route(Change::Remove)?;
+        self.place.remember_half_closed(None);
         *applied = Applied::Nothing;
         Ok(())
     }
@@ -178,5 +181,7 @@ impl Rules {
 pub enum Found {
     Nothing,
     /// Its rules are in force. `older` as they have it.
-    Captured { older: Option<BTreeSet<Flow>> },
+    Captured {
+        older: Option<BTreeSet<Flow>>,
+    },
 }

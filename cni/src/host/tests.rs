@@ -29,7 +29,8 @@ fn the_nodes_table() {
         		meta l4proto tcp meta skuid 0 ip6 daddr @pods6 counter snat ip6 to fd16:9254:7127:1337:ffff:ffff:ffff:ffff
         	}
         }
-    "#]].assert_eq(&ruleset(&ProbeSender::User(0), &pods));
+    "#]]
+    .assert_eq(&ruleset(&ProbeSender::User(0), &pods));
     expect![[r#"
         add table inet isthmus-probes
         delete table inet isthmus-probes

@@ -237,7 +237,8 @@ fn a_pod_that_takes_plaintext_directly() {
         		meta mark @exempt meta mark set 0
         	}
         }
-    "#]].assert_eq(&ruleset(&capture));
+    "#]]
+    .assert_eq(&ruleset(&capture));
 }
 
 #[test]
@@ -282,7 +283,8 @@ fn a_leaving_pod() {
         		meta mark @exempt meta mark set 0
         	}
         }
-    "#]].assert_eq(&draining(MARKS, &scope()));
+    "#]]
+    .assert_eq(&draining(MARKS, &scope()));
 }
 
 #[test]
@@ -307,22 +309,33 @@ fn the_guard_and_small_changes() {
         		meta l4proto { tcp, udp } counter drop comment "guarded until enrolled"
         	}
         }
-    "#]].assert_eq(&guard());
+    "#]]
+    .assert_eq(&guard());
     expect![[r#"
         add table inet isthmus
         delete table inet isthmus
         add table inet isthmus-guard
         delete table inet isthmus-guard
-    "#]].assert_eq(&removal());
+    "#]]
+    .assert_eq(&removal());
     expect![[r#"
         flush set inet isthmus exempt
         add element inet isthmus exempt { 0x1a2b3c4d, 0x00000539 }
-    "#]].assert_eq(&remark(Marks { fixed_too: true, ..MARKS }));
+    "#]]
+    .assert_eq(&remark(Marks { fixed_too: true, ..MARKS }));
 }
 
 #[test]
 fn marks_that_mean_something_else_are_not_drawn() {
-    for (bits, usable) in [(0, false), (FIXED_MARK, false), (RETURN_MARK, false), (0x7777_7539, false), (0x8000_0111, false), (1, true), (u32::MAX, true)] {
+    for (bits, usable) in [
+        (0, false),
+        (FIXED_MARK, false),
+        (RETURN_MARK, false),
+        (0x7777_7539, false),
+        (0x8000_0111, false),
+        (1, true),
+        (u32::MAX, true),
+    ] {
         assert_eq!(usable_mark(bits), usable.then_some(bits), "{bits:#x}");
     }
     assert_eq!(own_mark(&[FIXED_MARK, 77]), Some(77));

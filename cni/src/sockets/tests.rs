@@ -32,8 +32,8 @@ fn only_connections_past_the_mesh_count() {
     assert_eq!(
         shown(&bypassing(&entries)),
         [
-            "10.0.1.5:80 10.0.0.7:49162",     // dual-stack server: IPv4 in IPv6 form
-            "10.0.1.5:49153 10.0.0.7:80",     // an old client connection
+            "10.0.1.5:80 10.0.0.7:49162",           // dual-stack server: IPv4 in IPv6 form
+            "10.0.1.5:49153 10.0.0.7:80",           // an old client connection
             "[fd00:100::5]:49161 [fd00:200::7]:80", // half-closed counts
         ],
         "not: listening, TIME_WAIT, redirected (the daemon's end is there), spoofed by the daemon, the daemon's own, loopback"
@@ -43,7 +43,9 @@ fn only_connections_past_the_mesh_count() {
 
 #[test]
 fn lines_that_are_no_sockets_are_left_out() {
-    for text in ["", "x", " 0: zz:1 00000000:0 01", " 0: 0100007F:1 0100007F", " 0: 01:1 02:2 01", " 0: 0100007F:10000 0100007F:1 01"] {
+    for text in
+        ["", "x", " 0: zz:1 00000000:0 01", " 0: 0100007F:1 0100007F", " 0: 01:1 02:2 01", " 0: 0100007F:10000 0100007F:1 01"]
+    {
         assert_eq!(parse(text), []);
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use crate::world::*;
 use mesh_cni::redirect::FIXED_MARK;
 use mesh_cni::status::{State, Status};
 use mesh_net::netns::Netns;
@@ -18,7 +19,6 @@ use prost::Message;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
-use crate::world::*;
 
 /// The agent's process, its folder and the pod's namespace by a path that can vanish.
 struct Node {
@@ -133,7 +133,10 @@ async fn next(daemon: &mut Daemon, answer: Result<(), &str>) -> Request {
 fn added(request: Request) -> u32 {
     match request {
         Request::Add(add) => {
-            assert_eq!((add.uid.as_str(), add.workload.name.as_str(), add.workload.service_account.as_str()), ("u1", "cart-1", "cart"));
+            assert_eq!(
+                (add.uid.as_str(), add.workload.name.as_str(), add.workload.service_account.as_str()),
+                ("u1", "cart-1", "cart")
+            );
             add.mark.expect("a mark")
         }
         other => panic!("{other:?}"),
@@ -207,14 +210,9 @@ async fn a_running_pod_is_captured_after_the_daemon_serves_it_and_released_in_or
     let mut daemon = node.connected().await;
     let mark = added(next(&mut daemon, Ok(())).await);
     crate::world::daemon(&node.world, mark).await; // its listeners
-    loop {
-        match timeout(Duration::from_millis(500), daemon.next()).await {
-            Ok(request) => {
-                request.unwrap();
-                daemon.ack(Ok(())).await.unwrap();
-            }
-            Err(_) => break,
-        }
+    while let Ok(request) = timeout(Duration::from_millis(500), daemon.next()).await {
+        request.unwrap();
+        daemon.ack(Ok(())).await.unwrap();
     }
     node.until("cart-1", State::Enabled, "").await;
     assert_eq!(ask(&application, "10.77.2.2:80").await, "outbound from 10.77.1.2 to 10.77.2.2:80");
@@ -297,7 +295,8 @@ async fn files_that_are_wrong_are_answered() {
     pod["uid"] = json!("u4");
     pod["annotations"] = json!({"ambient.istio.io/dns-capture": "maybe"});
     node.write("note.json", &pod);
-    node.until("note", State::Refused, "annotation ambient.istio.io/dns-capture: \"maybe\" is neither \"true\" nor \"false\"").await;
+    node.until("note", State::Refused, "annotation ambient.istio.io/dns-capture: \"maybe\" is neither \"true\" nor \"false\"")
+        .await;
 
     node.write("cart-1.json", &json!({"uid": "u5", "name": "n", "namespace": "s", "netns": node.netns("pod"), "ips": [POD4]}));
     node.until("cart-1", State::Pending, "no node daemon").await;

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
+use crate::world::*;
 use mesh_cni::host::{ProbeSender, interface_ruleset, ruleset};
 use mesh_cni::pod::{Ports, Scope};
 use mesh_cni::redirect::{FIXED_MARK, PROBE_V4, PROBE_V6, RETURN_MARK, guard, is_probe_source};
 use mesh_net::net::{Net, Source};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use crate::world::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn outbound_is_captured_for_both_families() {
@@ -242,7 +242,11 @@ async fn nobody_forges_the_probes_address() {
         assert_eq!(ask_as(&peer, to, Source::Of(source)).await, "silence");
     }
     // from an enrolled pod: to its peer, and to itself
-    for (to, source) in [("10.77.2.2:80", ip(&PROBE_V4.to_string())), ("10.77.1.2:80", ip(&PROBE_V4.to_string())), ("[fd77:1::2]:80", ip(&PROBE_V6.to_string()))] {
+    for (to, source) in [
+        ("10.77.2.2:80", ip(&PROBE_V4.to_string())),
+        ("10.77.1.2:80", ip(&PROBE_V4.to_string())),
+        ("[fd77:1::2]:80", ip(&PROBE_V6.to_string())),
+    ] {
         assert_eq!(ask_as(&pod, to, Source::Of(source)).await, "silence");
     }
     assert!(world.counted("forged probe") >= 3);
@@ -393,6 +397,18 @@ async fn a_guarded_pod_is_closed_and_a_released_one_is_as_before() {
     rules.remove().unwrap();
     let after = world.sh(&world.pod, "nft list ruleset; ip rule; ip -6 rule; ip route show table 100 2>/dev/null || true; ip -6 route show table 100 2>/dev/null || true");
     assert_eq!(after, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_closed_connection_is_remembered() {
+    // F-32: an answer that takes longer than the kernel's 60 s still finds its way through the redirect
+    let Some(world) = World::new("a_half_closed_connection_is_remembered") else { return };
+    daemon(&world, MARK).await;
+    let setting = |netns| world.sh(netns, "cat /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait");
+    let rules = world.enrolled(scope());
+    assert_eq!(setting(&world.pod).trim(), "3600");
+    rules.remove().unwrap();
+    assert_eq!(setting(&world.pod), setting(&world.node));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Rules and agent in real network namespaces. As root; without the right to make namespaces each test says SKIPPED.
 #![allow(clippy::unwrap_used)] // helpers of tests fail like tests
 
-mod world;
-mod capture;
 mod agent;
+mod capture;
+mod world;

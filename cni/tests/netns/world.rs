@@ -48,19 +48,26 @@ impl World {
             world.sh(netns, "for i in all default; do echo 0 > /proc/sys/net/ipv6/conf/$i/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/$i/dad_transmits; done");
         }
         let at = |netns: &Netns| format!("/proc/{}/fd/{}", std::process::id(), netns.as_fd().as_raw_fd());
-        world.sh(&world.node, &format!(
-            "ip link add vpod type veth peer name eth0 netns {pod}; ip link add vpeer type veth peer name eth0 netns {peer}
+        world.sh(
+            &world.node,
+            &format!(
+                "ip link add vpod type veth peer name eth0 netns {pod}; ip link add vpeer type veth peer name eth0 netns {peer}
              echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
              for i in pod:1 peer:2; do n=${{i#*:}}; i=v${{i%:*}}
                ip addr add 10.77.$n.1/24 dev $i; ip addr add fd77:$n::1/64 dev $i nodad; ip link set $i up
              done",
-            pod = at(&world.pod), peer = at(&world.peer),
-        ));
+                pod = at(&world.pod),
+                peer = at(&world.peer),
+            ),
+        );
         for (netns, n) in [(&world.pod, 1), (&world.peer, 2)] {
-            world.sh(netns, &format!(
-                "ip addr add 10.77.{n}.2/24 dev eth0; ip addr add fd77:{n}::2/64 dev eth0 nodad; ip link set eth0 up
+            world.sh(
+                netns,
+                &format!(
+                    "ip addr add 10.77.{n}.2/24 dev eth0; ip addr add fd77:{n}::2/64 dev eth0 nodad; ip link set eth0 up
                  ip route add default via 10.77.{n}.1; ip -6 route add default via fd77:{n}::1"
-            ));
+                ),
+            );
         }
         Some(world)
     }

@@ -66,7 +66,10 @@ impl Netns {
             return inside();
         }
         setns(self, CloneFlags::CLONE_NEWNET).map_err(|e| {
-            io::Error::new(io::Error::from(e).kind(), format!("cannot enter the network namespace {}: {e}", self.identity().inode))
+            io::Error::new(
+                io::Error::from(e).kind(),
+                format!("cannot enter the network namespace {}: {e}", self.identity().inode),
+            )
         })?;
         let _way_back = WayBack(home);
         inside()

@@ -90,7 +90,9 @@ pub fn dialer(to: SocketAddr, from: Source, options: &Options) -> io::Result<(So
     let socket = stream_socket(to, options)?;
     let bound = match from {
         Source::Any => Ok(()),
-        Source::Loopback => bind_source(&socket, if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }),
+        Source::Loopback => {
+            bind_source(&socket, if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() })
+        }
         Source::Of(ip) => spoof(&socket, to, ip.to_canonical(), options.spoofing),
     };
     match (bound, from, options.spoofing) {
@@ -166,7 +168,11 @@ fn spoof(socket: &Socket, to: SocketAddr, source: IpAddr, spoofing: Spoofing) ->
         return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
     }
     transparent(socket, source)?;
-    if source.is_ipv4() { socket.set_freebind_v4(true)? } else { socket.set_freebind_v6(true)? }
+    if source.is_ipv4() {
+        socket.set_freebind_v4(true)?
+    } else {
+        socket.set_freebind_v6(true)?
+    }
     bind_source(socket, source)
 }
 

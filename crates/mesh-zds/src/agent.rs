@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::messages::{
-    AddWorkload, Answer, DelWorkload, KeepWorkload, Payload, SnapshotSent, WorkloadInfo, WorkloadRequest,
-    WorkloadResponse, ZdsHello,
+    AddWorkload, Answer, DelWorkload, KeepWorkload, Payload, SnapshotSent, WorkloadInfo, WorkloadRequest, WorkloadResponse,
+    ZdsHello,
 };
 use crate::{RECEIVED_BYTES_MAX, SENT_BYTES_MAX};
 

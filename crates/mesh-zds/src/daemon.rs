@@ -57,11 +57,8 @@ impl Daemon {
         if packet.length == 0 {
             return Err(Error::Closed);
         }
-        let parsed = if packet.truncated {
-            Err(Unreadable::Truncated)
-        } else {
-            parse(&self.buffer[..packet.length], packet.descriptors)
-        };
+        let parsed =
+            if packet.truncated { Err(Unreadable::Truncated) } else { parse(&self.buffer[..packet.length], packet.descriptors) };
         match parsed {
             Ok(request) => Ok(request),
             Err(unreadable) => {

@@ -120,8 +120,14 @@ async fn a_pods_sockets_are_marked_and_in_its_namespace() {
 #[tokio::test]
 async fn the_original_destination_is_found_for_both_families() {
     let Some(pod) = fresh("the_original_destination_is_found_for_both_families") else { return };
-    inside(&pod, "nft add table inet t; nft add chain inet t o '{ type nat hook output priority -100; }'; nft add rule inet t o meta mark 0 tcp dport 80 redirect to :15001");
-    inside(&pod, "ip link add d0 type veth peer name d1; ip link set d1 up; ip addr add 10.9.0.1/24 dev d0; ip -6 addr add fd09::1/64 dev d0 nodad; ip link set d0 up");
+    inside(
+        &pod,
+        "nft add table inet t; nft add chain inet t o '{ type nat hook output priority -100; }'; nft add rule inet t o meta mark 0 tcp dport 80 redirect to :15001",
+    );
+    inside(
+        &pod,
+        "ip link add d0 type veth peer name d1; ip link set d1 up; ip addr add 10.9.0.1/24 dev d0; ip -6 addr add fd09::1/64 dev d0 nodad; ip link set d0 up",
+    );
     let net = pod_net(pod.clone(), Options { mark: Some(7), ..Options::default() });
     let application = pod_net(pod, Options::default());
     let mut listener = net.listen(at("[::]:15001")).await.unwrap();
@@ -137,7 +143,10 @@ async fn the_original_destination_is_found_for_both_families() {
 async fn the_source_address_is_kept() {
     let Some(pod) = fresh("the_source_address_is_kept") else { return };
     // replies to the foreign address are delivered here: what the capture rules do by a mark
-    inside(&pod, "ip route add local 198.51.100.0/24 dev lo; ip -6 route add local 2001:db8::/64 dev lo; ip -6 addr add fd09::1/128 dev lo nodad");
+    inside(
+        &pod,
+        "ip route add local 198.51.100.0/24 dev lo; ip -6 route add local 2001:db8::/64 dev lo; ip -6 addr add fd09::1/128 dev lo nodad",
+    );
     let net = pod_net(pod, Options { spoofing: Spoofing::Required, ..Options::default() });
     let mut listener = net.listen(at("[::]:80")).await.unwrap();
     for (to, source) in [("127.0.0.1:80", "198.51.100.7"), ("[fd09::1]:80", "2001:db8::7")] {
@@ -154,7 +163,10 @@ async fn the_source_address_is_kept() {
 #[tokio::test]
 async fn nobody_answering_is_a_timeout() {
     let Some(pod) = fresh("nobody_answering_is_a_timeout") else { return };
-    inside(&pod, "nft add table inet t; nft add chain inet t i '{ type filter hook input priority 0; }'; nft add rule inet t i tcp dport 81 drop");
+    inside(
+        &pod,
+        "nft add table inet t; nft add chain inet t i '{ type filter hook input priority 0; }'; nft add rule inet t i tcp dport 81 drop",
+    );
     let net = pod_net(pod, Options { connect_timeout: Duration::from_millis(200), ..Options::default() });
     let error = net.dial(at("127.0.0.1:81"), Source::Any).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -94,8 +94,7 @@ async fn the_newest_gets_new_pods_and_all_hear_of_those_that_left() {
     let (added, shown) = tokio::join!(world.agent.add(pod("u3")), expect(&mut new, Err("no")));
     assert_eq!(shown, "add u3 u3-name Some(abcd0123)");
     assert_eq!(added, Err(Undone::Refused("no".to_owned())));
-    let (deleted, first, second) =
-        tokio::join!(world.agent.del("u3", true), expect(&mut old, Ok(())), expect(&mut new, Ok(())));
+    let (deleted, first, second) = tokio::join!(world.agent.del("u3", true), expect(&mut old, Ok(())), expect(&mut new, Ok(())));
     assert_eq!((deleted, first.as_str(), second.as_str()), (Ok(()), "del u3 true", "del u3 true"));
     // the newest leaves: the one before it is the newest again
     drop(new);
