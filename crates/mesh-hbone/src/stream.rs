@@ -16,8 +16,8 @@ use mesh_net::duplex::Duplex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
-/// What one call takes at most into h2: larger pieces would stand in the way of the other streams' frames.
-const PIECE_MAX: usize = 64 << 10;
+/// What one call asks of the windows at most: more than the send buffer holds would only be kept from other streams.
+const PIECE_MAX: usize = 256 << 10;
 
 /// One stream inside an HBONE connection.
 pub struct Tunnel {
@@ -119,7 +119,7 @@ impl Tunnel {
         loop {
             let room = self.send.capacity();
             if room > 0 {
-                return Poll::Ready(Ok(room.min(PIECE_MAX)));
+                return Poll::Ready(Ok(room));
             }
             match ready!(self.send.poll_capacity(cx)) {
                 Some(Ok(_)) => {}

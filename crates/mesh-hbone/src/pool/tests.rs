@@ -50,6 +50,11 @@ async fn exchange(mut tunnel: Tunnel, text: &'static str) {
     assert_eq!(read_to_end(&mut tunnel).await.unwrap(), text.as_bytes());
 }
 
+/// Plays the far end of a connection in the background.
+fn play_echo(far: DuplexStream) {
+    tokio::spawn(serve_echo(far, Limits::default(), Stop::default()));
+}
+
 async fn settle() {
     tokio::time::sleep(MS).await;
 }
@@ -156,9 +161,7 @@ async fn after_goaway_new_tunnels_go_elsewhere_and_old_ones_live() {
     stop.soft.cancel();
     settle().await;
     assert!(pool.rows()[0].shut);
-    let (new, _) = tokio::join!(open(&pool, 1), async {
-        tokio::spawn(serve_echo(dials.recv().await.unwrap(), Limits::default(), Stop::default()));
-    });
+    let (new, _) = tokio::join!(open(&pool, 1), async { play_echo(dials.recv().await.unwrap()) });
     exchange(new, "new").await;
     write(&mut old, "old").await.unwrap();
     assert_eq!(read(&mut old).await.unwrap().unwrap(), "old");
@@ -302,7 +305,7 @@ async fn a_caller_that_goes_away_leaves_its_dial_to_the_others() {
     settle().await;
     first.abort();
     settle().await;
-    tokio::spawn(serve_echo(far, Limits::default(), Stop::default()));
+    play_echo(far);
     second.await.unwrap();
     assert!(dials.try_recv().is_err(), "one dial");
 }
@@ -407,9 +410,12 @@ async fn a_forced_pool_cuts_its_tunnels() {
 #[tokio::test(start_paused = true)]
 async fn a_dropped_pool_lets_its_unused_connections_close() {
     let (pool, mut dials) = dialled(Limits::default());
-    let (tunnel, served) = tokio::join!(open(&pool, 1), async {
-        tokio::spawn(serve_echo(dials.recv().await.unwrap(), Limits::default(), Stop::default()))
+    let opening = tokio::spawn({
+        let pool = pool.clone();
+        async move { open(&pool, 1).await }
     });
+    let served = tokio::spawn(serve_echo(dials.recv().await.unwrap(), Limits::default(), Stop::default()));
+    let tunnel = opening.await.unwrap();
     exchange(tunnel, "x").await;
     drop(pool);
     let start = Instant::now();
@@ -648,7 +654,7 @@ async fn a_request_that_dies_with_a_stale_connection_is_asked_once_more() {
     let (new, _) = tokio::join!(open(&pool, 1), async {
         raw.until(HEADERS).await;
         drop(raw);
-        tokio::spawn(serve_echo(dials.recv().await.unwrap(), Limits::default(), Stop::default()))
+        play_echo(dials.recv().await.unwrap());
     });
     exchange(new, "x").await;
 }
@@ -677,9 +683,7 @@ async fn a_request_on_a_connection_that_fell_silent_moves_on_within_five_seconds
         raw
     });
     let start = Instant::now();
-    let (new, _) = tokio::join!(open(&pool, 1), async {
-        tokio::spawn(serve_echo(dials.recv().await.unwrap(), Limits::default(), Stop::default()))
-    });
+    let (new, _) = tokio::join!(open(&pool, 1), async { play_echo(dials.recv().await.unwrap()) });
     assert!(start.elapsed() < 5 * S, "{:?}", start.elapsed());
     exchange(new, "x").await;
     // F-30: what is open there is not given up so soon; the peer may be back.
