@@ -9,11 +9,13 @@ use std::sync::Arc;
 use mesh_model::address::{NamespacedHostname, NetworkAddress};
 use mesh_model::balance::{self, Purpose, Unfit};
 use mesh_model::directory::{Addressed, Directory};
+use mesh_model::identity::SpiffeId;
 use mesh_model::service::Service;
 use mesh_model::workload::Workload;
 use mesh_policy::{Flow, PolicySet, Verdict, decide};
 use serde::Serialize;
 
+use crate::admit::{Admission, Arrival, Host, admit, admit_plaintext};
 use crate::error::{Refusal, Words};
 use crate::resolve::{Ask, Hop, Known, Need, Passage, Path, Resolution, Via, resolve};
 
@@ -56,7 +58,10 @@ pub struct Explanation {
     /// The members of the service with what speaks for or against each; empty when no endpoint is chosen.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<EndpointSaid>,
-    /// What the destination's node decides, as far as this node knows; absent where there is nobody who judges.
+    /// Why the destination's node does not even ask policy; absent when it takes the connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admit: Option<ReasonSaid>,
+    /// What policy says at the destination's node, as far as this node knows; absent where there is nobody who judges.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicySaid>,
     /// What the other parts leave open.
@@ -162,6 +167,7 @@ pub fn why(
         to: to_said(directory, question.network, to, client_namespace),
         resolve: None,
         endpoints: Vec::new(),
+        admit: None,
         policy: None,
         notes: Vec::new(),
     };
@@ -188,7 +194,7 @@ fn tell_inside(
     told.answer = match &resolution {
         Err(refusal) => format!("refused by the caller's node: {refusal}"),
         Ok(Resolution::Need(need)) => format!("open until something was fetched: {}", need_said(need)),
-        Ok(Resolution::Hop(hop)) => judge(directory, policies, source, to, hop, told),
+        Ok(Resolution::Hop(hop)) => judge(directory, policies, question, source, to, hop, told),
     };
     told.resolve = Some(resolve_said(&resolution));
 }
@@ -214,10 +220,12 @@ fn tell_outside(
     told.policy = Some(policy_said(target, to, &verdict));
 }
 
-/// Asks policy as the far end of the hop will, where that is a node of the mesh; gives the answer in one sentence.
+/// Asks the far end of the hop, where that is a node of the mesh: does it take the connection, and does policy allow it?
+/// Gives the answer in one sentence.
 fn judge(
     directory: &Directory,
     policies: &PolicySet,
+    question: &Question<'_>,
     source: &Arc<Workload>,
     to: SocketAddr,
     hop: &Hop,
@@ -227,7 +235,7 @@ fn judge(
         Via::Tunnel(_) => ("in a tunnel", Some(source.identity())),
         Via::Plain(_) => ("in the clear", None),
     };
-    match (hop.path, &hop.destination) {
+    let target = match (hop.path, &hop.destination) {
         (Path::ServiceWaypoint | Path::WorkloadWaypoint, _) => {
             told.notes.push("The waypoint decides about requests; behind it the destination sees the waypoint's identity.".into());
             return format!("goes to the waypoint at {} {how}", hop.address());
@@ -235,23 +243,43 @@ fn judge(
         (Path::Passthrough | Path::Unknown, _) | (Path::Direct, None) => {
             return format!("goes to {to} {how}, as if there were no mesh");
         }
-        (Path::Direct, Some(target)) => {
-            let judged = match &hop.via {
-                Via::Tunnel(Passage { authority: mesh_hbone::ConnectHead::Address(address), .. }) => *address,
-                Via::Tunnel(Passage { address, .. }) | Via::Plain(address) => *address,
-            };
-            if matches!(hop.via, Via::Plain(_)) {
-                told.notes.push("The destination takes no tunnels; if its pod is not enrolled, nobody judges.".into());
-            }
-            let like = |ip: &&IpAddr| ip.is_ipv4() == judged.is_ipv4();
-            let peer = source.addresses.iter().find(like).or(source.addresses.first()).copied().unwrap_or(to.ip());
-            let verdict = decide(policies, target, &Flow::new(peer, identity, judged));
-            told.policy = Some(policy_said(target, judged, &verdict));
-            let own = NetworkAddress { network: target.network.clone(), ip: judged.ip() };
-            if directory.workload_at(&own).is_none() {
-                told.notes.push("The destination is on a node's own network and is not enrolled.".into());
-            }
-            verdict_said(&verdict, how)
+        (Path::Direct, Some(target)) => target,
+    };
+    let like = |ip: &&IpAddr| ip.is_ipv4() == hop.address().is_ipv4();
+    let peer = source.addresses.iter().find(like).or(source.addresses.first()).copied().unwrap_or(to.ip());
+    let admission = match admission(directory, question, target, peer, identity.as_ref(), hop) {
+        Ok(admission) => admission,
+        Err(refusal) => {
+            told.admit = Some(reason_said(&refusal));
+            return format!("refused by the destination's node, {how}: {refusal}");
+        }
+    };
+    if matches!(hop.via, Via::Plain(_)) {
+        told.notes.push("The destination takes no tunnels; where its pod is not enrolled, nobody judges.".into());
+    }
+    let verdict = decide(policies, target, &Flow::new(peer, identity, admission.judged));
+    told.policy = Some(policy_said(target, admission.judged, &verdict));
+    verdict_said(&verdict, how)
+}
+
+/// What the destination's node makes of the connection, before it asks policy.
+fn admission(
+    directory: &Directory,
+    question: &Question<'_>,
+    target: &Arc<Workload>,
+    peer: IpAddr,
+    identity: Option<&SpiffeId>,
+    hop: &Hop,
+) -> Result<Admission, Refusal> {
+    let host = Host { me: target, network: &target.network, own_ports: question.own_ports, tunnel_over_loopback: true };
+    // The port that the caller's kernel will choose plays no part in any decision.
+    let peer = SocketAddr::new(peer, 0);
+    match &hop.via {
+        Via::Plain(address) => admit_plaintext(directory, &host, peer, *address),
+        Via::Tunnel(Passage { address, authority, .. }) => {
+            let forwarded_host = hop.service.as_ref().map(|service| &*service.hostname);
+            let arrival = Arrival { local: address.ip(), peer, identity, authority, forwarded_host, from_network: None };
+            admit(directory, &host, &arrival)
         }
     }
 }

@@ -48,6 +48,7 @@ fn the_answer_in_one_sentence() {
         (&none, "client", "8.8.8.8:53", "goes to 8.8.8.8:53 in the clear, as if there were no mesh"),
         (&none, "client", "db.bank:5432", "allowed, in the clear: no allow policy selects the workload"),
         (&none, "client", "127.0.0.1:15001", "refused by the caller's node: attempted recursive call to ourselves: 127.0.0.1:15001"),
+        (&none, "client", "shop/server:15006", "refused by the destination's node, in a tunnel: attempted recursive call to ourselves: 10.0.0.2:15006"),
         (&none, "client", "named:80", "open until something was fetched: the name servers are asked for db.test"),
         (&none, "192.0.2.1", "shop/server:8080", "allowed, in the clear: no allow policy selects the workload"),
         (&none, "192.0.2.1", "192.0.2.2:80", "the mesh has no part in it: neither the caller nor the destination address is a pod of it"),
@@ -103,6 +104,13 @@ fn a_refusal_comes_with_its_reason() {
     let judgements: Vec<_> = told.endpoints.iter().map(|endpoint| endpoint.judgement).collect();
     assert_eq!(judgements, ["not ready", "does not serve this port"]);
     assert_eq!(told.policy, None, "nobody is asked about what does not leave");
+}
+
+#[test]
+fn policy_judges_the_port_behind_an_application_tunnel() {
+    let mesh = fixture::parse("node a: client 10.0.0.1\nnode b: wp 10.0.0.9 tunnel=PROXY:15088").unwrap();
+    let told = explain(&mesh, &PolicySet::default(), "client", "10.0.0.9:80").unwrap();
+    assert_eq!(told.policy.unwrap().destination, "10.0.0.9:15088");
 }
 
 // STRICT as the destination sees it: the same pod, with and without an identity.
