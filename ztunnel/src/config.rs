@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mesh_identity::tls::KeyExchange;
 use mesh_net::sockopt::{Keepalive, Spoofing};
 use mesh_runtime::knobs::{Knob, Knobs, Setting, WrongSettings};
@@ -140,6 +141,8 @@ pub struct Pods {
     pub socks5: bool,
     pub connections: usize,
     pub policy_in_log: bool,
+    /// Where an unknown destination is refused instead of passed through.
+    pub mesh_ranges: Arc<[IpNet]>,
     /// After so long without the control plane connections are refused.
     pub snapshot_age: Duration,
 }
@@ -536,6 +539,16 @@ fn pods(knobs: &mut Knobs<'_>) -> (bool, Pods) {
         1..=1_000_000,
         "Connections that one pod may have open through us; more are refused.",
     );
+    let ranges: String = knobs.value(
+        "MESH_RANGES",
+        "",
+        "Ranges of pods and services, as `10.244.0.0/16,10.96.0.0/12`. An unknown destination there is refused after a second, never passed through in the clear.",
+    );
+    let parsed: Option<Vec<IpNet>> = ranges.split(',').map(str::trim).filter(|range| !range.is_empty()).map(|range| range.parse().ok()).collect();
+    if parsed.is_none() {
+        knobs.refuse("MESH_RANGES", "ranges separated by commas, like 10.244.0.0/16,fd00::/48");
+    }
+    let mesh_ranges: Arc<[IpNet]> = parsed.unwrap_or_default().into();
     let snapshot_age = knobs.value(
         "SNAPSHOT_AGE_MAX",
         "24h",
@@ -548,7 +561,7 @@ fn pods(knobs: &mut Knobs<'_>) -> (bool, Pods) {
         "Write the policy that allowed a connection into the log at level info.",
     );
     let policy_in_log = knobs.given("AUTHZ_POLICY_INFO_LOGGING") == Some("true");
-    (proxy, Pods { app_tunnel_over_loopback, socks5, connections, policy_in_log, snapshot_age })
+    (proxy, Pods { app_tunnel_over_loopback, socks5, connections, policy_in_log, mesh_ranges, snapshot_age })
 }
 
 fn dns(knobs: &mut Knobs<'_>, place: &Place, ipv6: bool, on_demand: bool) -> Dns {

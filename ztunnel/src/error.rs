@@ -58,6 +58,8 @@ pub enum Refusal {
     CrossNetwork { network: Arc<str> },
     /// The workload is known by a hostname only, and DNS gave no address for it.
     NameUnresolved { hostname: Arc<str> },
+    /// Nobody is known at an address that belongs to the mesh (`MESH_RANGES`): as plaintext it would pass by policy.
+    UnknownInMesh { to: SocketAddr },
     /// The decision still lacked something after everything that it may ask for was fetched.
     TooManyRounds { to: SocketAddr },
     /// The stream is no CONNECT, or it names no target.
@@ -141,6 +143,7 @@ pub enum Reason {
     NoServiceForAddress,
     CrossNetwork,
     NameUnresolved,
+    UnknownInMesh,
     TooManyRounds,
     NotConnect,
     BadAuthority,
@@ -243,6 +246,7 @@ impl Refusal {
             | Refusal::NoServiceForAddress { .. }
             | Refusal::CrossNetwork { .. }
             | Refusal::NameUnresolved { .. }
+            | Refusal::UnknownInMesh { .. }
             | Refusal::TooManyRounds { .. }
             | Refusal::Malformed(_)
             | Refusal::IpMismatch { .. }
@@ -265,6 +269,7 @@ impl Refusal {
             Refusal::NoServiceForAddress { .. } => Reason::NoServiceForAddress,
             Refusal::CrossNetwork { .. } => Reason::CrossNetwork,
             Refusal::NameUnresolved { .. } => Reason::NameUnresolved,
+            Refusal::UnknownInMesh { .. } => Reason::UnknownInMesh,
             Refusal::TooManyRounds { .. } => Reason::TooManyRounds,
             Refusal::Malformed(Malformed::Method(_)) => Reason::NotConnect,
             Refusal::Malformed(Malformed::Authority { .. }) => Reason::BadAuthority,
@@ -357,6 +362,7 @@ impl fmt::Display for Refusal {
             Refusal::NoServiceForAddress { to } => write!(f, "{stem}: {to}"),
             Refusal::CrossNetwork { network } => write!(f, "{stem}: {network:?}"),
             Refusal::NameUnresolved { hostname } => write!(f, "{stem} for {hostname}"),
+            Refusal::UnknownInMesh { to } => write!(f, "{stem}: {to}"),
             Refusal::TooManyRounds { to } => write!(f, "{stem}: {to}"),
             Refusal::Malformed(malformed) => write!(f, "{malformed}"),
             Refusal::IpMismatch { asked, own } => write!(f, "{stem}: {} != {own}", asked.ip()),

@@ -222,6 +222,8 @@ fn settings(config: &Config) -> Settings {
         network: config.place.network.clone(),
         ipv6: config.sockets.ipv6,
         own_ports: [capture::OUTBOUND, capture::PLAINTEXT, capture::HBONE].into(),
+        mesh_ranges: config.pods.mesh_ranges.clone(),
+        unknown_wait: UNKNOWN_WAIT,
         tunnel_over_loopback: config.pods.app_tunnel_over_loopback,
         baggage: tunnels.baggage,
         on_demand: config.xds_on_demand,
@@ -241,6 +243,9 @@ fn settings(config: &Config) -> Settings {
 
 /// How long a connection waits for the control plane to describe its pod (spec/dataplane.md 5.1).
 const OWN_WORKLOAD_WAIT: Duration = Duration::from_secs(5);
+/// How long a connection to an unknown address within the mesh waits for somebody to be known there: pushes take
+/// milliseconds, a controller's restart about a second.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
 /// How long connections of a pod that leaves the mesh alive may go on: the longest life of a half-closed one.
 const RELEASE_DRAIN: Duration = Duration::from_secs(3600);
 

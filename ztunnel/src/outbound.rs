@@ -12,6 +12,7 @@ use mesh_net::net::{Net, Source};
 use mesh_telemetry::access_log::Direction;
 use mesh_telemetry::labels::Security;
 use mesh_telemetry::traffic::Party;
+use tokio::time::{Instant, timeout_at};
 
 use crate::account::{Account, Told};
 use crate::baggage;
@@ -20,7 +21,7 @@ use crate::error::{At, Closed, Refusal, Side, Stage};
 use crate::live::{self, Connection, Protocol};
 use crate::pod::Pod;
 use crate::relay::{Watch, relay};
-use crate::resolve::{Ask, Hop, Known, Passage, Resolution, Via, resolve};
+use crate::resolve::{Ask, Hop, Known, Passage, Path, Resolution, Via, resolve};
 
 /// Times that a decision may say what it lacks: an address, the waypoint in front of it, and a name.
 const ROUNDS_MAX: usize = 4;
@@ -58,7 +59,26 @@ async fn carry<N: Net>(pod: &Pod<N>, caught: &mut Captured<N::Stream>, account: 
     }
 }
 
+/// The decision, asked again when an address of the mesh has nobody yet: a pod may connect before its peer's description
+/// has come, and passing it on in the clear would pass by policy.
 async fn hop<N: Net>(pod: &Pod<N>, me: &Workload, to: SocketAddr) -> Result<Hop, Closed> {
+    let settings = &pod.mesh.settings;
+    let in_mesh = settings.mesh_ranges.iter().any(|range| range.contains(&to.ip()));
+    let deadline = Instant::now() + settings.unknown_wait;
+    let mut world = pod.mesh.world.clone();
+    loop {
+        world.see();
+        let hop = decide(pod, me, to).await?;
+        if !in_mesh || hop.path != Path::Unknown {
+            return Ok(hop);
+        }
+        if timeout_at(deadline, world.changed()).await.is_err() {
+            return Err(Refusal::UnknownInMesh { to }.into());
+        }
+    }
+}
+
+async fn decide<N: Net>(pod: &Pod<N>, me: &Workload, to: SocketAddr) -> Result<Hop, Closed> {
     let settings = &pod.mesh.settings;
     let ask = Ask {
         source: me,

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mesh_hbone::Limits;
 use mesh_identity::store::Credentials;
 use mesh_identity::tls::Tls;
@@ -54,6 +55,11 @@ pub struct Settings {
     pub ipv6: bool,
     /// The ports that the mesh itself listens on in a pod; a connection to them is a loop.
     pub own_ports: Arc<[u16]>,
+    /// `MESH_RANGES`: addresses of pods and services. Whoever is unknown there is not passed through in the clear.
+    pub mesh_ranges: Arc<[IpNet]>,
+    /// How long a connection waits for such an address to become known: a pod's address is used before its description
+    /// has reached every node.
+    pub unknown_wait: Duration,
     /// `LOCALHOST_APP_TUNNEL`.
     pub tunnel_over_loopback: bool,
     /// `ENABLE_RESPONSE_BAGGAGE`: tell peers about the workload, and read what they tell.

@@ -144,7 +144,7 @@ impl Scenario {
                 }
             })
             .await;
-            let mut say = |text: String| broken.lock().push(text);
+            let say = |text: String| broken.lock().push(text);
             match &ended {
                 Call::Wrong(what) => say(format!("wrong data: {what}")),
                 Call::FalseEnd => say(format!("call {id} from {account} was cut and told it was an end")),

@@ -41,6 +41,7 @@ impl Config {
                 "localhostAppTunnel": self.pods.app_tunnel_over_loopback,
                 "socks5": self.pods.socks5,
                 "connectionsMax": self.pods.connections,
+                "meshRanges": self.pods.mesh_ranges.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "authzPolicyInfoLogging": self.pods.policy_in_log,
                 "snapshotAgeMax": duration_text(self.pods.snapshot_age),
             },

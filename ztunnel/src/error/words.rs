@@ -6,7 +6,7 @@ use super::{Counted, Reason, Words};
 
 impl Reason {
     /// All reasons, for documentation and tests.
-    pub const ALL: [Reason; 47] = [
+    pub const ALL: [Reason; 48] = [
         Reason::SelfCall,
         Reason::UnknownOwnWorkload,
         Reason::UnknownWaypoint,
@@ -16,6 +16,7 @@ impl Reason {
         Reason::NoServiceForAddress,
         Reason::CrossNetwork,
         Reason::NameUnresolved,
+        Reason::UnknownInMesh,
         Reason::TooManyRounds,
         Reason::NotConnect,
         Reason::BadAuthority,
@@ -138,6 +139,17 @@ impl Reason {
                 stem: "no ip addresses were resolved",
                 sentence: "The endpoint is known by a hostname only, and DNS gave no address for it.",
                 advice: "Check that the hostname in the ServiceEntry resolves from the node.",
+                status: None,
+                flags: ResponseFlags::Connect,
+                counted: Counted::Early,
+            },
+            Reason::UnknownInMesh => Words {
+                code: "unknown_in_mesh",
+                stem: "nobody is known at an address of the mesh",
+                sentence: "The address lies in the ranges of pods and services, and the control plane names nobody there; sent \
+                           on in the clear the connection would pass by policy.",
+                advice: "Nothing, if a pod has just gone or is about to come. Otherwise look whether the controller knows the \
+                         pod or service, and whether MESH_RANGES is right.",
                 status: None,
                 flags: ResponseFlags::Connect,
                 counted: Counted::Early,
