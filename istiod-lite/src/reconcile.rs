@@ -93,7 +93,12 @@ impl Reconcile {
             self.catalog.mark_ready();
             self.block = None;
         }
-        self.count(events, changes.units_computed, begin.elapsed());
+        let took = begin.elapsed();
+        self.count(events, changes.units_computed, took);
+        if !changes.is_empty() {
+            let (workloads, services, policies) = (changes.workloads.len(), changes.services.len(), changes.policies.len());
+            tracing::info!(target: "source", events, workloads, services, policies, ?took, "the mesh is told of changes");
+        }
     }
 
     /// Logs what is newly wrong, and what is not wrong any more.

@@ -84,6 +84,7 @@ fn cluster() -> String {
     [daemon, pod("shop", "a", "10.0.0.2", ""), elsewhere, ended, unscheduled].concat()
 }
 
+// T-30
 #[test]
 fn a_node_gets_certificates_for_its_own_workloads_only() {
     let case = case(placements(&cluster()), now());
@@ -123,6 +124,7 @@ fn a_token_must_fit_the_pod_it_names() {
     }
 }
 
+// V-31, T-08
 #[tokio::test]
 async fn scope_comes_from_the_token() {
     let case = case(placements(&cluster()), now());
@@ -146,7 +148,11 @@ async fn scope_comes_from_the_token() {
 
     let other = ask(Some(token(&subject("waypoint", None, None)))).await.unwrap();
     assert!(!other.all_addresses && other.node.is_none());
-    for refused in [None, Some(String::new()), Some("junk".into())] {
+    let minted = |audience: &str, since: SystemTime| case.minter.mint(&subject("ztunnel", None, Some("n1")), audience, Duration::from_secs(60), since).unwrap();
+    let foreign = Minter::generate("https://isthmus.local").unwrap().mint(&subject("ztunnel", None, Some("n1")), AUDIENCE, Duration::from_secs(60), now()).unwrap();
+    let expired = minted(AUDIENCE, now() - Duration::from_secs(61));
+    let other_audience = minted("another", now());
+    for refused in [None, Some(String::new()), Some("junk".into()), Some(expired), Some(other_audience), Some(foreign)] {
         assert_eq!(ask(refused).await.unwrap_err().code(), tonic::Code::Unauthenticated);
     }
     // Two credentials are none.

@@ -251,6 +251,38 @@ async fn the_operators_pages() {
     }
 }
 
+// V-31, T-21: what shows the whole mesh is for this machine
+#[tokio::test]
+async fn debug_pages_are_refused_to_other_machines() {
+    let (pages, shown) = watch::channel(Arc::new(Page::default()));
+    let (dumps, _dumped) = mpsc::channel(1);
+    let mesh = mesh(&[]).await;
+    let (_, told) = catalog();
+    let key = fs::read_to_string(mesh.home.path().join("token.pub")).unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let rules = mesh_identity::impersonate::Rules::parse("", "cluster.local").unwrap();
+    let verifier = Verifier::new(&key, "https://isthmus.local", AUDIENCE).unwrap();
+    let authn = Arc::new(Authn { verifier, rules, placements: Watched::constant(Placements::default()), clock });
+    let ads = Ads::new(told.clone(), DiscoveryAuthn(authn), ServerLimits::default(), 1, mesh.drain.soft_token());
+    let ca = Arc::new(mesh_identity::sign::Ca::self_signed("cluster.local", SOON, Default::default(), SystemClock.now()).unwrap());
+    let numbers = watch::channel(Numbers::default()).1;
+    let sources = Sources { started: Instant::now(), ads, catalog: told, numbers, certificates: Default::default(), ca, recorder: metrics::recorder() };
+    let routes = Admin { ready: Ready::new(), sources, pages: shown, dumps, cluster_id: "c".into() }.routes();
+    for path in routes.paths() {
+        let ask = admin::Ask {
+            peer: admin::Peer::Tcp("10.0.0.9:1".parse().unwrap()),
+            method: http::Method::GET,
+            path: path.into(),
+            query: admin::Query::default(),
+            headers: http::HeaderMap::new(),
+            body: bytes::Bytes::new(),
+        };
+        let expected = if path.starts_with("/debug/") { 403 } else { 200 };
+        assert_eq!(routes.answer(ask).await.status, expected, "{path}");
+    }
+    drop(pages);
+}
+
 #[tokio::test]
 async fn a_start_that_cannot_work_says_why() {
     let home = tempfile::tempdir().unwrap();

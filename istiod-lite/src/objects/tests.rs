@@ -1,4 +1,5 @@
 use expect_test::{Expect, expect};
+use proptest::prelude::*;
 
 use super::read::{document, documents};
 
@@ -136,4 +137,58 @@ fn an_alias_bomb_is_refused() {
     }
     let said = read(&yaml);
     assert!(said.starts_with("line ") && !said.contains("Namespace a"), "{said}");
+}
+
+/// One object of each kind with most of its fields, for texts that are damaged.
+const WHOLE: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: p, labels: {app: a}, creationTimestamp: "2026-01-01T00:00:00Z"}
+spec: {nodeName: n, containers: [{name: c, ports: [{name: web, containerPort: 80}]}]}
+status: {podIPs: [{ip: 10.0.0.1}], conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: s}
+spec: {selector: {app: a}, clusterIP: 10.96.0.1, ports: [{name: http, port: 80, targetPort: web}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {namespace: shop, name: p}
+spec:
+  selector: {matchLabels: {app: a}}
+  action: DENY
+  rules: [{from: [{source: {principals: ["a*"], ipBlocks: [10.0.0.0/8]}}], to: [{operation: {ports: ["80"]}}], when: [{key: source.ip, values: ["::1"]}]}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {namespace: shop, name: e}
+spec: {hosts: [a.example], resolution: DNS, ports: [{number: 80, name: http}], endpoints: [{address: 1.2.3.4, weight: 2}]}
+---
+apiVersion: v1
+kind: List
+items: [{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: pa}, spec: {portLevelMtls: {80: {mode: STRICT}}}}]
+"#;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// Whatever is cut out of, doubled in or written over a file, reading and translating it ends without a panic.
+    #[test]
+    fn damaged_texts_are_refused_or_read(damages in prop::collection::vec((any::<prop::sample::Index>(), 0..40usize, prop::option::of("[ -~\n]{0,6}")), 1..6)) {
+        let mut text = WHOLE.to_owned();
+        for (at, length, over) in damages {
+            let begin = at.index(text.len() + 1);
+            let end = (begin + length).min(text.len());
+            let (Some(before), Some(cut), Some(after)) = (text.get(..begin), text.get(begin..end), text.get(end..)) else { continue };
+            text = format!("{before}{}{after}", over.unwrap_or_else(|| cut.repeat(2)));
+        }
+        let mut translation = crate::translate::tests::translation();
+        for one in documents(&text) {
+            if let Ok(contents) = document(one) {
+                translation.apply(contents.objects.into_iter().map(|read| crate::cluster::Event::Applied(read.object)));
+            }
+        }
+        translation.reported().for_each(|key| drop(translation.report(key)));
+    }
 }

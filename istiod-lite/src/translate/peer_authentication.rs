@@ -108,12 +108,13 @@ pub fn converted(lens: &Lens<'_>, name: &NsName) -> Derived {
     let mut derived = Derived::default();
     let mut report = Report::default();
     let is_root = name.namespace == lens.settings.root_namespace;
-    if policy.selector().is_some() && !is_root {
-        if let Attached::Converted(groups) = attached(lens.strictness(&name.namespace), &policy.spec) {
-            let name = format!("{CONVERTED}{}", policy.meta.name);
-            let converted = Policy { groups, ..Policy::new(&policy.meta.namespace, &name, Scope::WorkloadSelector, Action::Deny) };
-            derived.policies.push(converted.into());
-        }
+    if policy.selector().is_some()
+        && !is_root
+        && let Attached::Converted(groups) = attached(lens.strictness(&name.namespace), &policy.spec)
+    {
+        let name = format!("{CONVERTED}{}", policy.meta.name);
+        let converted = Policy { groups, ..Policy::new(&policy.meta.namespace, &name, Scope::WorkloadSelector, Action::Deny) };
+        derived.policies.push(converted.into());
     }
     unhonoured(lens, policy, is_root, &mut report);
     if !report.is_empty() {

@@ -56,7 +56,7 @@ enum Allowed {
 pub enum Bound {
     /// None was asked for.
     Free,
-    To { waypoint: Waypoint, canary: Option<(Waypoint, u32)>, remark: String },
+    To { waypoint: Box<Waypoint>, canary: Option<Box<(Waypoint, u32)>>, remark: String },
     /// One was asked for and there is none to use: traffic goes straight to the workload.
     Refused { reason: &'static str, message: String, is_own: bool },
 }
@@ -86,7 +86,8 @@ impl Bound {
     }
 
     pub fn weighted(&self) -> Vec<WeightedWaypoint> {
-        let Bound::To { waypoint, canary: Some((canary, weight)), .. } = self else { return Vec::new() };
+        let Bound::To { waypoint, canary: Some(canary), .. } = self else { return Vec::new() };
+        let (canary, weight) = &**canary;
         let (Some(primary), Some(canary)) = (waypoint.address.clone(), canary.address.clone()) else { return Vec::new() };
         vec![WeightedWaypoint { destination: primary, weight: 100 - weight }, WeightedWaypoint { destination: canary, weight: *weight }]
     }
@@ -115,7 +116,7 @@ pub fn of_service(lens: &Lens<'_>, meta: &Meta) -> Bound {
     let mut bound = resolve(lens, &meta.namespace, &meta.labels, Traffic::Service);
     if let Bound::To { waypoint, canary, remark } = &mut bound {
         match canary_of(lens, meta, waypoint) {
-            Ok(found) => *canary = found,
+            Ok(found) => *canary = found.map(Box::new),
             Err(why) => *remark = format!("; the canary is not used: {why}"),
         }
     }
@@ -139,7 +140,7 @@ fn resolve(lens: &Lens<'_>, namespace: &Arc<str>, labels: &Labels, asked: Traffi
         Ok(waypoint) => waypoint,
         Err((reason, message)) => return refused(reason, message),
     };
-    Bound::To { waypoint, canary: None, remark: String::new() }
+    Bound::To { waypoint: Box::new(waypoint), canary: None, remark: String::new() }
 }
 
 /// The name that an object, or else its namespace, asks for. An object's own label hides the namespace's altogether: one
@@ -154,7 +155,7 @@ fn wanted(lens: &Lens<'_>, namespace: &Arc<str>, labels: &Labels, key: &str, nam
         None => (pick(&lens.namespace_meta(namespace)?.labels)?, false),
     };
     let (name, place) = found;
-    (&*name != "none").then(|| (NsName { namespace: place, name }, is_own))
+    (&*name != "none").then_some((NsName { namespace: place, name: name.clone() }, is_own))
 }
 
 fn usable(lens: &Lens<'_>, namespace: &Arc<str>, name: &NsName, asked: Traffic) -> Result<Waypoint, (&'static str, String)> {

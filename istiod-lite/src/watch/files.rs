@@ -71,10 +71,10 @@ pub async fn watch(folders: Vec<PathBuf>, batches: mpsc::Sender<Batch>, stop: Ca
             return;
         };
         files = returned;
-        if let Some(batch) = batch {
-            if batches.send(batch).await.is_err() {
-                return;
-            }
+        if let Some(batch) = batch
+            && batches.send(batch).await.is_err()
+        {
+            return;
         }
         let pause = (begin.elapsed() * 20).clamp(LOOK_EVERY, LOOK_AT_MOST_EVERY);
         tokio::select! {

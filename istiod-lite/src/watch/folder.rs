@@ -87,9 +87,11 @@ impl Folder {
             findings.unknown_fields.extend(file.unknown_fields.iter().map(|(line, key, field)| (at(*line), key.clone(), field.clone())));
         }
         for (key, places) in self.places.iter().filter(|(_, places)| places.len() > 1) {
-            let mut origins = places.iter().filter_map(|file| self.origin(key, file));
-            let Some(used) = origins.next() else { continue };
-            findings.duplicates.extend(origins.map(|unused| Duplicate { key: key.clone(), used: used.clone(), unused }));
+            let Some((first, others)) = places.iter().next().zip(Some(places.iter().skip(1))) else { continue };
+            // One folder over another is how an object is completed on purpose; twice in one folder is a mistake.
+            let beside = others.filter(|other| other.folder == first.folder);
+            let both = beside.filter_map(|other| Some((self.origin(key, first)?, self.origin(key, other)?)));
+            findings.duplicates.extend(both.map(|(used, unused)| Duplicate { key: key.clone(), used, unused }));
         }
         findings
     }

@@ -39,7 +39,7 @@ pub struct Origin {
 pub struct Findings {
     /// Files whose newest content is not used.
     pub faults: Vec<(Arc<Path>, Fault)>,
-    /// Objects that stand in several files: the first is used.
+    /// Objects that stand in several files of one folder: the first is used.
     pub duplicates: Vec<Duplicate>,
     /// Objects of kinds that are not read here.
     pub foreign: Vec<(Origin, String)>,

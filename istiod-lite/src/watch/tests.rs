@@ -252,7 +252,12 @@ fn the_first_folder_wins() {
     let batch = files.look().expect("two files");
     let [Event::Applied(object), ..] = batch.events.as_slice() else { panic!("{batch:?}") };
     assert_eq!(object.meta().label("from"), Some("first"));
-    assert_eq!(batch.findings.duplicates.len(), 1);
+    assert_eq!(batch.findings.duplicates, [], "one folder over another is on purpose");
+    fs::remove_file(first.path().join("z.yaml")).unwrap();
+    files.look();
+    let batch = files.look().expect("the file is gone");
+    let [Event::Applied(object)] = batch.events.as_slice() else { panic!("{batch:?}") };
+    assert_eq!(object.meta().label("from"), None, "the second folder's object is left");
 }
 
 #[tokio::test]

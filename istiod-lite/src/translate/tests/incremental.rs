@@ -207,3 +207,33 @@ fn nothing_is_left_behind_when_all_is_gone() {
     let shared: Vec<Arc<str>> = translation.cluster().namespaces.keys().map(|name| name.name.clone()).collect();
     assert!(shared.is_empty());
 }
+
+#[test]
+#[ignore = "large: run it with --ignored --nocapture for the times"]
+fn twenty_thousand_pods() {
+    let begin = std::time::Instant::now();
+    let texts: Vec<String> = (0..20_000)
+        .map(|index| pod(&format!("ns{}", index % 100), &format!("p{index}"), &format!("10.{}.{}.{}", index >> 16, (index >> 8) & 255, index & 255), &format!("app: a{}", index % 50)))
+        .collect();
+    let all: Vec<Event> = texts.iter().flat_map(|text| events(text)).collect();
+    println!("reading {:?}", begin.elapsed());
+    let mut translation = translation();
+    let begin = std::time::Instant::now();
+    let changes = translation.apply(all);
+    println!("translating {:?}", begin.elapsed());
+    assert_eq!(changes.workloads.len(), 20_000);
+    let begin = std::time::Instant::now();
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {namespace: ns7, name: s}\nspec: {selector: {app: a7}, ports: [{port: 80}]}\n";
+    let changes = translation.apply(events(service));
+    println!("a service of {} pods {:?}", changes.workloads.len(), begin.elapsed());
+    let begin = std::time::Instant::now();
+    for index in 0..1000 {
+        let changes = translation.apply(events(&pod("ns0", "p0", &format!("10.200.{}.{}", index >> 8, index & 255), "app: a0")));
+        assert_eq!(changes.units_computed, 1);
+    }
+    println!("a thousand changes {:?}", begin.elapsed());
+    let begin = std::time::Instant::now();
+    let strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {namespace: istio-system, name: mesh}\nspec: {mtls: {mode: STRICT}}\n";
+    let changes = translation.apply(events(strict));
+    println!("STRICT for {} workloads {:?}", changes.workloads.len(), begin.elapsed());
+}

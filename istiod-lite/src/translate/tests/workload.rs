@@ -49,7 +49,7 @@ fn the_worked_example_of_the_contract() {
     "#]]);
 }
 
-// Z-... pitfall 7: only the agent's report of success makes a workload reachable by HBONE
+// pitfall 7: only the agent's report of success makes a workload reachable by HBONE
 #[test]
 fn a_wish_to_be_enrolled_is_no_tunnel() {
     let with = |labels: &str, annotations: &str| {
