@@ -105,6 +105,8 @@ pub enum Termination {
 /// Whether we hear from the controller. Losing it refuses nothing; a snapshot that is too old does (design decision 5).
 #[derive(Clone, Debug)]
 pub struct Contact {
+    /// The present stream has brought an answer. To be connected alone says nothing: a controller that takes streams
+    /// and ends them at once is no controller.
     pub connected: bool,
     /// When `connected` last changed.
     pub since: Instant,
@@ -196,6 +198,7 @@ where
     async fn keep_connected(&mut self) {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
+            let begun = Instant::now();
             let Ended { how, why, heard } = self.one_stream().await;
             self.observe.terminated(how);
             tracing::info!(target: "xds", ?how, %why, "the stream to the controller ended");
@@ -205,8 +208,10 @@ where
                 }
                 contact.last_error = Some(why);
             });
-            // A server that answers and then ends the stream is not overloaded. One that ends it at once may be.
-            if heard && matches!(how, Termination::Reconnect | Termination::Complete) {
+            // A server that answers and then ends the stream is not overloaded, one that ends it at once may be. A
+            // stream that lived long, whatever ended it (its token, say), is no part of a series of failures.
+            let lived = begun.elapsed() > LONGEST_WAIT;
+            if heard && (lived || matches!(how, Termination::Reconnect | Termination::Complete)) {
                 backoff.reset();
             }
             tokio::time::sleep(backoff.next(&mut self.rng)).await;
@@ -235,9 +240,7 @@ where
             requests.try_send(request).map_err(|_| StreamError::Connect("more first requests than places".into()))?;
         }
         let responses = self.call(channel, headers, outgoing).await?;
-        self.contact.send_modify(|contact| {
-            *contact = Contact { connected: true, since: Instant::now(), streams: contact.streams + 1, last_error: None };
-        });
+        self.contact.send_modify(|contact| contact.streams += 1);
         self.follow(requests, responses, heard).await
     }
 
@@ -288,7 +291,11 @@ where
                     Some(response) => {
                         let admitted = self.epochs.admit(&response.system_version_info, Instant::now());
                         admitted.map_err(|outdated| StreamError::Stream(Status::failed_precondition(outdated.to_string())))?;
-                        *heard = true;
+                        if !std::mem::replace(heard, true) {
+                            self.contact.send_modify(|contact| {
+                                *contact = Contact { connected: true, since: Instant::now(), last_error: None, ..*contact };
+                            });
+                        }
                         Some(self.take(response).await)
                     }
                     None => return Ok(()),

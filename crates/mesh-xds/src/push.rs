@@ -52,7 +52,7 @@ pub enum Refused {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TypeStatus {
     pub on_demand: bool,
-    /// Version of the catalog that the last answer or push brought it to.
+    /// Version of the catalog that the last answer or push brought it to. Versions after it may have had nothing for it.
     pub version: u64,
     pub sent: String,
     pub acked: String,

@@ -307,20 +307,25 @@ impl Shared {
         let mut catalog = self.catalog.clone();
         catalog.see();
         self.answer(&mut push, &first, outlet).await?;
+        entry.update(&push);
         loop {
-            entry.update(&push);
             tokio::select! {
                 request = outlet.unless_over(requests.message()) => match request?? {
                     Some(request) => self.answer(&mut push, &request, outlet).await?,
                     None => return Ok(()),
                 },
                 () = catalog.changed() => {
-                    let now = catalog.load();
-                    for response in push.update(&now) {
+                    let responses = push.update(&catalog.load());
+                    if responses.is_empty() {
+                        // Most changes concern few streams; the others pay nothing for them.
+                        continue;
+                    }
+                    for response in responses {
                         self.send(response, outlet).await?;
                     }
                 }
             }
+            entry.update(&push);
         }
     }
 

@@ -63,6 +63,10 @@ impl Asks {
                 // Cannot happen while `sender` lives here; if it did, there would be nothing to ask for.
                 return std::future::pending().await;
             };
+            if answered.is_closed() {
+                // Gave up while the controller was away.
+                continue;
+            }
             if self.count >= self.max {
                 self.drop_abandoned();
             }

@@ -422,7 +422,7 @@ async fn a_leader_of_an_earlier_generation_changes_nothing() {
     stale.responses.send(Ok(answer(3, &a_workload("w1", "10.6.6.6")))).await.unwrap();
     let mut next = streams.recv().await.unwrap();
     next.open().await;
-    assert!(contact.borrow().connected && contact.borrow().streams == 3);
+    assert_eq!((contact.borrow().connected, contact.borrow().streams), (false, 3), "the third has not answered yet");
     assert_eq!(world.load().directory.workload(&Uid::new("w1")).unwrap().addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
     next.responses.send(Ok(answer(4, &a_workload("w1", "10.0.0.2")))).await.unwrap();
     until(&world, |world| world.directory.workload(&Uid::new("w1")).unwrap().addresses == ["10.0.0.2".parse::<IpAddr>().unwrap()]).await;
@@ -569,6 +569,18 @@ async fn the_token_is_read_for_each_stream_and_never_needed_to_be_the_same() {
     contact.wait_for(|contact| contact.connected).await.unwrap();
     assert_eq!(ads.counters().unauthenticated.load(SeqCst), 1);
     assert_eq!(tokens.load(SeqCst), 5);
+}
+
+// A stream that ends with its token every minute comes back at once each time, not ever later.
+#[tokio::test(start_paused = true)]
+async fn streams_that_lived_long_are_no_series_of_failures() {
+    let (_catalog_writer, ads, network) = controller([]);
+    let (writer, _world) = world();
+    let token = || Ok(Some("ztunnel node-a 60".to_owned()));
+    let client = Client::new(config(false), move || network.clone().dial(), token, writer, rand::SeedableRng::seed_from_u64(1));
+    tokio::spawn(client.run(CancellationToken::new()));
+    tokio::time::sleep(Duration::from_secs(60 * 60)).await;
+    assert_eq!(ads.counters().streams.load(SeqCst), 60);
 }
 
 #[test]
