@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Output};
 use anyhow::{Context, bail};
 
 use crate::cli;
-use crate::lab::inside::{PATH, contained};
+use crate::lab::inside::{PATH, become_user, contained};
 use crate::lab::state::{PodState, State};
 
 /// Becomes the command.
@@ -31,7 +31,9 @@ pub async fn run(pod: &PodState, words: &[&str]) -> anyhow::Result<Output> {
 /// The command, not yet started. Fails if the pod's commands do not run (yet).
 pub fn inside(pod: &PodState, words: &[&str]) -> anyhow::Result<Command> {
     let init = pod.init.filter(|init| init.is_alive()).with_context(|| format!("pod {} does not run (it is {:?}, mesh: {}); its log is {}", pod.name, pod.phase, pod.redirection, pod.log.display()))?;
-    let contained = contained(words);
+    let become_user = become_user(pod.user, pod.group);
+    let words: Vec<&str> = become_user.iter().map(String::as_str).chain(words.iter().copied()).collect();
+    let contained = contained(&words);
     let mut command = Command::new("nsenter");
     if std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny") {
         // With one user id there are no groups to drop, and the kernel refuses to try.

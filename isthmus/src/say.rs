@@ -14,6 +14,12 @@ pub const BAD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor
 pub const NOTE: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Yellow)));
 pub const STRONG: Style = Style::new().bold();
 
+/// What was asked for, on standard output. A reader who has seen enough (`| head`) is no error.
+pub fn out(text: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _ = writeln!(anstream::stdout(), "{text}");
+}
+
 pub fn line(text: &str) {
     write(text.to_owned());
 }
@@ -35,8 +41,13 @@ fn write(text: String) {
             }
             lines.push(text);
         }
-        None => anstream::eprintln!("{text}"),
+        None => tell(&text),
     }
+}
+
+fn tell(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(anstream::stderr(), "{text}");
 }
 
 /// Holds words back until `release`.
@@ -47,7 +58,7 @@ pub fn hold() {
 pub fn release() {
     let lines = HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take().unwrap_or_default();
     for text in lines {
-        anstream::eprintln!("{text}");
+        tell(&text);
     }
 }
 

@@ -6,13 +6,14 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 
 use crate::cli::{Format, Output};
+use crate::say;
 use crate::lab::state::{PodPhase, PodState, State};
 
 pub async fn status(mesh: &Option<String>, options: &Output) -> anyhow::Result<ExitCode> {
     let state = State::find(mesh.as_deref())?;
     let alive = state.up.is_alive();
     match options.output {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&state)?),
+        Format::Json => say::out(serde_json::to_string_pretty(&state)?),
         Format::Table => show(&state, alive),
     }
     Ok(if alive { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -20,13 +21,13 @@ pub async fn status(mesh: &Option<String>, options: &Output) -> anyhow::Result<E
 
 fn show(state: &State, alive: bool) {
     let life = if alive { "running" } else { "crashed; `isthmus down` removes what is left" };
-    println!("mesh {} ({life}), folder {}", state.mesh, state.folder.display());
+    say::out(format!("mesh {} ({life}), folder {}", state.mesh, state.folder.display()));
     let mut nodes = table(["NODE", "ADDRESS", "PODS", "NAMESPACE"]);
     for node in &state.nodes {
         let pods = state.pods.iter().filter(|pod| pod.node == node.name).count();
         nodes.add_row([node.name.clone(), node.wire.v4.to_string(), pods.to_string(), node.netns.clone()]);
     }
-    println!("{nodes}");
+    say::out(nodes);
     if state.meshed {
         let mut programs = table(["PROGRAM", "NODE", "PROCESS", "RESTARTS", "LOG"]);
         for program in &state.programs {
@@ -34,13 +35,13 @@ fn show(state: &State, alive: bool) {
             let node = program.node.clone().unwrap_or_else(|| "-".to_owned());
             programs.add_row([program.name.clone(), node, process, program.restarts.to_string(), program.log.display().to_string()]);
         }
-        println!("{programs}");
+        say::out(programs);
     }
     let mut pods = table(["POD", "NODE", "ADDRESS", "ACCOUNT", "STATE", "MESH"]);
     for pod in &state.pods {
         pods.add_row([pod.name.to_string(), pod.node.clone(), pod.addresses.v4.to_string(), pod.service_account.clone(), phase(pod).to_owned(), in_mesh(pod)]);
     }
-    println!("{pods}");
+    say::out(pods);
 }
 
 fn phase(pod: &PodState) -> &'static str {

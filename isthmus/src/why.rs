@@ -8,14 +8,14 @@ use serde_json::Value;
 use crate::cli::{Format, Why};
 use crate::lab::state::State;
 use crate::mesh::ask::{ADMIN_PORT, get};
-use crate::say::{BAD, GOOD, NOTE};
+use crate::say::{self, BAD, GOOD, NOTE};
 use crate::status::table;
 
 pub async fn why(mesh: &Option<String>, options: &Why) -> anyhow::Result<ExitCode> {
     let state = State::find(mesh.as_deref())?;
     let told = ask(&state, &options.pod, &options.destination).await?;
     match options.output {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&told)?),
+        Format::Json => say::out(serde_json::to_string_pretty(&told)?),
         Format::Table => show(&told),
     }
     Ok(ExitCode::SUCCESS)
@@ -56,7 +56,7 @@ fn show(told: &Value) {
     let text = |path: &str| told.pointer(path).and_then(Value::as_str);
     let refused = told.pointer("/policy/allowed") == Some(&Value::Bool(false)) || text("/resolve/outcome") == Some("refused");
     let style = if refused { BAD } else { GOOD };
-    anstream::println!("{style}{}{style:#}", text("/answer").unwrap_or("the daemon gave no answer"));
+    say::out(format!("{style}{}{style:#}", text("/answer").unwrap_or("the daemon gave no answer")));
     let lines = [
         ("from", ["/from/workload", "/from/identity", "/from/address"].as_slice()),
         ("to", &["/to/stands_for", "/to/standsFor", "/to/address"]),
@@ -66,12 +66,12 @@ fn show(told: &Value) {
     for (title, paths) in lines {
         let parts: Vec<&str> = paths.iter().filter_map(|path| text(path)).filter(|part| !part.is_empty()).collect();
         if !parts.is_empty() {
-            println!("  {title:<7} {}", parts.join(", "));
+            say::out(format!("  {title:<7} {}", parts.join(", ")));
         }
     }
     for reason in ["/resolve/reason", "/policy/reason"] {
         if let (Some(sentence), Some(advice)) = (text(&format!("{reason}/sentence")), text(&format!("{reason}/advice"))) {
-            anstream::println!("  {NOTE}reason{NOTE:#}  {sentence}\n  {NOTE}advice{NOTE:#}  {advice}");
+            say::out(format!("  {NOTE}reason{NOTE:#}  {sentence}\n  {NOTE}advice{NOTE:#}  {advice}"));
         }
     }
     let endpoints = told["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -85,10 +85,10 @@ fn show(told: &Value) {
             };
             shown.add_row(["workload", "judgement", "port", "rank", "weight"].map(cell));
         }
-        println!("{shown}");
+        say::out(shown);
     }
     for note in told["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        println!("  note    {note}");
+        say::out(format!("  note    {note}"));
     }
 }
 

@@ -262,19 +262,19 @@ fn start_when_due(containers: &[Run], started: &Started, asked: &mpsc::Receiver<
     }
 }
 
+/// The words that go before a command so that it runs as another user than root.
+pub fn become_user(user: Option<u32>, group: Option<u32>) -> Vec<String> {
+    if user.or(group).is_none() {
+        return Vec::new();
+    }
+    let id = |id: Option<u32>| id.unwrap_or(0).to_string();
+    vec!["setpriv".to_owned(), "--clear-groups".to_owned(), "--reuid".to_owned(), id(user), "--regid".to_owned(), id(group), "--".to_owned()]
+}
+
 fn command_of(run: &Run) -> Command {
-    let mut command = match run.user.or(run.group) {
-        None => {
-            let mut command = Command::new(&run.command[0]);
-            command.args(&run.command[1..]);
-            command
-        }
-        Some(_) => {
-            let mut setpriv = Command::new("setpriv");
-            setpriv.args(["--clear-groups", "--reuid", &run.user.unwrap_or(0).to_string(), "--regid", &run.group.unwrap_or(0).to_string(), "--"]).args(&run.command);
-            setpriv
-        }
-    };
+    let words: Vec<String> = become_user(run.user, run.group).into_iter().chain(run.command.iter().cloned()).collect();
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
     command.env_clear().env("PATH", PATH).env("HOME", "/tmp").envs(&run.env);
     command.current_dir(run.directory.as_deref().unwrap_or("/"));
     command

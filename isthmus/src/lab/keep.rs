@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -20,6 +21,9 @@ use crate::plan::{Machine, Plan, PodPlan, Slots, plan, without_effect};
 use crate::published::{self, Seen};
 use crate::rules::node_ruleset;
 use crate::say;
+
+/// A pod that could not be started is tried again after this; what is wrong with it is said each time.
+const RETRY_AFTER: Duration = Duration::from_secs(15);
 
 /// A mesh on this machine, seen by the process that runs it.
 #[derive(Debug)]
@@ -73,7 +77,13 @@ enum Stage {
     /// The namespaces stand; the commands wait for the mesh. Taken out when the pod starts.
     Prepared(Option<Prepared>),
     Running(Running),
-    Failed,
+    Failed { since: Instant },
+}
+
+impl Stage {
+    fn failed() -> Stage {
+        Stage::Failed { since: Instant::now() }
+    }
 }
 
 impl Lab {
@@ -137,7 +147,6 @@ impl Lab {
             node::build_node(&self.machine, node).with_context(|| format!("cannot build node {}", node.name))?;
         }
         node::connect_nodes(&self.machine, &plan)?;
-        complain(&without_effect(&objects));
         self.replan()
     }
 
@@ -182,6 +191,7 @@ impl Lab {
         complaints.extend(refuse_strange_nodes(&mut objects));
         let (mut next, more) = plan(&self.machine, &objects, &mut self.slots, new_uid);
         complaints.extend(more);
+        complaints.extend(without_effect(&objects));
         self.complain_once(complaints);
         let changed: Vec<PodName> = next.pods.values().filter(|pod| self.pods.get(&pod.name).is_some_and(|old| !old.plan.is_same_process(pod))).map(|pod| pod.name.clone()).collect();
         if !changed.is_empty() {
@@ -216,13 +226,15 @@ impl Lab {
             match pod.stage {
                 Stage::Prepared(Some(prepared)) => prepared.discard().await,
                 Stage::Running(running) => running.stop().await,
-                Stage::Prepared(None) | Stage::Failed => {}
+                Stage::Prepared(None) | Stage::Failed { .. } => {}
             }
             say::line(&format!("pod {name} is gone"));
         }
     }
 
     async fn prepare_what_is_new(&mut self) -> anyhow::Result<()> {
+        // What failed is tried again, after a while.
+        self.pods.retain(|_, pod| !matches!(pod.stage, Stage::Failed { since } if since.elapsed() > RETRY_AFTER));
         let new: Vec<PodPlan> = self.plan.pods.values().filter(|pod| !self.pods.contains_key(&pod.name)).cloned().collect();
         for pod in new {
             // Written first, so that a crash in between leaves nothing unknown.
@@ -233,7 +245,7 @@ impl Lab {
                 Ok(prepared) => Stage::Prepared(Some(prepared)),
                 Err(error) => {
                     say::warning(&format!("{error:#}"));
-                    Stage::Failed
+                    Stage::failed()
                 }
             };
             self.pods.insert(pod.name.clone(), Pod { plan: pod, log, stage, redirection: agent::Redirection::default() });
@@ -271,11 +283,11 @@ impl Lab {
         for (name, pod) in &mut self.pods {
             let ended = match &mut pod.stage {
                 Stage::Running(running) => !running.is_up(),
-                Stage::Prepared(_) | Stage::Failed => false,
+                Stage::Prepared(_) | Stage::Failed { .. } => false,
             };
             if ended {
                 say::warning(&format!("pod {name} ended: {}", crate::lab::process::last_words(&pod.log)));
-                pod.stage = Stage::Failed;
+                pod.stage = Stage::failed();
             }
             supervise::empty_if_large(&pod.log);
             if self.state.meshed && pod.plan.enrolled && !pod.redirection.is_enabled() {
@@ -287,7 +299,7 @@ impl Lab {
                 Ok(running) => Stage::Running(running),
                 Err(error) => {
                     say::warning(&format!("pod {name}: {error:#}"));
-                    Stage::Failed
+                    Stage::failed()
                 }
             };
         }
@@ -308,7 +320,7 @@ impl Lab {
             files.push((objects.join(format!("service.{}.{}.yaml", name.namespace, name.name)), yaml(&published::service(&service.whole, *vip))?));
         }
         for (name, pod) in &self.pods {
-            if matches!(pod.stage, Stage::Failed) {
+            if matches!(pod.stage, Stage::Failed { .. }) {
                 continue;
             }
             let (Some(node), Some(found)) = (self.plan.node(&pod.plan.node), self.objects.pods.get(name)) else { continue };
@@ -371,7 +383,7 @@ fn pod_state(pod: &Pod) -> PodState {
     let (phase, init) = match &pod.stage {
         Stage::Prepared(_) => (PodPhase::Pending, None),
         Stage::Running(running) => (PodPhase::Running, ProcessId::of(running.init as i32)),
-        Stage::Failed => (PodPhase::Failed, None),
+        Stage::Failed { .. } => (PodPhase::Failed, None),
     };
     PodState {
         name: pod.plan.name.clone(),
@@ -382,6 +394,8 @@ fn pod_state(pod: &Pod) -> PodState {
         addresses: pod.plan.addresses,
         service_account: pod.plan.service_account.clone(),
         labels: pod.plan.labels.clone(),
+        user: pod.plan.containers.first().and_then(|run| run.user),
+        group: pod.plan.containers.first().and_then(|run| run.group),
         wanted: pod.plan.enrolled,
         phase,
         redirection: pod.redirection.to_string(),

@@ -48,7 +48,7 @@ pub fn provide_packages() -> anyhow::Result<()> {
     if find("apt-get").is_none() {
         bail!("this machine lacks: {list}\ninstall them with this system's package manager");
     }
-    eprintln!("installing {list} ...");
+    crate::say::line(&format!("installing {list} ..."));
     let output = Command::new("sh").args(["-c", &format!("DEBIAN_FRONTEND=noninteractive; export DEBIAN_FRONTEND; apt-get update -q && {command}")]).output()?;
     if !output.status.success() {
         bail!("could not install {list}: {}\ntry it by hand:  {command}", String::from_utf8_lossy(&output.stderr).trim());

@@ -25,16 +25,37 @@ const STOP_WITHIN: Duration = Duration::from_secs(3);
 pub struct Prepared {
     keeper: Child,
     go: ChildStdin,
-    netns: String,
+    cable: Cable,
 }
 
 /// A pod whose commands run.
 #[derive(Debug)]
 pub struct Running {
     keeper: Child,
-    netns: String,
+    cable: Cable,
     /// The pod's process number 1, as this machine numbers it; what `exec` enters.
     pub init: u32,
+}
+
+/// The pod's namespace and the node's end of its cable.
+#[derive(Clone, Debug)]
+struct Cable {
+    node: String,
+    veth: String,
+    netns: String,
+}
+
+impl Cable {
+    fn of(node: &NodePlan, pod: &PodPlan) -> Cable {
+        Cable { node: node.netns.clone(), veth: pod.veth.clone(), netns: pod.netns.clone() }
+    }
+
+    /// The namespace itself lives until the mesh's programs have let go of it; the cable and the names must be free for
+    /// the pod's successor at once.
+    fn cut(&self) {
+        let _ = netns::ip_batch(Some(&self.node), &format!("link delete {}\n", self.veth));
+        let _ = netns::delete(&self.netns);
+    }
 }
 
 /// Places that a pod needs on the machine.
@@ -72,10 +93,10 @@ pub async fn prepare(machine: &Machine, node: &NodePlan, pod: &PodPlan, places: 
         cable(machine, node, pod)
     };
     match tokio::time::timeout(START_WITHIN, made).await {
-        Ok(Ok(())) => Ok(Prepared { keeper, go, netns: pod.netns.clone() }),
+        Ok(Ok(())) => Ok(Prepared { keeper, go, cable: Cable::of(node, pod) }),
         failed => {
             let _ = keeper.kill().await;
-            let _ = netns::delete(&pod.netns);
+            Cable::of(node, pod).cut();
             let why = match failed {
                 Ok(result) => result.err().map_or_else(String::new, |error| format!("{error:#}")),
                 Err(_) => format!("nothing happened for {} s", START_WITHIN.as_secs()),
@@ -140,12 +161,12 @@ impl Prepared {
         drop(self.go);
         let keeper = self.keeper.id().context("the pod's first process is gone")?;
         let init = tokio::time::timeout(START_WITHIN, only_child(keeper)).await.context("the pod's process 1 did not appear")?;
-        Ok(Running { keeper: self.keeper, netns: self.netns, init })
+        Ok(Running { keeper: self.keeper, cable: self.cable, init })
     }
 
     pub async fn discard(mut self) {
         let _ = self.keeper.kill().await;
-        let _ = netns::delete(&self.netns);
+        self.cable.cut();
     }
 }
 
@@ -164,7 +185,7 @@ impl Running {
     /// Asks every program of the pod to end, waits a little, then ends them; the namespaces go with them.
     pub async fn stop(mut self) {
         let keeper = self.keeper.id().map(|id| id as i32);
-        let programs = || netns::processes(&self.netns).into_iter().filter(|pid| Some(*pid) != keeper && *pid != self.init as i32).collect::<Vec<_>>();
+        let programs = || netns::processes(&self.cable.netns).into_iter().filter(|pid| Some(*pid) != keeper && *pid != self.init as i32).collect::<Vec<_>>();
         // Process 1 stands still, so that it starts nothing again.
         process::signal(self.init as i32, nix::sys::signal::Signal::SIGSTOP);
         for pid in programs() {
@@ -178,7 +199,7 @@ impl Running {
         let _ = ended.await;
         process::signal(self.init as i32, nix::sys::signal::Signal::SIGKILL);
         let _ = self.keeper.kill().await;
-        let _ = netns::delete(&self.netns);
+        self.cable.cut();
     }
 
     /// Whether the pod's namespaces still stand.

@@ -56,6 +56,9 @@ pub struct PodState {
     pub addresses: Addresses,
     pub service_account: String,
     pub labels: BTreeMap<String, String>,
+    /// Whom its first container runs as, if not root.
+    pub user: Option<u32>,
+    pub group: Option<u32>,
     /// Whether its labels ask for the mesh.
     pub wanted: bool,
     pub phase: PodPhase,

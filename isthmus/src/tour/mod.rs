@@ -14,7 +14,7 @@ use anyhow::Context as _;
 
 use crate::lab::node::{wire_netns, wire_port};
 use crate::lab::state::{PodState, State};
-use crate::say::{BAD, GOOD, NOTE, STRONG};
+use crate::say::{self, BAD, GOOD, NOTE, STRONG};
 use crate::shop::MARKER;
 use wire::Wire;
 
@@ -86,7 +86,7 @@ pub async fn tour(state: &State, pace: Pace) -> anyhow::Result<bool> {
     let titles = steps::TITLES;
     let mut all_held = true;
     for (index, title) in titles.iter().enumerate() {
-        anstream::println!("\n{STRONG}[{}/{}] {title}{STRONG:#}", index + 1, titles.len());
+        say::out(format!("\n{STRONG}[{}/{}] {title}{STRONG:#}", index + 1, titles.len()));
         let facts = steps::take(index, &cast, &wire).await.unwrap_or_else(|error| vec![held(false, format!("{error:#}"))]);
         for fact in &facts {
             let (style, sign) = match fact.held {
@@ -94,7 +94,7 @@ pub async fn tour(state: &State, pace: Pace) -> anyhow::Result<bool> {
                 Some(false) => (BAD, "FAILS"),
                 None => (NOTE, "-    "),
             };
-            anstream::println!("  {style}{sign}{style:#}  {}", fact.text);
+            say::out(format!("  {style}{sign}{style:#}  {}", fact.text));
         }
         all_held &= !facts.is_empty() && facts.iter().all(|fact| fact.held != Some(false));
         if pace == Pace::WaitForEnter && index + 1 < titles.len() {
@@ -102,15 +102,15 @@ pub async fn tour(state: &State, pace: Pace) -> anyhow::Result<bool> {
         }
     }
     match all_held {
-        true => anstream::println!("\n{GOOD}Every step held.{GOOD:#}"),
-        false => anstream::println!("\n{BAD}Not every step held.{BAD:#} The logs are in {}.", state.run.join("logs").display()),
+        true => say::out(format!("\n{GOOD}Every step held.{GOOD:#}")),
+        false => say::out(format!("\n{BAD}Not every step held.{BAD:#} The logs are in {}.", state.run.join("logs").display())),
     }
     Ok(all_held)
 }
 
 /// Waits for a line on standard input; its end counts as one.
 pub async fn wait_for_enter(prompt: &str) -> anyhow::Result<()> {
-    anstream::println!("  -- {prompt}");
+    say::out(format!("  -- {prompt}"));
     tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new())).await??;
     Ok(())
 }

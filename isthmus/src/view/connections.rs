@@ -38,7 +38,7 @@ pub async fn connections(mesh: &Option<String>, options: &Output) -> anyhow::Res
         all.extend(open(&node.name, &dump));
     }
     match options.output {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&all)?),
+        Format::Json => say::out(serde_json::to_string_pretty(&all)?),
         Format::Table => {
             let mut shown = table(["POD", "DIRECTION", "SOURCE", "DESTINATION", "SERVICE", "ENCRYPTED"]);
             for one in &all {
@@ -52,7 +52,7 @@ pub async fn connections(mesh: &Option<String>, options: &Output) -> anyhow::Res
                     if one.encrypted { "mTLS" } else { "no" }.to_owned(),
                 ]);
             }
-            println!("{shown}");
+            say::out(shown);
         }
     }
     if all.is_empty() {
@@ -63,35 +63,59 @@ pub async fn connections(mesh: &Option<String>, options: &Output) -> anyhow::Res
 
 /// The connections in a node's dump.
 pub fn open(node: &str, dump: &Value) -> Vec<Open> {
-    let identities = identities(dump);
+    let known = Known { identities: identities(dump), services: services(dump) };
     let mut found = Vec::new();
     for pod in dump["workloadState"].as_object().into_iter().flat_map(|pods| pods.values()) {
         let name = format!("{}/{}", text(&pod["info"]["namespace"]), text(&pod["info"]["name"]));
         for direction in ["inbound", "outbound"] {
             for one in pod["connections"][direction].as_array().into_iter().flatten() {
-                found.push(connection(node, &name, direction, one, &identities));
+                found.push(connection(node, &name, direction, one, &known));
             }
         }
     }
     found
 }
 
-fn connection(node: &str, pod: &str, direction: &'static str, one: &Value, identities: &BTreeMap<String, String>) -> Open {
+fn connection(node: &str, pod: &str, direction: &'static str, one: &Value, known: &Known) -> Open {
     let (source, destination) = (text(&one["src"]), text(&one["actualDst"]));
     let encrypted = text(&one["protocol"]).ends_with("HBONE");
     // Without a certificate an address is no identity.
-    let of = |address: &str| identities.get(ip(address)).filter(|_| encrypted).cloned();
+    let of = |address: &str| known.identities.get(ip(address)).filter(|_| encrypted).cloned();
     Open {
         node: node.to_owned(),
         pod: pod.to_owned(),
         direction,
         source_identity: of(&source),
         destination_identity: of(&destination),
-        service: one["originalDst"].as_str().filter(|original| *original != destination).map(str::to_owned),
+        service: one["originalDst"].as_str().filter(|original| *original != destination).map(|original| known.service(original)),
         source,
         destination,
         encrypted,
     }
+}
+
+/// What the node knows, by address.
+struct Known {
+    identities: BTreeMap<String, String>,
+    services: BTreeMap<String, String>,
+}
+
+impl Known {
+    /// The hostname of a service address; anything else as it is.
+    fn service(&self, original: &str) -> String {
+        self.services.get(ip(original)).cloned().unwrap_or_else(|| original.to_owned())
+    }
+}
+
+/// Hostname by service address, which a dump writes as NETWORK/IP.
+fn services(dump: &Value) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for service in dump["services"].as_array().into_iter().flatten() {
+        for vip in service["vips"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            found.insert(vip.rsplit('/').next().unwrap_or(vip).to_owned(), text(&service["hostname"]));
+        }
+    }
+    found
 }
 
 /// Identity by address, of every workload that the node knows.
@@ -130,15 +154,17 @@ mod tests {
                 {"workloadIps": ["10.1.0.9", "fd10::9"], "namespace": "lab", "serviceAccount": "shop", "trustDomain": "cluster.local"},
                 {"workloadIps": ["10.1.0.17"], "namespace": "lab", "serviceAccount": "cart"},
             ],
+            "services": [{"hostname": "shop.lab.svc.cluster.local", "vips": ["/fd10:96::1"]}],
             "workloadState": {"uid": {"state": "Up", "info": {"name": "cart-7c", "namespace": "lab", "serviceAccount": "cart"}, "connections": {
                 "inbound": [
                     {"src": "[fd10::9]:40112", "originalDst": "cart.lab.svc.cluster.local", "actualDst": "10.1.0.17:8080", "protocol": "HBONE"},
                     {"src": "10.1.0.9:1", "originalDst": null, "actualDst": "10.1.0.17:8080", "protocol": "TCP"},
                 ],
-                "outbound": []}}, "pending": {"state": "Pending", "info": {}}},
+                "outbound": [{"src": "10.1.0.17:2", "originalDst": "[fd10:96::1]:80", "actualDst": "10.1.0.9:15008", "protocol": "HBONE"}]}}, "pending": {"state": "Pending", "info": {}}},
         });
         let found = open("n1", &dump);
-        assert_eq!(found.len(), 2);
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[2].service.as_deref(), Some("shop.lab.svc.cluster.local"));
         assert_eq!(found[0].source_identity.as_deref(), Some("spiffe://cluster.local/ns/lab/sa/shop"));
         assert_eq!(found[0].service.as_deref(), Some("cart.lab.svc.cluster.local"));
         assert_eq!((found[1].source_identity.as_deref(), found[1].encrypted), (None, false));

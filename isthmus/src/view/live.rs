@@ -73,7 +73,9 @@ async fn in_lines(state: watch::Receiver<State>) -> anyhow::Result<Wish> {
     loop {
         let now = state.borrow().clone();
         let picture = picture(&now).await;
-        println!("{}", as_table(&picture));
+        if !picture.rows.is_empty() {
+            say::out(as_table(&picture));
+        }
         if let Some(problem) = &picture.problem {
             say::warning(problem);
         }
