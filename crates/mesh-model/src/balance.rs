@@ -121,13 +121,7 @@ pub fn survey<'d>(
 }
 
 /// Whether a member of the service may serve this client at this port, and how well it fits.
-pub fn judge(
-    source: &Workload,
-    service: &Service,
-    endpoint: &Workload,
-    port: u16,
-    purpose: Purpose,
-) -> Result<Fit, Unfit> {
+pub fn judge(source: &Workload, service: &Service, endpoint: &Workload, port: u16, purpose: Purpose) -> Result<Fit, Unfit> {
     Judge::new(source, service, port, purpose).judge(endpoint)
 }
 

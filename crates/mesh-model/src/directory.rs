@@ -111,17 +111,13 @@ impl Directory {
     /// The workload at an address. Several may share one: a pod is preferred, then one that speaks HBONE, then the
     /// smallest uid. Host-network workloads are never found by address, since the node's address is not theirs alone.
     pub fn workload_at(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
-        let preference = |workload: &Workload| {
-            (workload.uid.0.contains("//Pod/"), workload.tunnel_protocol == TunnelProtocol::Hbone)
-        };
+        let preference =
+            |workload: &Workload| (workload.uid.0.contains("//Pod/"), workload.tunnel_protocol == TunnelProtocol::Hbone);
         first_best(self.workloads_by_address.at(address), preference)
     }
 
     /// Every workload at an address, by uid.
-    pub fn workloads_at<'d>(
-        &'d self,
-        address: &NetworkAddress,
-    ) -> impl Iterator<Item = &'d Arc<Workload>> + use<'d> {
+    pub fn workloads_at<'d>(&'d self, address: &NetworkAddress) -> impl Iterator<Item = &'d Arc<Workload>> + use<'d> {
         self.workloads_by_address.at(address)
     }
 
@@ -132,9 +128,7 @@ impl Directory {
 
     /// The workload of a pod of this node, by what the node agent says about it (smallest uid if several).
     pub fn own_workload(&self, own: &OwnWorkload) -> Option<&Arc<Workload>> {
-        self.places
-            .workloads(own.node.as_ref(), &own.namespace, &own.service_account)
-            .find(|workload| workload.name == own.name)
+        self.places.workloads(own.node.as_ref(), &own.namespace, &own.service_account).find(|workload| workload.name == own.name)
     }
 
     /// The workloads of this identity on the node (`None`: on any node), by node and uid. The trust domain is not compared.
@@ -199,10 +193,7 @@ impl Directory {
     }
 
     /// Every workload that names this service, healthy or not, whether the service itself is known or not. By uid.
-    pub fn members<'d>(
-        &'d self,
-        service: &NamespacedHostname,
-    ) -> impl Iterator<Item = &'d Arc<Workload>> + use<'d> {
+    pub fn members<'d>(&'d self, service: &NamespacedHostname) -> impl Iterator<Item = &'d Arc<Workload>> + use<'d> {
         self.endpoints.get(service).into_iter().flat_map(Members::iter)
     }
 
@@ -347,11 +338,7 @@ fn first_best<'d, T, R: Ord>(items: impl Iterator<Item = &'d Arc<T>>, rank: impl
 
 /// The hostname in lower case, as DNS compares it.
 fn folded(hostname: &str) -> Arc<str> {
-    if hostname.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        hostname.to_ascii_lowercase().into()
-    } else {
-        hostname.into()
-    }
+    if hostname.bytes().any(|byte| byte.is_ascii_uppercase()) { hostname.to_ascii_lowercase().into() } else { hostname.into() }
 }
 
 #[cfg(test)]

@@ -22,9 +22,7 @@ use ipnet::IpNet;
 use crate::address::{GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress, NetworkCidr};
 use crate::change::Change;
 use crate::directory::Directory;
-use crate::service::{
-    HealthPolicy, IpFamilies, LoadBalancingMode, Scope, Service, Visibility, WeightedWaypoint,
-};
+use crate::service::{HealthPolicy, IpFamilies, LoadBalancingMode, Scope, Service, Visibility, WeightedWaypoint};
 use crate::workload::{
     ApplicationTunnel, ApplicationTunnelProtocol, Health, Locality, NetworkMode, PolicyKey, TunnelProtocol, Workload,
     WorkloadType,
@@ -76,7 +74,8 @@ impl Fixture {
     /// When the text names no such service: the test is wrong.
     pub fn service(&self, name: &str) -> Arc<Service> {
         let mut services = self.directory.services();
-        let found = services.find(|service| *service.hostname == *name || format!("{}.{}", service.name, service.namespace) == name);
+        let found =
+            services.find(|service| *service.hostname == *name || format!("{}.{}", service.name, service.namespace) == name);
         found.unwrap_or_else(|| panic!("the fixture has no service {name:?}")).clone()
     }
 }
@@ -194,9 +193,8 @@ impl Draft {
     }
 
     fn workload(&mut self, name: &str) -> Result<&mut Workload, String> {
-        let same = |workload: &&mut Workload| {
-            *workload.name == *name || format!("{}/{}", workload.namespace, workload.name) == name
-        };
+        let same =
+            |workload: &&mut Workload| *workload.name == *name || format!("{}/{}", workload.namespace, workload.name) == name;
         self.workloads.iter_mut().find(same).ok_or_else(|| format!("no workload {name}"))
     }
 }
@@ -441,7 +439,10 @@ mod tests {
             ("service web - 80", "line 1: a service is named NAME.NAMESPACE"),
             ("service web.shop - 80 : nobody", "line 1: no workload nobody"),
             ("service web.shop", "line 1: too few words after `service`"),
-            ("waypoint wp.shop 10.0.0.9 for web.shop", "line 1: after `for` come pairs of `service NAME.NAMESPACE` or `workload NAME`"),
+            (
+                "waypoint wp.shop 10.0.0.9 for web.shop",
+                "line 1: after `for` come pairs of `service NAME.NAMESPACE` or `workload NAME`",
+            ),
         ] {
             assert_eq!(parse(text).unwrap_err().to_string(), expected);
         }

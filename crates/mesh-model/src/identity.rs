@@ -26,11 +26,7 @@ pub struct NotAnIdentity(pub String);
 
 impl SpiffeId {
     pub fn new(trust_domain: &str, namespace: &str, service_account: &str) -> SpiffeId {
-        SpiffeId {
-            trust_domain: trust_domain.into(),
-            namespace: namespace.into(),
-            service_account: service_account.into(),
-        }
+        SpiffeId { trust_domain: trust_domain.into(), namespace: namespace.into(), service_account: service_account.into() }
     }
 
     /// The form that policy compares: without `spiffe://` (spec/dataplane.md 6.3).
@@ -96,9 +92,20 @@ mod tests {
         assert_eq!(id.to_string(), "spiffe://td/ns/shop/sa/cart");
         assert_eq!(id.principal(), "td/ns/shop/sa/cart");
         for bad in [
-            "", "spiffe://", "spiffe://td", "td/ns/shop/sa/cart", "http://td/ns/shop/sa/cart", "spiffe://td/ns/shop/sa/cart/x",
-            "spiffe://td/ns//sa/cart", "spiffe:///ns/shop/sa/cart", "spiffe://td/ns/shop/sa/", "spiffe://td/sa/shop/ns/cart",
-            "spiffe://td/ns/shop/SA/cart", "SPIFFE://td/ns/shop/sa/cart", "spiffe://td/ns/sh op/sa/cart", "spiffe://td/ns/shop/sa/c\n",
+            "",
+            "spiffe://",
+            "spiffe://td",
+            "td/ns/shop/sa/cart",
+            "http://td/ns/shop/sa/cart",
+            "spiffe://td/ns/shop/sa/cart/x",
+            "spiffe://td/ns//sa/cart",
+            "spiffe:///ns/shop/sa/cart",
+            "spiffe://td/ns/shop/sa/",
+            "spiffe://td/sa/shop/ns/cart",
+            "spiffe://td/ns/shop/SA/cart",
+            "SPIFFE://td/ns/shop/sa/cart",
+            "spiffe://td/ns/sh op/sa/cart",
+            "spiffe://td/ns/shop/sa/c\n",
         ] {
             assert!(bad.parse::<SpiffeId>().is_err(), "{bad:?} was accepted");
         }

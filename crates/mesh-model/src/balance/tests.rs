@@ -70,7 +70,10 @@ fn places(service: &str) -> String {
 // Z-136
 #[test]
 fn strict_takes_only_endpoints_that_match_every_preference() {
-    check(&places("service web.shop - 80 lb=strict:region,zone : node subzone zone region none"), &[("node", 33), ("subzone", 33), ("zone", 33)]);
+    check(
+        &places("service web.shop - 80 lb=strict:region,zone : node subzone zone region none"),
+        &[("node", 33), ("subzone", 33), ("zone", 33)],
+    );
     check(&places("service web.shop - 80 lb=strict:node : node subzone"), &[("node", 100)]);
     check(&places("service web.shop - 80 lb=strict:node : subzone zone"), &[("nobody", 100)]);
     check(&places("service web.shop - 80 lb=strict : subzone none"), &[("subzone", 50), ("none", 50)]);
@@ -255,4 +258,40 @@ fn a_weighted_waypoint_is_sampled_by_weight() {
     assert_eq!(count("waypoint=stable.shop waypoints=canary.shop*0"), [format!("{stable} 100")], "all weights zero");
     let shares = count("waypoints=stable.shop*9,canary.shop*1");
     assert_eq!(shares, [format!("{canary} 10"), format!("{stable} 90")]);
+}
+
+// Whoever is picked is fit and of the best rank; nobody is picked only when nobody is fit.
+#[test]
+fn only_the_best_are_picked_and_somebody_if_anybody() {
+    use rand::Rng;
+    let mut picked_somebody = 0;
+    for seed in 0..1_000 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let modes = ["", "lb=failover:network,zone,node", "lb=strict:zone", "lb=failover:node", "health=all"];
+        let mut text = format!(
+            "node a: client 10.0.0.1 locality=r/z\nservice web.shop - 80->8080,81->0 {} :",
+            modes[rng.random_range(0..5)]
+        );
+        for number in 0..rng.random_range(0..30) {
+            text += &format!(" e{number}{}", ["", "[81->9090]"][rng.random_range(0..2)]);
+            let facts =
+                ["unhealthy", "capacity=0", "capacity=7", "locality=r/z", "network=far", "network=far gateway=10.9.9.9", ""];
+            let (one, two) = (facts[rng.random_range(0..7)], facts[rng.random_range(0..7)]);
+            let address = ["-", "10.0.0.2"][rng.random_range(0..2)];
+            let node = ["a", "b"][rng.random_range(0..2)];
+            text = format!("node {node}: e{number} {address} {one} {two}\n{text}");
+        }
+        let mesh = fixture::parse(&text).unwrap();
+        for port in [80, 81, 82] {
+            let (client, service) = (mesh.workload("client"), mesh.service("web.shop"));
+            let judged = survey(&mesh.directory, &client, &service, port, Purpose::Traffic);
+            let best = judged.iter().filter_map(|(_, judgement)| judgement.ok()).map(|fit| fit.rank).max();
+            let picked = pick_with(&mesh, port, Purpose::Traffic, &mut rng);
+            let fit = picked.map(|picked| judge(&client, &service, picked.workload, port, Purpose::Traffic).unwrap());
+            assert_eq!(fit.map(|fit| fit.rank), best, "seed {seed} port {port}\n{text}");
+            assert_eq!(fit.map(|fit| fit.port), picked.map(|picked| picked.port), "seed {seed} port {port}");
+            picked_somebody += usize::from(picked.is_some());
+        }
+    }
+    assert!(picked_somebody > 500, "{picked_somebody}: the meshes are too poor to prove anything");
 }

@@ -137,12 +137,8 @@ fn own_workload_is_looked_for_on_its_node_only() {
          node b: other 10.0.0.3 sa=shop/w2",
     );
     let find = |node: Option<&str>, name: &str| {
-        let own = OwnWorkload {
-            node: node.map(Arc::from),
-            namespace: "shop".into(),
-            service_account: "w".into(),
-            name: name.into(),
-        };
+        let own =
+            OwnWorkload { node: node.map(Arc::from), namespace: "shop".into(), service_account: "w".into(), name: name.into() };
         directory.own_workload(&own).map(|workload| workload.addresses[0].to_string())
     };
     assert_eq!(find(Some("a"), "w").as_deref(), Some("10.0.0.1"));
