@@ -43,14 +43,15 @@ pub enum Desired {
 
 /// Runs one pod's life; ends when the pod's file is gone and nothing of ours is left in the pod.
 pub async fn live(node: Arc<Node>, uid: String, mut desired: watch::Receiver<Desired>, mut unseen: Option<mpsc::Sender<()>>) {
-    let mut life = Life { node, uid, status: PathBuf::new(), enrolled: None, older: 0 };
+    let mut life = Life { node, uid, status: PathBuf::new(), enrolled: None, older: 0, note: String::new() };
     let mut retry = Backoff::new(RETRY.0, RETRY.1);
-    loop {
+    while desired.has_changed().is_ok() {
+        // else the agent is ending
         let now = desired.borrow_and_update().clone();
         let settled = match now {
             Desired::Wanted(path, pod) => life.follow(&path, &pod, &mut desired, &mut unseen).await,
             Desired::Broken(reason) => {
-                life.say(life.state(), &reason);
+                life.refuse(reason);
                 Ok(())
             }
             Desired::Gone => {
@@ -82,6 +83,8 @@ struct Life {
     status: PathBuf,
     enrolled: Option<Enrolled>,
     older: usize,
+    /// What is wrong with the file that the pod does not follow.
+    note: String,
 }
 
 struct Enrolled {
@@ -91,6 +94,8 @@ struct Enrolled {
     scope: Scope,
     pod: PodFile,
     refused: watch::Receiver<Option<Undone>>,
+    /// A daemon refused it since it last was acknowledged.
+    unserved: bool,
 }
 
 impl Life {
@@ -106,34 +111,81 @@ impl Life {
         let scope = match wanted(pod, self.node.settings.dns) {
             Ok(Wanted::Enrolled(scope)) => scope,
             Ok(Wanted::NotEnrolled) => {
+                self.find_left(pod).await?;
                 self.release().await;
                 self.say(State::Released, "");
                 return Ok(());
             }
             Err(reason) => {
-                self.say(self.state(), &reason);
+                self.refuse(reason);
                 return Ok(());
             }
         };
-        match &mut self.enrolled {
-            None => self.enrol(pod, scope, desired, unseen).await,
-            Some(enrolled) if !enrolled.complete => self.enrol(pod, scope, desired, unseen).await,
-            Some(enrolled) if enrolled.scope != scope => {
-                let older = blocking(&enrolled.rules, Rules::bypassing).await?; // what was not captured lives on
-                capture(&self.node, &enrolled.rules, scope.clone(), older).await?;
-                enrolled.scope = scope;
-                self.say(State::Enabled, "");
-                Ok(())
-            }
-            Some(enrolled) => {
-                // A daemon refused it lately, or the last try ended early.
-                let announcement = announcement(pod, &enrolled.rules, netns_of(pod)?);
-                enrolled.refused.borrow_and_update();
-                self.announce(announcement, desired).await?;
-                self.say(State::Enabled, "");
-                Ok(())
-            }
+        self.note.clear();
+        let same = match &self.enrolled {
+            Some(enrolled) => netns_of(pod)?.identity() == enrolled.rules.namespace(),
+            None => false,
+        };
+        if !same {
+            self.release().await; // the pod got another namespace: the old one's rules are not its own any more
         }
+        if same && self.complete() {
+            self.keep(pod, scope, desired).await?;
+        } else {
+            self.enrol(pod, scope, desired, unseen).await?;
+        }
+        self.say(State::Enabled, "");
+        Ok(())
+    }
+
+    /// A pod that is enrolled, and whose file changed, or whom a daemon refused lately.
+    async fn keep(&mut self, pod: &PodFile, scope: Scope, desired: &mut watch::Receiver<Desired>) -> Result<(), String> {
+        let Some(enrolled) = &mut self.enrolled else { return Ok(()) };
+        let rules = enrolled.rules.clone();
+        let announcement = announcement(pod, &rules, netns_of(pod)?);
+        if enrolled.scope != scope {
+            let older = blocking(&rules, Rules::bypassing).await?; // what was not captured lives on
+            capture(&self.node, &rules, scope.clone(), older).await?;
+            enrolled.scope = scope;
+        }
+        if enrolled.pod != *pod {
+            enrolled.refused = self.node.know(announcement.clone(), rules, pod.ips.clone())?;
+            enrolled.pod = pod.clone();
+            self.probes(pod).await?;
+        }
+        if self.enrolled.as_ref().is_some_and(|e| e.unserved) {
+            self.announce(announcement, desired).await?;
+        }
+        if let Some(enrolled) = &mut self.enrolled {
+            enrolled.unserved = false;
+        }
+        Ok(())
+    }
+
+    /// Rules that an earlier run left in a pod that is not to be enrolled: there is something to release.
+    async fn find_left(&mut self, pod: &PodFile) -> Result<(), String> {
+        if self.enrolled.is_some() {
+            return Ok(());
+        }
+        let netns = netns_of(pod)?;
+        let (rules, found) = self.adopt(&netns).await?;
+        if found != Found::Nothing {
+            let Ok(Wanted::Enrolled(scope)) = wanted(&PodFile { labels: [].into(), ..pod.clone() }, self.node.settings.dns)
+            else {
+                return Ok(());
+            };
+            let refused = self.node.know(announcement(pod, &rules, netns), rules.clone(), pod.ips.clone())?;
+            self.enrolled = Some(Enrolled { complete: true, rules, scope, pod: pod.clone(), refused, unserved: false });
+        }
+        Ok(())
+    }
+
+    async fn adopt(&self, netns: &Netns) -> Result<(Arc<Rules>, Found), String> {
+        let place = Place { home: self.node.home.clone(), within: netns.clone() };
+        let fixed = self.node.fixed.clone();
+        let adopting = move || Rules::adopt(place, fixed, rand::random);
+        let (rules, found) = tokio::task::spawn_blocking(adopting).await.expect("it does not panic").map_err(text)?;
+        Ok((Arc::new(rules), found))
     }
 
     /// A starting pod: guard, rules, the daemon's acknowledgement, guard lifted. A running one: the acknowledgement,
@@ -150,16 +202,14 @@ impl Life {
         if netns.identity() == self.node.home.identity() {
             return Err("netns: it is the node's own network namespace".to_owned());
         }
-        let place = Place { home: self.node.home.clone(), within: netns.clone() };
-        let fixed = self.node.fixed.clone();
-        let adopting = move || Rules::adopt(place, fixed, rand::random);
-        let (rules, found) = tokio::task::spawn_blocking(adopting).await.expect("it does not panic").map_err(text)?;
-        let rules = Arc::new(rules);
+        let (rules, found) = self.adopt(&netns).await?;
         let pod_announced = announcement(pod, &rules, netns);
         let refused = self.node.know(pod_announced.clone(), rules.clone(), pod.ips.clone())?;
-        let enrolled = Enrolled { complete: false, rules: rules.clone(), scope: scope.clone(), pod: pod.clone(), refused };
+        let enrolled =
+            Enrolled { complete: false, rules: rules.clone(), scope: scope.clone(), pod: pod.clone(), refused, unserved: false };
         self.enrolled = Some(enrolled); // a release from here on has something to undo
 
+        let acknowledged_first = found == Found::Nothing && pod.phase == Phase::Running;
         match (found, pod.phase) {
             (Found::Captured { older: Some(older) }, _) => capture(&self.node, &rules, scope, Some(older)).await?,
             (Found::Captured { older: None }, _) => capture_running(&self.node, &rules, scope).await?,
@@ -174,7 +224,9 @@ impl Life {
             }
         }
         *unseen = None; // daemons may be told of it: its rules are in force
-        self.announce(pod_announced, desired).await?;
+        if !acknowledged_first {
+            self.announce(pod_announced, desired).await?;
+        }
         blocking(&rules, Rules::unguard).await?; // also one that an earlier run left
         self.probes(pod).await?;
         self.older = blocking(&rules, Rules::sweep).await?;
@@ -182,7 +234,6 @@ impl Life {
             enrolled.complete = true;
         }
         tracing::info!(uid = self.uid, pod = pod.name, namespace = pod.namespace, older = self.older, "enrolled");
-        self.say(State::Enabled, "");
         Ok(())
     }
 
@@ -231,14 +282,18 @@ impl Life {
             };
             tokio::select! {
                 _ = desired.changed() => return,
-                _ = enrolled.refused.changed() => return,
+                _ = enrolled.refused.changed() => {
+                    enrolled.unserved = true;
+                    return;
+                }
                 () = sleep(SWEEP_EVERY) => {}
             }
             let swept = blocking(&enrolled.rules.clone(), Rules::sweep).await;
             match swept {
                 Ok(older) => {
                     self.older = older;
-                    self.say(State::Enabled, self.daemon_missing());
+                    let reason = if self.note.is_empty() { self.daemon_missing() } else { &self.note };
+                    self.say(self.state(), reason);
                 }
                 Err(error) => tracing::warn!(uid = self.uid, error, "cannot look at a pod's older connections"),
             }
@@ -300,6 +355,12 @@ impl Life {
 
     fn complete(&self) -> bool {
         self.enrolled.as_ref().is_some_and(|e| e.complete)
+    }
+
+    /// The pod stays as it is.
+    fn refuse(&mut self, reason: String) {
+        self.say(self.state(), &reason);
+        self.note = reason;
     }
 
     fn state(&self) -> State {
