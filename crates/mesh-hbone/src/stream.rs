@@ -75,16 +75,6 @@ impl Tunnel {
         }
     }
 
-    /// Ready when the stream is dead for our direction although nothing is being written: the far end has reset it, or
-    /// the connection broke. For a relay that has read the end and waits for its other side.
-    pub fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        match self.send.poll_reset(cx) {
-            Poll::Ready(Ok(reason)) => Poll::Ready(reset_error(reason)),
-            Poll::Ready(Err(error)) => Poll::Ready(io_error(error)),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
     /// The next chunk as h2 has it.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         self.give_back();
@@ -178,6 +168,15 @@ impl Duplex for Tunnel {
 
     fn reset(&mut self) {
         self.abort();
+    }
+
+    /// Ready when the far end has reset the stream, or the connection broke, although nothing is being written.
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match self.send.poll_reset(cx) {
+            Poll::Ready(Ok(reason)) => Poll::Ready(reset_error(reason)),
+            Poll::Ready(Err(error)) => Poll::Ready(io_error(error)),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 

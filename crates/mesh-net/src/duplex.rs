@@ -34,6 +34,11 @@ pub trait Duplex: Send {
     fn broken(&self) -> Option<io::Error> {
         None
     }
+
+    /// As `broken`, for a stream that can wake the task when it happens.
+    fn poll_broken(&mut self, _: &mut Context<'_>) -> Poll<io::Error> {
+        Poll::Pending
+    }
 }
 
 impl Duplex for TcpStream {

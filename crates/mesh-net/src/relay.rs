@@ -235,7 +235,13 @@ impl HalfClosed {
         HalfClosed { until, check: Box::pin(sleep_until(until.min(now + HALF_CLOSED_CHECK))) }
     }
 
-    fn poll<A: Duplex, B: Duplex>(&mut self, cx: &mut Context<'_>, reader: Side, a: &A, b: &B) -> Poll<End> {
+    fn poll<A: Duplex, B: Duplex>(&mut self, cx: &mut Context<'_>, reader: Side, a: &mut A, b: &mut B) -> Poll<End> {
+        if let Poll::Ready(error) = a.poll_broken(cx) {
+            return Poll::Ready(end_of(Side::First, error));
+        }
+        if let Poll::Ready(error) = b.poll_broken(cx) {
+            return Poll::Ready(end_of(Side::Second, error));
+        }
         loop {
             ready!(self.check.as_mut().poll(cx));
             for (side, broken) in [(Side::First, a.broken()), (Side::Second, b.broken())] {

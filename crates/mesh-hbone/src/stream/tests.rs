@@ -271,6 +271,24 @@ async fn a_reader_may_take_less_than_a_chunk() {
     assert_eq!(read(&mut server).await.unwrap().unwrap(), "f");
 }
 
+// F-33: also while nothing is being read or written there
+#[tokio::test(start_paused = true)]
+async fn a_relay_passes_a_reset_on_that_comes_after_the_end() {
+    let (mut tunnel, mut raw) = to_raw().await;
+    let (mut app, mut near) = mesh_net::memory::pair(1024);
+    let relaying = tokio::spawn(async move { mesh_net::relay::relay(&mut near, &mut tunnel, &()).await });
+    raw.send(DATA, END_STREAM, 1, b"all").await.unwrap();
+    let mut received = Vec::new();
+    app.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"all");
+    let start = tokio::time::Instant::now();
+    raw.send(RST_STREAM, 0, 1, &NO_ERROR.to_be_bytes()).await.unwrap();
+    let relayed = relaying.await.unwrap();
+    assert!(matches!(relayed.end, mesh_net::relay::End::Reset(mesh_net::relay::Side::Second)), "{relayed:?}");
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(app.write_all(b"more").await.is_err());
+}
+
 /// What an idle tunnel costs of ours beside h2's stream.
 #[test]
 fn a_tunnel_is_small() {
