@@ -43,17 +43,17 @@ pub struct Started {
 pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyhow::Result<Started> {
     let meaning = config.meaning().map_err(anyhow::Error::msg)?;
 
-    // the authority, and its certificate for our own port
-    let now = clock.now();
-    let ca = Arc::new(root::load(&config.plugged_in_ca, &config.ca_home, &config.trust_domain, meaning.lifetimes, now)?);
-    let serving = root::serving(&ca, &meaning.serving_names, now)?;
-    let tls = ServingTls::new(serving.chain, &serving.key, ca.roots(), KeyExchange::default(), clock.clone()).context("our own certificate cannot be served")?;
-
     // who calls
     let (placements, placed) = watched(Placements::default());
     let key = std::fs::read_to_string(&config.token_public_key).with_context(|| format!("--token-public-key {}", config.token_public_key.display()))?;
     let verifier = Verifier::new(&key, &config.token_issuer, &config.token_audience).with_context(|| format!("--token-public-key {}", config.token_public_key.display()))?;
-    let authn = Arc::new(Authn { verifier, rules: meaning.rules, placements: placed, clock });
+    let authn = Arc::new(Authn { verifier, rules: meaning.rules, placements: placed, clock: clock.clone() });
+
+    // the authority, and its certificate for our own port
+    let now = clock.now();
+    let ca = Arc::new(root::load(&config.plugged_in_ca, &config.ca_home, &config.trust_domain, meaning.lifetimes, now)?);
+    let serving = root::serving(&ca, &meaning.serving_names, now)?;
+    let tls = ServingTls::new(serving.chain, &serving.key, ca.roots(), KeyExchange::default(), clock).context("our own certificate cannot be served")?;
 
     // what is told, and to whom
     let (writer, told) = catalog();

@@ -15,11 +15,11 @@ const SERVING_LIFE: Duration = Duration::from_secs(3650 * 24 * 3600);
 /// Plugged-in files win; a folder without any means self-signed.
 pub fn load(plugged_in: &Path, own: &Path, trust_domain: &str, lifetimes: Lifetimes, now: SystemTime) -> anyhow::Result<Ca> {
     if let Some(ca) = home::plugged_in(plugged_in, lifetimes, now).context("the plugged-in authority cannot be used")? {
-        tracing::info!(folder = %plugged_in.display(), "certificates are signed with the plugged-in authority");
+        tracing::info!(target: "ca", folder = %plugged_in.display(), "certificates are signed with the plugged-in authority");
         return Ok(ca);
     }
     let ca = home::self_signed(own, trust_domain, lifetimes, now).context("the self-signed root cannot be used")?;
-    tracing::info!(folder = %own.display(), "certificates are signed with a self-signed root");
+    tracing::info!(target: "ca", folder = %own.display(), "certificates are signed with a self-signed root");
     Ok(ca)
 }
 

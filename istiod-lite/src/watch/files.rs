@@ -24,6 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(400);
 /// Far above any folder of objects; a file beyond it is a mistake.
 const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Looks after which a file that never rests is taken as it is: late by a second is promised, never is not.
+const RESTLESS_LOOKS_MAX: u32 = 7;
 /// Folders within folders, so that a loop of links ends.
 const DEPTH_MAX: usize = 8;
 
@@ -46,6 +48,8 @@ struct Seen {
     taken: Option<Stamp>,
     /// As the last look saw it; `None`: it was not there.
     last: Option<Stamp>,
+    /// Looks in a row that saw it change.
+    restless: u32,
 }
 
 /// Changes whenever a file is written or replaced.
@@ -104,8 +108,9 @@ impl Files {
         for id in ids.into_iter().filter(|id| !unlisted.contains_key(&id.folder)) {
             let stamp = seen.get(&id).copied();
             let before = self.known.entry(id.clone()).or_default();
-            let is_quiet = before.last == stamp;
+            let is_quiet = before.last == stamp || before.restless >= RESTLESS_LOOKS_MAX;
             before.last = stamp;
+            before.restless = if is_quiet { 0 } else { before.restless + 1 };
             if before.taken == stamp && stamp.is_some() {
                 continue;
             }

@@ -243,6 +243,21 @@ fn a_file_that_changes_between_two_looks_is_not_taken_yet() {
 }
 
 #[test]
+fn a_file_that_never_rests_is_taken_within_a_second_of_looks() {
+    let mut case = Case::new();
+    case.files.look();
+    let mut looks = 0;
+    let taken = loop {
+        looks += 1;
+        case.write("a.yaml", &[namespace("a"), "#".repeat(looks)].concat());
+        if let Some(batch) = case.files.look() {
+            break batch.events.len();
+        }
+    };
+    assert_eq!((taken, looks), (1, 8), "eight looks are 0.8 s");
+}
+
+#[test]
 fn the_first_folder_wins() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::write(first.path().join("z.yaml"), namespace("a").replace("name: a", "name: a, labels: {from: first}")).unwrap();
