@@ -105,12 +105,7 @@ pub fn admit(directory: &Directory, host: &Host<'_>, arrival: &Arrival<'_>) -> R
 /// Decides about a plaintext connection that was captured on its way into the pod (spec/dataplane.md 5.5).
 ///
 /// `to`: where it was meant to go.
-pub fn admit_plaintext(
-    directory: &Directory,
-    host: &Host<'_>,
-    peer: SocketAddr,
-    to: SocketAddr,
-) -> Result<Admission, Refusal> {
+pub fn admit_plaintext(directory: &Directory, host: &Host<'_>, peer: SocketAddr, to: SocketAddr) -> Result<Admission, Refusal> {
     refuse_self_call(host, to)?;
     Ok(Admission {
         dial: to,

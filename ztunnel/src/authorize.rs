@@ -27,7 +27,10 @@ pub struct Permit {
 
 /// The connections of one pod that run on a permit.
 #[derive(Clone, Debug, Default)]
-pub struct Permits(Arc<Mutex<Book>>);
+pub struct Permits {
+    book: Arc<Mutex<Book>>,
+    policy_in_log: bool,
+}
 
 #[derive(Debug, Default)]
 struct Book {
@@ -43,7 +46,7 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.permits.0.lock().flows.remove(&self.id);
+        self.permits.book.lock().flows.remove(&self.id);
     }
 }
 
@@ -58,7 +61,26 @@ impl Permit {
     }
 }
 
+/// What policies that only watch would have done (spec/dataplane.md 6.4), and on wish what allowed a connection.
+fn note(verdict: &Verdict, flow: &Flow, policy_in_log: bool) {
+    for dry_run in &verdict.dry_run {
+        if policy_in_log {
+            tracing::info!(target: "rbac", from = %flow.source(), to = %flow.destination(), "{dry_run}");
+        } else {
+            tracing::debug!(target: "rbac", from = %flow.source(), to = %flow.destination(), "{dry_run}");
+        }
+    }
+    if policy_in_log {
+        tracing::info!(target: "rbac", from = %flow.source(), to = %flow.destination(), "{}", verdict.because);
+    }
+}
+
 impl Permits {
+    /// For a daemon that writes every verdict into its log (`AUTHZ_POLICY_INFO_LOGGING`).
+    pub fn logging(policy_in_log: bool) -> Permits {
+        Permits { policy_in_log, ..Permits::default() }
+    }
+
     /// Judges the flow to `workload`.
     ///
     /// # Errors
@@ -66,12 +88,13 @@ impl Permits {
     pub fn authorize(&self, world: &Watched<World>, workload: &Workload, flow: Flow) -> Result<Permit, Verdict> {
         let (held, lost) = self.register(flow.clone());
         let verdict = world.with(|world| decide(&world.policies, workload, &flow));
+        note(&verdict, &flow, self.policy_in_log);
         if verdict.is_allowed() { Ok(Permit { verdict, lost, _held: held }) } else { Err(verdict) }
     }
 
     fn register(&self, flow: Flow) -> (Held, oneshot::Receiver<Because>) {
         let (sender, lost) = oneshot::channel();
-        let mut book = self.0.lock();
+        let mut book = self.book.lock();
         let id = book.next;
         book.next += 1;
         book.flows.insert(id, (flow, sender));
@@ -80,7 +103,7 @@ impl Permits {
 
     /// Takes back the permits that policy does not give any more.
     fn judge_again(&self, world: &World, workload: &Workload) {
-        let mut book = self.0.lock();
+        let mut book = self.book.lock();
         let refused: Vec<(u64, Because)> = book
             .flows
             .iter()
@@ -96,7 +119,7 @@ impl Permits {
     }
 
     pub fn len(&self) -> usize {
-        self.0.lock().flows.len()
+        self.book.lock().flows.len()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -3,7 +3,7 @@
 //! Each loop takes a place before it takes a connection further, and stops when the pod drains.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_net::accept::accept;
@@ -13,8 +13,8 @@ use mesh_telemetry::access_log::Direction;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::{Closed, Refusal};
-use crate::pod::{Pod, any};
-use crate::{hbone, outbound, passthrough};
+use crate::pod::{Pod, Settings, any};
+use crate::{hbone, outbound, passthrough, socks5};
 
 /// Where connections that leave the pod are redirected to.
 pub const OUTBOUND: u16 = 15001;
@@ -22,6 +22,8 @@ pub const OUTBOUND: u16 = 15001;
 pub const PLAINTEXT: u16 = 15006;
 /// Where tunnels arrive.
 pub const HBONE: u16 = 15008;
+/// Where applications may ask for a connection by SOCKS5, on the pod's loopback only.
+pub const SOCKS5: u16 = 15080;
 
 /// A connection that we intercepted.
 pub struct Captured<S> {
@@ -34,29 +36,41 @@ pub struct Captured<S> {
     pub place: OwnedSemaphorePermit,
 }
 
-/// The pod's three TCP ports.
+/// The pod's TCP ports.
 pub struct Ports<L> {
     outbound: L,
     plaintext: L,
     hbone: L,
+    socks5: Option<L>,
 }
 
 impl<L> Ports<L> {
     /// # Errors
     /// When one of them cannot be bound; it names the port.
-    pub async fn bind<N: Net<Listener = L>>(net: &N, ipv6: bool) -> io::Result<Ports<L>> {
-        let listen = async |port: u16| {
-            let at = SocketAddr::new(any(ipv6), port);
+    pub async fn bind<N: Net<Listener = L>>(net: &N, settings: &Settings) -> io::Result<Ports<L>> {
+        let everywhere = any(settings.ipv6);
+        let listen = async |ip: IpAddr, port: u16| {
+            let at = SocketAddr::new(ip, port);
             net.listen(at).await.map_err(|why| io::Error::new(why.kind(), format!("failed to bind to address {at}: {why}")))
         };
-        Ok(Ports { outbound: listen(OUTBOUND).await?, plaintext: listen(PLAINTEXT).await?, hbone: listen(HBONE).await? })
+        let socks5 = match settings.socks5 {
+            true => Some(listen(Ipv4Addr::LOCALHOST.into(), SOCKS5).await?),
+            false => None,
+        };
+        Ok(Ports {
+            outbound: listen(everywhere, OUTBOUND).await?,
+            plaintext: listen(everywhere, PLAINTEXT).await?,
+            hbone: listen(everywhere, HBONE).await?,
+            socks5,
+        })
     }
 }
 
-/// Accepts on all three until the pod drains.
+/// Accepts on all of them until the pod drains.
 pub fn serve<N: Net>(pod: &Arc<Pod<N>>, ports: Ports<N::Listener>) {
-    let Ports { outbound, plaintext, hbone } = ports;
-    for (door, listener) in [(Door::Outbound, outbound), (Door::Plaintext, plaintext), (Door::Hbone, hbone)] {
+    let Ports { outbound, plaintext, hbone, socks5 } = ports;
+    let always = [(Door::Outbound, outbound), (Door::Plaintext, plaintext), (Door::Hbone, hbone)];
+    for (door, listener) in always.into_iter().chain(socks5.map(|listener| (Door::Socks5, listener))) {
         tokio::spawn(accept_at(pod.clone(), door, listener));
     }
 }
@@ -66,6 +80,7 @@ enum Door {
     Outbound,
     Plaintext,
     Hbone,
+    Socks5,
 }
 
 /// One task per connection, no larger than that connection's page needs.
@@ -80,6 +95,10 @@ async fn accept_at<N: Net>(pod: Arc<Pod<N>>, door: Door, mut listener: N::Listen
             Door::Plaintext => {
                 let Some(caught) = seat(&pod, accepted, Direction::Inbound) else { continue };
                 drop(pod.drain.spawn(async move { passthrough::passthrough(&carried, caught).await }));
+            }
+            Door::Socks5 => {
+                let Some(caught) = seat(&pod, accepted, Direction::Outbound) else { continue };
+                drop(pod.drain.spawn(async move { socks5::socks5(&carried, caught).await }));
             }
             // Each tunnel takes a place of its own; the connection that carries them is bounded by its handshake.
             Door::Hbone => drop(pod.drain.spawn(async move { hbone::serve(carried, accepted).await })),

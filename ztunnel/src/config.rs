@@ -27,8 +27,6 @@ use self::mesh_file::MeshFile;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub mode: Mode,
-    /// `ENABLE_PROXY`.
-    pub proxy: bool,
     pub place: Place,
     pub xds: Option<Remote>,
     pub xds_on_demand: bool,
@@ -213,7 +211,7 @@ impl Config {
         let key_exchange = compliance(knobs);
         let sockets = sockets(knobs, &mode);
         let tunnels = tunnels(knobs);
-        let (proxy, pods) = pods(knobs);
+        let pods = pods(knobs);
         let dns = dns(knobs, &place, sockets.ipv6, xds_on_demand);
         let ports = operator_ports(knobs, &mode, &file);
         let workers = threads::workers(knobs, file.concurrency, told.cores);
@@ -221,7 +219,6 @@ impl Config {
         let (log, metrics) = log(knobs);
         Config {
             mode,
-            proxy,
             place,
             xds,
             xds_on_demand,
@@ -527,9 +524,13 @@ fn tunnels(knobs: &mut Knobs<'_>) -> Tunnels {
     }
 }
 
-fn pods(knobs: &mut Knobs<'_>) -> (bool, Pods) {
+fn pods(knobs: &mut Knobs<'_>) -> Pods {
     knobs.section("Pods");
-    let proxy = knobs.value("ENABLE_PROXY", "true", "Carry traffic at all.");
+    // A daemon without its proxy would leave redirected traffic unanswered.
+    let proxy: bool = knobs.value("ENABLE_PROXY", "true", "Always `true`; another value stops the start.");
+    if !proxy {
+        knobs.refuse("ENABLE_PROXY", "true: this daemon does nothing else than carry traffic");
+    }
     let app_tunnel_over_loopback =
         knobs.value("LOCALHOST_APP_TUNNEL", "true", "Reach an application that takes the PROXY protocol by the loopback.");
     let socks5 = knobs.value("UNSTABLE_ENABLE_SOCKS5", "false", "Serve SOCKS5 on each pod's 127.0.0.1:15080.");
@@ -561,7 +562,7 @@ fn pods(knobs: &mut Knobs<'_>) -> (bool, Pods) {
         "Write the policy that allowed a connection into the log at level info.",
     );
     let policy_in_log = knobs.given("AUTHZ_POLICY_INFO_LOGGING") == Some("true");
-    (proxy, Pods { app_tunnel_over_loopback, socks5, connections, policy_in_log, mesh_ranges, snapshot_age })
+    Pods { app_tunnel_over_loopback, socks5, connections, policy_in_log, mesh_ranges, snapshot_age }
 }
 
 fn dns(knobs: &mut Knobs<'_>, place: &Place, ipv6: bool, on_demand: bool) -> Dns {

@@ -7,12 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use mesh_model::address::GatewayAddress;
 use mesh_model::directory::Directory;
-use mesh_model::service::{
-    HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service, Visibility,
-};
-use mesh_model::workload::{
-    ApplicationTunnelProtocol, Health, NetworkMode, TunnelProtocol, Workload, WorkloadType,
-};
+use mesh_model::service::{HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service, Visibility};
+use mesh_model::workload::{ApplicationTunnelProtocol, Health, NetworkMode, TunnelProtocol, Workload, WorkloadType};
 use mesh_policy::policy::{Entry, Match, StringMatch};
 use mesh_policy::{Action, Policy, PolicySet};
 use serde::Serialize;
@@ -236,9 +232,11 @@ pub fn policy(policy: &Policy) -> Value {
 
 fn match_(one: &Match) -> Value {
     let strings = |entries: &[Entry<StringMatch>]| entries.iter().map(|entry| entry_of(entry, string_match)).collect();
-    let ranges = |entries: &[Entry<IpNet>]| entries.iter().map(|entry| entry_of(entry, |range| json!(range.to_string()))).collect();
+    let ranges =
+        |entries: &[Entry<IpNet>]| entries.iter().map(|entry| entry_of(entry, |range| json!(range.to_string()))).collect();
     let numbers = |entries: &[Entry<u16>]| entries.iter().map(|entry| entry_of(entry, |port| json!(port))).collect();
-    let account = |one: &mesh_policy::ServiceAccountMatch| json!({"namespace": one.namespace, "serviceAccount": one.service_account});
+    let account =
+        |one: &mesh_policy::ServiceAccountMatch| json!({"namespace": one.namespace, "serviceAccount": one.service_account});
     let fields: [(&str, Value); 12] = [
         ("namespaces", strings(&one.namespaces)),
         ("notNamespaces", strings(&one.not_namespaces)),

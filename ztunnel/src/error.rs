@@ -41,36 +41,70 @@ pub enum Side {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The destination is one of our own ports: carrying it would end in a loop.
-    SelfCall { to: SocketAddr },
+    SelfCall {
+        to: SocketAddr,
+    },
     /// The control plane has not told us about the pod itself in the time we wait.
-    UnknownOwnWorkload { pod: Arc<str> },
+    UnknownOwnWorkload {
+        pod: Arc<str>,
+    },
     /// The waypoint in front of the destination is not known, or has no endpoint.
-    UnknownWaypoint { waypoint: GatewayDestination, port: u16 },
+    UnknownWaypoint {
+        waypoint: GatewayDestination,
+        port: u16,
+    },
     /// The gateway in front of the destination's network is not known, or has no endpoint.
-    UnknownNetworkGateway { gateway: GatewayDestination, port: u16 },
+    UnknownNetworkGateway {
+        gateway: GatewayDestination,
+        port: u16,
+    },
     /// A service without an endpoint for this port.
-    NoHealthyUpstream { to: SocketAddr },
+    NoHealthyUpstream {
+        to: SocketAddr,
+    },
     /// The workload has no address and no gateway in front of it.
-    NoRoute { workload: Uid },
+    NoRoute {
+        workload: Uid,
+    },
     /// A workload of another network that was addressed by itself: only services reach across networks.
-    NoServiceForAddress { to: SocketAddr },
+    NoServiceForAddress {
+        to: SocketAddr,
+    },
     /// The destination is in another network, which this version does not reach.
-    CrossNetwork { network: Arc<str> },
+    CrossNetwork {
+        network: Arc<str>,
+    },
     /// The workload is known by a hostname only, and DNS gave no address for it.
-    NameUnresolved { hostname: Arc<str> },
+    NameUnresolved {
+        hostname: Arc<str>,
+    },
     /// Nobody is known at an address that belongs to the mesh (`MESH_RANGES`): as plaintext it would pass by policy.
-    UnknownInMesh { to: SocketAddr },
+    UnknownInMesh {
+        to: SocketAddr,
+    },
     /// The decision still lacked something after everything that it may ask for was fetched.
-    TooManyRounds { to: SocketAddr },
+    TooManyRounds {
+        to: SocketAddr,
+    },
     /// The stream is no CONNECT, or it names no target.
     Malformed(Malformed),
     /// The target is neither this pod nor anything that it is a waypoint of.
-    IpMismatch { asked: SocketAddr, own: IpAddr },
-    UnknownHostname { hostname: Arc<str> },
+    IpMismatch {
+        asked: SocketAddr,
+        own: IpAddr,
+    },
+    UnknownHostname {
+        hostname: Arc<str>,
+    },
     /// The service exists, and no port of this pod serves this port of it.
-    UnresolvedPort { hostname: Arc<str>, port: u16 },
+    UnresolvedPort {
+        hostname: Arc<str>,
+        port: u16,
+    },
     /// A PROXY header needs an address of the service, and it has none.
-    NoVip { hostname: Arc<str> },
+    NoVip {
+        hostname: Arc<str>,
+    },
     /// Policy, when the connection came.
     Denied(Because),
     /// Policy, later: what allowed the connection no longer does.
@@ -78,9 +112,13 @@ pub enum Refusal {
     /// The peer's certificate is on a revocation list.
     Revoked,
     /// What we know of the mesh is older than we may act on.
-    Stale { age: Duration },
+    Stale {
+        age: Duration,
+    },
     /// The pod has as many connections as it may.
-    TooManyConnections { limit: usize },
+    TooManyConnections {
+        limit: usize,
+    },
     /// The daemon, or the pod's part of it, is being stopped and takes nothing new.
     Draining,
 }
@@ -348,6 +386,23 @@ impl Closed {
 }
 
 mod words;
+
+/// The page of all reasons for operators (docs/reasons.md), in Markdown.
+pub fn page() -> String {
+    let mut page = String::from(
+        "# Why a connection was refused or failed\n\n\
+         Every refusal and failure of `ztunnel` has one of these codes, in the access log (`reason=`), in metrics and in\n\
+         `GET /why`. Status: what a peer that asked for a tunnel is answered. Flag: `response_flags` of the metrics.\n\
+         This page is written from `ztunnel/src/error/words.rs`.\n\n\
+         | code | what happened | what to do | in the log | status | flag |\n|---|---|---|---|---|---|\n",
+    );
+    for reason in Reason::ALL {
+        let Words { code, stem, sentence, advice, status, flags, .. } = reason.words();
+        let status = status.map_or_else(|| "-".to_owned(), |status| status.to_string());
+        page += &format!("| `{code}` | {sentence} | {advice} | {stem} | {status} | {} |\n", flags.as_str());
+    }
+    page
+}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

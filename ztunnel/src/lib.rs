@@ -12,6 +12,7 @@
 pub mod outbound;
 pub mod inbound;
 pub mod passthrough;
+pub mod socks5;
 pub mod capture;
 pub mod hbone;
 pub mod resolve;

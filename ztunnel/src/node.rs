@@ -221,7 +221,9 @@ fn settings(config: &Config) -> Settings {
         node: config.place.node.clone(),
         network: config.place.network.clone(),
         ipv6: config.sockets.ipv6,
-        own_ports: [capture::OUTBOUND, capture::PLAINTEXT, capture::HBONE].into(),
+        own_ports: own_ports(config.pods.socks5),
+        policy_in_log: config.pods.policy_in_log,
+        socks5: config.pods.socks5,
         mesh_ranges: config.pods.mesh_ranges.clone(),
         unknown_wait: UNKNOWN_WAIT,
         tunnel_over_loopback: config.pods.app_tunnel_over_loopback,
@@ -239,6 +241,12 @@ fn settings(config: &Config) -> Settings {
         own_workload_wait: OWN_WORKLOAD_WAIT,
         drain: RELEASE_DRAIN,
     }
+}
+
+/// The ports in a pod that are the mesh's: a connection to them is a loop.
+fn own_ports(socks5: bool) -> Arc<[u16]> {
+    let always = [capture::OUTBOUND, capture::PLAINTEXT, capture::HBONE];
+    always.into_iter().chain(socks5.then_some(capture::SOCKS5)).collect()
 }
 
 /// How long a connection waits for the control plane to describe its pod (spec/dataplane.md 5.1).

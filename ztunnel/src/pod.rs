@@ -66,6 +66,10 @@ pub struct Settings {
     pub baggage: bool,
     /// `XDS_ON_DEMAND`: the directory holds what was asked for.
     pub on_demand: bool,
+    /// `AUTHZ_POLICY_INFO_LOGGING`.
+    pub policy_in_log: bool,
+    /// `UNSTABLE_ENABLE_SOCKS5`: a SOCKS5 port on each pod's loopback.
+    pub socks5: bool,
     /// Windows, streams and times of tunnels.
     pub hbone: Limits,
     /// Connections that one pod may have open at one time, in both directions together.
@@ -98,7 +102,7 @@ impl<N: Net> Pod<N> {
     /// # Errors
     /// When a port cannot be bound.
     pub async fn start(uid: PodUid, info: PodInfo, net: N, mesh: Arc<Mesh>, drain: Drain) -> io::Result<Arc<Pod<N>>> {
-        let ports = Ports::bind(&net, mesh.settings.ipv6).await?;
+        let ports = Ports::bind(&net, &mesh.settings).await?;
         let own = OwnWorkload {
             node: mesh.settings.node.clone(),
             namespace: info.namespace.clone(),
@@ -107,7 +111,7 @@ impl<N: Net> Pod<N> {
         };
         let pod = Arc::new(Pod {
             tunnels: Tunnels::new(&net, &mesh),
-            permits: Permits::default(),
+            permits: Permits::logging(mesh.settings.policy_in_log),
             live: Live::default(),
             handshakes: Handshakes::default(),
             places: Arc::new(Semaphore::new(mesh.settings.connections_per_pod)),

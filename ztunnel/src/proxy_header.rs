@@ -90,12 +90,7 @@ mod tests {
     use super::*;
 
     fn header(source: &str, destination: &str) -> ProxyHeader {
-        ProxyHeader {
-            source: source.parse().unwrap(),
-            destination: destination.parse().unwrap(),
-            identity: None,
-            hostname: None,
-        }
+        ProxyHeader { source: source.parse().unwrap(), destination: destination.parse().unwrap(), identity: None, hostname: None }
     }
 
     /// What follows the signature.
@@ -108,10 +103,8 @@ mod tests {
     // Z-256: the bytes that a sandwiched waypoint reads.
     #[test]
     fn ipv4_with_an_identity() {
-        let header = ProxyHeader {
-            identity: Some("spiffe://td/ns/n/sa/a".parse().unwrap()),
-            ..header("10.0.0.1:40000", "10.96.0.1:80")
-        };
+        let header =
+            ProxyHeader { identity: Some("spiffe://td/ns/n/sa/a".parse().unwrap()), ..header("10.0.0.1:40000", "10.96.0.1:80") };
         let mut expected = vec![0x21, 0x11, 0, 12 + 3 + 21];
         expected.extend([10, 0, 0, 1, 10, 96, 0, 1, 0x9c, 0x40, 0, 80]);
         expected.extend([0xd0, 0, 21]);
@@ -143,10 +136,8 @@ mod tests {
 
     #[test]
     fn a_value_that_is_too_long_is_left_out() {
-        let header = ProxyHeader {
-            identity: Some(SpiffeId::new("td", &"n".repeat(70_000), "a")),
-            ..header("10.0.0.1:1", "10.0.0.2:2")
-        };
+        let header =
+            ProxyHeader { identity: Some(SpiffeId::new("td", &"n".repeat(70_000), "a")), ..header("10.0.0.1:1", "10.0.0.2:2") };
         assert_eq!(after_signature(&header)[..4], [0x21, 0x11, 0, 12]);
     }
 }

@@ -152,12 +152,7 @@ pub struct ReasonSaid {
 }
 
 /// Decides again, and tells.
-pub fn why(
-    directory: &Directory,
-    policies: &PolicySet,
-    question: &Question<'_>,
-    seed: u64,
-) -> Result<Explanation, Unclear> {
+pub fn why(directory: &Directory, policies: &PolicySet, question: &Question<'_>, seed: u64) -> Result<Explanation, Unclear> {
     let (source, peer) = caller(directory, question)?;
     let client_namespace = source.map(|source| &*source.namespace);
     let to = destination(directory, question, client_namespace, peer)?;
@@ -237,7 +232,8 @@ fn judge(
     };
     let target = match (hop.path, &hop.destination) {
         (Path::ServiceWaypoint | Path::WorkloadWaypoint, _) => {
-            told.notes.push("The waypoint decides about requests; behind it the destination sees the waypoint's identity.".into());
+            told.notes
+                .push("The waypoint decides about requests; behind it the destination sees the waypoint's identity.".into());
             return format!("goes to the waypoint at {} {how}", hop.address());
         }
         (Path::Passthrough | Path::Unknown, _) | (Path::Direct, None) => {

@@ -269,6 +269,8 @@ fn settings(node: &str) -> Settings {
         network: "".into(),
         ipv6: true,
         own_ports: [15001, 15006, 15008].into(),
+        policy_in_log: false,
+        socks5: false,
         mesh_ranges: ["10.0.0.0/8".parse().expect("a range")].into(),
         unknown_wait: Duration::from_secs(1),
         tunnel_over_loopback: true,

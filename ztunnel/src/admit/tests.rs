@@ -43,7 +43,8 @@ impl Case<'_> {
                     let hostname = header.hostname.map_or(String::new(), |hostname| format!(" {hostname}"));
                     format!(", PROXY {} to {}{hostname}", header.source, header.destination)
                 });
-                let judged = if admission.judged == admission.dial { String::new() } else { format!(", judged {}", admission.judged) };
+                let judged =
+                    if admission.judged == admission.dial { String::new() } else { format!(", judged {}", admission.judged) };
                 let service = admission.service.map_or("-".into(), |service| format!("{}.{}", service.name, service.namespace));
                 let source = admission.source.map_or("-".into(), |source| source.name.to_string());
                 format!("{} as {dial_as}{judged}{header} | from {source} for {service}", admission.dial)
@@ -243,7 +244,11 @@ fn an_application_tunnel_takes_everything_and_tells_the_application() {
                 "127.0.0.1:15088 as loopback, judged 10.0.0.9:15088, \
                  PROXY 10.0.0.1:40000 to 10.97.0.1:80 far.shop.svc.cluster.local | from client for -",
             ),
-            ("proxy", "head.shop.svc.cluster.local:80", "503 requested service head.shop.svc.cluster.local found, but has no IP addresses"),
+            (
+                "proxy",
+                "head.shop.svc.cluster.local:80",
+                "503 requested service head.shop.svc.cluster.local found, but has no IP addresses",
+            ),
             // where no header is written, none is missed
             ("none", "head.shop.svc.cluster.local:80", "10.0.0.7:8443 as 10.0.0.1 | from client for -"),
         ],

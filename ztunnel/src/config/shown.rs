@@ -16,7 +16,6 @@ impl Config {
     pub fn shown(&self) -> Value {
         let tunnels = &self.tunnels;
         json!({
-            "proxy": self.proxy,
             "proxyMode": mode(&self.mode),
             "place": place(&self.place),
             "xds": self.xds.as_ref().map(remote),

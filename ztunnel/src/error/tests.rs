@@ -74,12 +74,7 @@ fn every_refusal_has_its_text() {
             Some(401),
             "connection closed due to policy rejection: explicitly denied by: shop/no",
         ),
-        (
-            Refusal::PermitLost(deny()),
-            "relay",
-            None,
-            "connection closed due to policy change: explicitly denied by: shop/no",
-        ),
+        (Refusal::PermitLost(deny()), "relay", None, "connection closed due to policy change: explicitly denied by: shop/no"),
         (Refusal::Revoked, "relay", None, "connection closed: peer certificate revoked by CRL"),
         (
             Refusal::Stale { age: Duration::from_secs(90_000) },
@@ -87,12 +82,7 @@ fn every_refusal_has_its_text() {
             Some(503),
             "connection closed because what this node knows of the mesh is too old: last heard of the mesh 90000 s ago",
         ),
-        (
-            Refusal::TooManyConnections { limit: 7 },
-            "capture",
-            Some(503),
-            "the pod has too many connections: the limit is 7",
-        ),
+        (Refusal::TooManyConnections { limit: 7 }, "capture", Some(503), "the pod has too many connections: the limit is 7"),
         (Refusal::Draining, "capture", Some(503), "connection closed due to connection drain"),
     ] {
         let words = refusal.reason().words();
@@ -133,11 +123,7 @@ fn every_fault_has_its_text_and_flag() {
         ),
         (Fault::HandshakeTimeout { after: ten }, "TLS_FAILURE", "no complete handshake within 10000 ms"),
         (Fault::Dns("SERVFAIL".into()), "CONNECT", "name resolution failed: SERVFAIL"),
-        (
-            Fault::Disconnected { side: Side::Upstream },
-            "CONNECT",
-            "destination disconnected before all data was written",
-        ),
+        (Fault::Disconnected { side: Side::Upstream }, "CONNECT", "destination disconnected before all data was written"),
         (Fault::Reset { side: Side::Downstream }, "CONNECT", "connection reset by the client"),
         (Fault::DrainTimeout, "CONNECT", "connection failed to drain within the timeout"),
     ] {
@@ -182,4 +168,15 @@ fn a_verdict_and_its_refusal_share_a_code() {
         assert_eq!(Refusal::Denied(because.clone()).reason().words().code, because.code());
         assert!(!because.is_allowed());
     }
+}
+
+/// `UPDATE=1 cargo test -p ztunnel error` writes the page anew.
+#[test]
+fn the_page_about_reasons_is_up_to_date() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reasons.md");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, page()).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page(), "docs/reasons.md is not what the reasons are: run `UPDATE=1 cargo test -p ztunnel error`");
 }

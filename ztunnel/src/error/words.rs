@@ -63,7 +63,7 @@ impl Reason {
                 code: "self_call",
                 stem: "attempted recursive call to ourselves",
                 sentence: "The destination is one of the mesh's own ports in a pod; carrying it would end in a loop.",
-                advice: "Connect to the application's port; ports 15001, 15006, 15008 (and 15080 with SOCKS5) belong to the mesh.",
+                advice: "Connect to the application's port; 15001, 15006, 15008 (and 15080 with SOCKS5) belong to the mesh.",
                 status: Some(503),
                 flags: ResponseFlags::Connect,
                 counted: Counted::Early,
@@ -184,7 +184,7 @@ impl Reason {
             Reason::IpMismatch => Words {
                 code: "ip_mismatch",
                 stem: "ip mismatch",
-                sentence: "A peer asked this pod for a tunnel to an address that is neither the pod's nor behind it as a waypoint.",
+                sentence: "A peer asked this pod for a tunnel to an address that is not the pod's, nor behind it as a waypoint.",
                 advice: "Often the address was reused and the peer will learn of it soon; if it stays, compare what the two \
                          nodes know with `isthmus status`.",
                 status: Some(400),
@@ -222,7 +222,7 @@ impl Reason {
                 code: "denied",
                 stem: "connection closed due to policy rejection",
                 sentence: "A DENY policy matches the connection.",
-                advice: "If it should be allowed, change the policy that is named; a plaintext peer under STRICT must be enrolled.",
+                advice: "To allow it, change the policy that is named; under STRICT a plaintext peer must be enrolled.",
                 status: Some(401),
                 flags: ResponseFlags::Deny,
                 counted: Counted::InFull,

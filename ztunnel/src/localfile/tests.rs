@@ -206,25 +206,65 @@ workloads:
 #[test]
 fn a_mistake_is_reported_with_file_line_and_field() {
     for (text, place, field, why) in [
-        (&*SOUND.replace("10.0.0.1", "10.0.0.300"), "mesh.yaml:3:", "workloads.workloadIps", "\"10.0.0.300\" is not an IP address"),
+        (
+            &*SOUND.replace("10.0.0.1", "10.0.0.300"),
+            "mesh.yaml:3:",
+            "workloads.workloadIps",
+            "\"10.0.0.300\" is not an IP address",
+        ),
         (&*SOUND.replace("services: {}", "service: {}"), "mesh.yaml:5:", "workloads.service", "unknown field `service`"),
         (&*SOUND.replace("  services: {}\n", ""), "mesh.yaml:4:", "workloads", "missing field `services`"),
-        (&*SOUND.replace("services: {}", "services: {web: {80: 80}}"), "mesh.yaml:5:", "workloads.services", "\"web\" is not NAMESPACE/HOSTNAME"),
-        (&*SOUND.replace("services: {}", "services: {a/b: {80: 80000}}"), "mesh.yaml:5:", "workloads.services", "\"80000\" is not a port number (0 to 65535)"),
+        (
+            &*SOUND.replace("services: {}", "services: {web: {80: 80}}"),
+            "mesh.yaml:5:",
+            "workloads.services",
+            "\"web\" is not NAMESPACE/HOSTNAME",
+        ),
+        (
+            &*SOUND.replace("services: {}", "services: {a/b: {80: 80000}}"),
+            "mesh.yaml:5:",
+            "workloads.services",
+            "\"80000\" is not a port number (0 to 65535)",
+        ),
         (&*(SOUND.to_owned() + "  capacity: many\n"), "mesh.yaml:6:", "workloads.capacity", ""),
         (&*(SOUND.to_owned() + "  protocol: QUIC\n"), "mesh.yaml:6:", "workloads.protocol", "unknown variant `QUIC`"),
-        (&*(SOUND.to_owned() + "  waypoint: {destination: wp, hboneMtlsPort: 15008}\n"), "mesh.yaml:6:", "workloads.waypoint", "\"wp\" is neither NETWORK/IP nor NAMESPACE/HOSTNAME"),
-        (&*(SOUND.to_owned() + "  waypoint: {destination: a/wp}\n"), "mesh.yaml:6:", "workloads.waypoint", "missing field `hboneMtlsPort`"),
-        (&*(SOUND.to_owned() + "  authorizationPolicies: [p]\n"), "mesh.yaml:6:", "workloads.authorizationPolicies", "\"p\" is not NAMESPACE/NAME of a policy"),
+        (
+            &*(SOUND.to_owned() + "  waypoint: {destination: wp, hboneMtlsPort: 15008}\n"),
+            "mesh.yaml:6:",
+            "workloads.waypoint",
+            "\"wp\" is neither NETWORK/IP nor NAMESPACE/HOSTNAME",
+        ),
+        (
+            &*(SOUND.to_owned() + "  waypoint: {destination: a/wp}\n"),
+            "mesh.yaml:6:",
+            "workloads.waypoint",
+            "missing field `hboneMtlsPort`",
+        ),
+        (
+            &*(SOUND.to_owned() + "  authorizationPolicies: [p]\n"),
+            "mesh.yaml:6:",
+            "workloads.authorizationPolicies",
+            "\"p\" is not NAMESPACE/NAME of a policy",
+        ),
         (&*(SOUND.to_owned() + "colour: red\n"), "mesh.yaml:6:", "colour", "unknown field `colour`"),
-        ("services:\n- name: s\n  vips: [10.0.0.1]\n", "mesh.yaml:3:", "services.vips", "\"10.0.0.1\" is not NETWORK/IP (an empty network is written /10.0.0.1)"),
+        (
+            "services:\n- name: s\n  vips: [10.0.0.1]\n",
+            "mesh.yaml:3:",
+            "services.vips",
+            "\"10.0.0.1\" is not NETWORK/IP (an empty network is written /10.0.0.1)",
+        ),
         (
             "policies:\n- name: p\n  namespace: a\n  scope: Global\n  action: Allow\n  dryRun: false\n  rules: [[[{principal: [{Exact: x}]}]]]\n",
             "mesh.yaml:7:",
             "policies.rules",
             "unknown field `principal`",
         ),
-        ("policies:\n- name: p\n  namespace: a\n  scope: Global\n  action: Allow\n  rules: []\n", "mesh.yaml:6:", "policies", "missing field `dryRun`"),
+        (
+            "policies:\n- name: p\n  namespace: a\n  scope: Global\n  action: Allow\n  rules: []\n",
+            "mesh.yaml:6:",
+            "policies",
+            "missing field `dryRun`",
+        ),
         ("workloads: [", "mesh.yaml:1:", "workloads", ""),
     ] {
         let error = LocalFile::parse("mesh.yaml", text).expect_err(text);

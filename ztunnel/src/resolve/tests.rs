@@ -98,8 +98,16 @@ fn a_target_port_is_a_number_or_the_endpoints_own() {
          node a: server 10.0.0.2
          service web.default 10.96.0.1 80->8080,90->0,91->0 : server[90->9090]",
         &[
-            ("client", "10.96.0.1:80", "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 expecting default/default | Direct web.default server"),
-            ("client", "10.96.0.1:90", "tunnel 10.0.0.2:15008 for 10.0.0.2:9090 expecting default/default | Direct web.default server"),
+            (
+                "client",
+                "10.96.0.1:80",
+                "tunnel 10.0.0.2:15008 for 10.0.0.2:8080 expecting default/default | Direct web.default server",
+            ),
+            (
+                "client",
+                "10.96.0.1:90",
+                "tunnel 10.0.0.2:15008 for 10.0.0.2:9090 expecting default/default | Direct web.default server",
+            ),
             ("client", "10.96.0.1:91", "refused: no healthy upstream: 10.96.0.1:91"),
         ],
     );
@@ -143,7 +151,11 @@ fn a_waypoint_stands_before_what_it_guards() {
             ("client", "10.96.0.1:80", "tunnel 10.0.0.9:15008 for 10.96.0.1:80 expecting shop/wp | ServiceWaypoint web.shop wp"),
             // even for a port that the service does not have, and without any endpoint: the waypoint answers
             ("client", "10.96.0.1:81", "tunnel 10.0.0.9:15008 for 10.96.0.1:81 expecting shop/wp | ServiceWaypoint web.shop wp"),
-            ("client", "10.96.0.3:80", "tunnel 10.0.0.9:15008 for 10.96.0.3:80 expecting shop/wp | ServiceWaypoint empty.shop wp"),
+            (
+                "client",
+                "10.96.0.3:80",
+                "tunnel 10.0.0.9:15008 for 10.96.0.3:80 expecting shop/wp | ServiceWaypoint empty.shop wp",
+            ),
             ("client", "10.96.0.4:80", "tunnel 10.0.0.9:15008 for 10.96.0.4:80 expecting shop/wp | ServiceWaypoint free.shop wp"),
             // of a workload: asked for the pod's address
             ("client", "10.0.0.2:8080", "tunnel 10.0.0.9:15008 for 10.0.0.2:8080 expecting shop/wp | WorkloadWaypoint - wp"),
@@ -180,11 +192,7 @@ fn a_waypoint_is_not_sent_to_itself() {
          node b: server   10.0.0.2 sa=shop/server waypoint=10.0.0.9
          node b: other    10.0.0.9 sa=shop/other
          node b: wp       10.0.0.8 sa=shop/wp",
-        &[(
-            "impostor",
-            "10.0.0.2:80",
-            "tunnel 10.0.0.9:15008 for 10.0.0.2:80 expecting shop/other | WorkloadWaypoint - other",
-        )],
+        &[("impostor", "10.0.0.2:80", "tunnel 10.0.0.9:15008 for 10.0.0.2:80 expecting shop/other | WorkloadWaypoint - other")],
     );
 }
 
@@ -245,11 +253,7 @@ fn a_sandwiched_waypoint_takes_any_port() {
          node b: wp     10.0.0.9 sa=shop/wp tunnel=PROXY:15088
          service wp.shop - 80 : wp
          service web.shop 10.96.0.1 80->8080 waypoint=wp.shop : server",
-        &[(
-            "client",
-            "10.96.0.1:80",
-            "tunnel 10.0.0.9:15008 for 10.96.0.1:80 expecting shop/wp | ServiceWaypoint web.shop wp",
-        )],
+        &[("client", "10.96.0.1:80", "tunnel 10.0.0.9:15008 for 10.96.0.1:80 expecting shop/wp | ServiceWaypoint web.shop wp")],
     );
 }
 
@@ -366,9 +370,21 @@ fn of_several_addresses_the_one_asked_for_or_one_of_its_family() {
          service none.default fd96::3 80 families=v6 : four",
         &[
             ("client", "[fd00::2]:80", "tunnel [fd00::2]:15008 for [fd00::2]:80 expecting default/default | Direct - dual"),
-            ("client", "10.96.0.1:80", "tunnel 10.0.0.2:15008 for 10.0.0.2:80 expecting default/default | Direct web.default dual"),
-            ("client", "[fd96::1]:80", "tunnel [fd00::2]:15008 for [fd00::2]:80 expecting default/default | Direct web.default dual"),
-            ("client", "10.96.0.2:80", "tunnel [fd00::2]:15008 for [fd00::2]:80 expecting default/default | Direct six.default dual"),
+            (
+                "client",
+                "10.96.0.1:80",
+                "tunnel 10.0.0.2:15008 for 10.0.0.2:80 expecting default/default | Direct web.default dual",
+            ),
+            (
+                "client",
+                "[fd96::1]:80",
+                "tunnel [fd00::2]:15008 for [fd00::2]:80 expecting default/default | Direct web.default dual",
+            ),
+            (
+                "client",
+                "10.96.0.2:80",
+                "tunnel [fd00::2]:15008 for [fd00::2]:80 expecting default/default | Direct six.default dual",
+            ),
             ("client", "[fd96::3]:80", "refused: no valid routing destination for workload: Kubernetes//Pod/default/four"),
         ],
     );
@@ -526,7 +542,14 @@ fn nothing_in_the_mesh_is_sent_in_the_clear() {
             let (one, two) = (facts[rng.random_range(0..facts.len())], facts[rng.random_range(0..facts.len())]);
             text += &format!("node b: w{last} 10.0.0.{last} sa=shop/w{last} {one} {two}\n");
         }
-        let modes = ["", "lb=strict:node", "lb=failover:network,zone", "health=all", "waypoint=wp.shop", "waypoints=wp.shop*1,gone.shop*1"];
+        let modes = [
+            "",
+            "lb=strict:node",
+            "lb=failover:network,zone",
+            "health=all",
+            "waypoint=wp.shop",
+            "waypoints=wp.shop*1,gone.shop*1",
+        ];
         for last in 2..6 {
             let mode = modes[rng.random_range(0..modes.len())];
             let (a, b) = (rng.random_range(2..8), rng.random_range(2..8));

@@ -20,8 +20,14 @@ const SHOP: &str = "
 
 fn explain(mesh: &Fixture, policies: &PolicySet, from: &str, to: &str) -> Result<Explanation, Unclear> {
     let network: Arc<str> = "".into();
-    let question =
-        Question { from, to, network: &network, own_ports: &[15008, 15006, 15001], cluster_domain: "cluster.local", complete: true };
+    let question = Question {
+        from,
+        to,
+        network: &network,
+        own_ports: &[15008, 15006, 15001],
+        cluster_domain: "cluster.local",
+        complete: true,
+    };
     why(&mesh.directory, policies, &question, 1)
 }
 
@@ -47,11 +53,26 @@ fn the_answer_in_one_sentence() {
         (&none, "client", "lost:80", "refused by the caller's node: unknown waypoint: shop/gone.shop.svc.cluster.local:15008"),
         (&none, "client", "8.8.8.8:53", "goes to 8.8.8.8:53 in the clear, as if there were no mesh"),
         (&none, "client", "db.bank:5432", "allowed, in the clear: no allow policy selects the workload"),
-        (&none, "client", "127.0.0.1:15001", "refused by the caller's node: attempted recursive call to ourselves: 127.0.0.1:15001"),
-        (&none, "client", "shop/server:15006", "refused by the destination's node, in a tunnel: attempted recursive call to ourselves: 10.0.0.2:15006"),
+        (
+            &none,
+            "client",
+            "127.0.0.1:15001",
+            "refused by the caller's node: attempted recursive call to ourselves: 127.0.0.1:15001",
+        ),
+        (
+            &none,
+            "client",
+            "shop/server:15006",
+            "refused by the destination's node, in a tunnel: attempted recursive call to ourselves: 10.0.0.2:15006",
+        ),
         (&none, "client", "named:80", "open until something was fetched: the name servers are asked for db.test"),
         (&none, "192.0.2.1", "shop/server:8080", "allowed, in the clear: no allow policy selects the workload"),
-        (&none, "192.0.2.1", "192.0.2.2:80", "the mesh has no part in it: neither the caller nor the destination address is a pod of it"),
+        (
+            &none,
+            "192.0.2.1",
+            "192.0.2.2:80",
+            "the mesh has no part in it: neither the caller nor the destination address is a pod of it",
+        ),
     ] {
         assert_eq!(explain(&mesh, policies, from, to).unwrap().answer, expected, "{from} -> {to}");
     }
@@ -144,7 +165,10 @@ fn a_name_is_completed_as_dns_does_it() {
 
 #[test]
 fn an_unclear_question_says_what_is_missing() {
-    let mesh = fixture::parse(&format!("{SHOP}\nnode a: client2 10.0.1.1 ns=shop\nnode a: twin 10.0.1.2 ns=x\nnode a: twin 10.0.1.3 ns=y")).unwrap();
+    let mesh = fixture::parse(&format!(
+        "{SHOP}\nnode a: client2 10.0.1.1 ns=shop\nnode a: twin 10.0.1.2 ns=x\nnode a: twin 10.0.1.3 ns=y"
+    ))
+    .unwrap();
     let none = PolicySet::default();
     for (from, to, expected) in [
         ("nobody", "web:80", "from=nobody: no workload is called so; say NAMESPACE/NAME, a uid or an address"),
