@@ -67,10 +67,5 @@ pub fn interface_removal(uid: &str) -> String {
     format!("delete chain netdev {TABLE} pod-{uid}\n")
 }
 
-/// Undoes all of it.
-pub fn removal() -> String {
-    format!("add table inet {TABLE}\ndelete table inet {TABLE}\nadd table netdev {TABLE}\ndelete table netdev {TABLE}\n")
-}
-
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::pod::{Ports, Scope};
 use crate::sockets::Flow;
@@ -301,11 +301,6 @@ pub fn usable_mark(bits: u32) -> Option<u32> {
     // Also not a mark whose low bits others compare: 0x539 and 0x111 under the mask 0xfff (spec/dataplane.md 2.2).
     let taken = bits == 0 || matches!(bits & 0xfff, FIXED_MARK | RETURN_MARK);
     (!taken).then_some(bits)
-}
-
-/// Whether an address is the one that probes come from.
-pub fn is_probe_source(ip: IpAddr) -> bool {
-    ip == IpAddr::V4(PROBE_V4) || ip == IpAddr::V6(PROBE_V6)
 }
 
 #[cfg(test)]
