@@ -74,6 +74,9 @@ pub fn page(translation: &Translation, origins: &BTreeMap<ObjectKey, Origin>, fi
             })
             .collect();
     }
+    for (key, note) in covered(translation) {
+        entries.entry(key).or_default().notes.push(note);
+    }
     for (claim, ips) in translation.vips().all() {
         let key = ObjectKey { kind: Kind::ServiceEntry, name: claim.entry.clone() };
         let addresses = ips.iter().map(|ip| Address { value: *ip, host: claim.host.to_string() });
@@ -86,6 +89,27 @@ pub fn page(translation: &Translation, origins: &BTreeMap<ObjectKey, Origin>, fi
         entry.origin = origins.get(key).map(Origin::to_string).unwrap_or_default();
     }
     Page { is_whole, findings: findings.lines(), objects: entries.into_values().collect() }
+}
+
+/// Ranges of ServiceEntries that cover addresses of workloads: a range is looked up before a workload's own address, so
+/// connections to those go to the ServiceEntry (spec/controlplane.md 14.18).
+fn covered(translation: &Translation) -> Vec<(ObjectKey, String)> {
+    let services = translation.derived().flat_map(|derived| &derived.services).filter(|service| !service.cidr_vips.is_empty());
+    let mut notes = Vec::new();
+    for service in services {
+        let workloads = || translation.derived().flat_map(|derived| &derived.workloads);
+        for range in &service.cidr_vips {
+            let is_covered = |ip: &&IpAddr| range.cidr.contains(*ip);
+            // An entry's own endpoints may well be in its range.
+            let mut foreign = workloads().filter(|workload| workload.network == range.network && !workload.services.contains_key(&service.key()));
+            let found = foreign.find_map(|workload| Some((workload, workload.addresses.iter().find(is_covered)?)));
+            if let Some((workload, ip)) = found {
+                let key = ObjectKey { kind: Kind::ServiceEntry, name: NsName { namespace: service.namespace.clone(), name: service.name.clone() } };
+                notes.push((key, format!("spec.addresses: {} covers {ip} of workload {}: connections to it are taken for this host's", range.cidr, workload.uid)));
+            }
+        }
+    }
+    notes
 }
 
 impl Page {
@@ -153,6 +177,22 @@ mod tests {
                 }
               ]
             }"#]].assert_eq(&serde_json::to_string_pretty(&page).unwrap());
+    }
+
+    // pitfall 18
+    #[test]
+    fn a_range_that_covers_a_workload_is_told() {
+        let mut translation = translation();
+        let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {namespace: shop, name: wide}\nspec: {hosts: [a.example], addresses: [10.0.0.0/8], resolution: STATIC, endpoints: [{address: 10.9.9.9}]}\n---\n";
+        translation.apply(events(entry));
+        let notes = |translation: &Translation| {
+            let page = page(translation, &BTreeMap::new(), &Findings::default(), true);
+            page.objects.into_iter().flat_map(|entry| entry.notes).collect::<Vec<_>>()
+        };
+        assert_eq!(notes(&translation), Vec::<String>::new());
+        translation.apply(events(&crate::translate::tests::pod("shop", "a", "10.1.0.1", "")));
+        let told = "spec.addresses: 10.0.0.0/8 covers 10.1.0.1 of workload Kubernetes//Pod/shop/a: connections to it are taken for this host's";
+        assert_eq!(notes(&translation), [told]);
     }
 
     #[test]

@@ -170,6 +170,9 @@ fn unhonoured(entry: &ServiceEntry, report: &mut Report) {
     if !entry.spec.export_to.is_empty() {
         report.note("spec.exportTo is not honoured: the host is visible to the whole mesh");
     }
+    if entry.spec.location.is_some() {
+        report.note("spec.location has no effect: whether an endpoint is in the mesh is told by the endpoint");
+    }
     if !matches!(entry.resolution(), "NONE" | "STATIC" | "DNS" | "DNS_ROUND_ROBIN" | "DYNAMIC_DNS") {
         report.note(format!("spec.resolution {:?} is not known; it is read as STATIC", entry.resolution()));
     }

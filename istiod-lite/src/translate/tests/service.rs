@@ -101,10 +101,11 @@ fn unhonoured_fields_are_said() {
         Service shop/web: note: spec.externalIPs is not honoured: the mesh knows the service by its cluster IPs only
         Service shop/web: note: spec.sessionAffinity is not honoured: each connection chooses anew
     "#]]);
-    check(&entry("shop", "e", "", "hosts: [x.example], addresses: [10.0.0.1, nonsense], exportTo: [\".\"], resolution: ODD, ports: [{name: big, number: 70000}, {name: t, number: 1, targetPort: 99999}]"), expect![[r#"
+    check(&entry("shop", "e", "", "hosts: [x.example], addresses: [10.0.0.1, nonsense], exportTo: [\".\"], location: MESH_EXTERNAL, resolution: ODD, ports: [{name: big, number: 70000}, {name: t, number: 1, targetPort: 99999}]"), expect![[r#"
         service shop/x.example vips(/10.0.0.1) 1->1:? canonical
         ServiceEntry shop/e: note: spec.addresses: "nonsense" is neither an IP address nor a range of them
         ServiceEntry shop/e: note: spec.exportTo is not honoured: the host is visible to the whole mesh
+        ServiceEntry shop/e: note: spec.location has no effect: whether an endpoint is in the mesh is told by the endpoint
         ServiceEntry shop/e: note: spec.ports: 70000 is not a port, so "big" is left out
         ServiceEntry shop/e: note: spec.ports: targetPort of "t" is not a port; 1 is used
         ServiceEntry shop/e: note: spec.resolution "ODD" is not known; it is read as STATIC
