@@ -19,6 +19,9 @@ pg_ctlcluster postgresql test
 iperf3 iperf3 test,bench
 dig dnsutils test
 nc netcat-openbsd test
+socat socat test
+openssl openssl test
+exim4 exim4-daemon-light test
 haproxy haproxy bench
 wrk wrk bench
 gnuplot gnuplot-nox bench

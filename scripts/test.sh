@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 if [ "$(id -u)" -ne 0 ]; then
     echo "not root: tests that need network namespaces with several user ids will print SKIPPED; run as root for all of them"
 fi
-# The programs first: the end-to-end tests start them as processes.
-cargo build -p isthmus -p ztunnel -p istiod-lite -p mesh-cni
+# Everything in one go, so that dependencies are built with one set of features; the end-to-end tests start the programs
+# that this makes.
+cargo build --workspace --all-targets
 cargo test --workspace --no-fail-fast

@@ -9,6 +9,7 @@ mod sim {
     pub mod run;
 }
 
+use sim::mesh::Sabotage;
 use sim::run;
 
 /// How many seeds are played (`MESH_SEEDS`); CI plays a thousand.
@@ -26,7 +27,7 @@ fn seeded() {
     let mut broken = Vec::new();
     let (mut calls, mut answered) = (0, 0);
     for seed in seeds() {
-        let outcome = run::run(seed);
+        let outcome = run::run(seed, Sabotage::Nothing);
         calls += outcome.calls;
         answered += outcome.answered;
         if !outcome.broken.is_empty() {
@@ -39,4 +40,13 @@ fn seeded() {
     assert!(broken.is_empty(), "laws are broken; play one again with MESH_SEED={}", broken[0]);
     // A simulation in which nothing works would keep every law.
     assert!(answered * 3 > calls, "only {answered} of {calls} calls were answered");
+}
+
+/// A law that cannot be broken says nothing: each of these meshes is wrong on purpose, and the named law notices.
+#[test]
+fn the_laws_can_be_broken() {
+    for (sabotage, law) in [(Sabotage::DeafNode, "law 4"), (Sabotage::NoCapture, "law 3"), (Sabotage::LostBytes, "law 2")] {
+        let noticed = (1..=100).any(|seed| run::run(seed, sabotage).broken.iter().any(|broken| broken.starts_with(law)));
+        assert!(noticed, "{sabotage:?} was not noticed by {law}");
+    }
 }

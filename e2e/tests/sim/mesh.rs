@@ -78,10 +78,23 @@ pub struct Sim {
     pub markers: Arc<AtomicU64>,
     /// Everything that the control plane would tell a node that comes new.
     pub truth: Vec<Edit>,
+    /// What is wrong with this mesh on purpose, to show that the laws can be broken.
+    pub sabotage: Sabotage,
     ca: Arc<Ca>,
     apps: BTreeMap<IpAddr, JoinHandle<()>>,
     rng: SmallRng,
     generation: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    Nothing,
+    /// Node `a` never hears of a policy.
+    DeafNode,
+    /// Pods are told to be in the mesh, and their traffic is not captured.
+    NoCapture,
+    /// Every daemon loses the count of one call.
+    LostBytes,
 }
 
 /// The simulated nodes know everything that there is; nothing is to be fetched.
@@ -95,7 +108,7 @@ impl Fetch for NothingMore {
 }
 
 impl Sim {
-    pub fn new(seed: u64) -> Sim {
+    pub fn new(seed: u64, sabotage: Sabotage) -> Sim {
         let clock = SimClock::start();
         let lifetimes = Lifetimes { default: CERTIFICATE_LIFE, max: CERTIFICATE_LIFE };
         let ca = Ca::self_signed("cluster.local", Duration::from_secs(3_600 * 24 * 3_650), lifetimes, clock.now()).expect("a root can be made");
@@ -116,6 +129,7 @@ impl Sim {
             closed: Arc::default(),
             markers,
             truth: vec![Edit::AddressesSynced, Edit::PoliciesSynced],
+            sabotage,
             ca: Arc::new(ca),
             apps: BTreeMap::new(),
             rng: SmallRng::seed_from_u64(seed),
@@ -132,7 +146,12 @@ impl Sim {
         let certificates = tokio::spawn(credentials.clone().run());
         let recorder = Recorder::new(Series::DEFAULT);
         let closed = self.closed.clone();
-        let audit: ztunnel::account::Audit = Box::new(move |ended| closed.lock().push(ended.clone()));
+        let sabotage = self.sabotage;
+        let audit: ztunnel::account::Audit = Box::new(move |ended| {
+            let lost = sabotage == Sabotage::LostBytes && ended.direction == Direction::Outbound;
+            let forward = if lost { ended.forward / 2 } else { ended.forward };
+            closed.lock().push(Ended { forward, ..ended.clone() });
+        });
         let (writer, watched) = world();
         let mesh = Arc::new(Mesh {
             world: watched,
@@ -156,7 +175,10 @@ impl Sim {
     /// Tells every node, each after a delay of its own; the order of one node's edits is kept, as a stream keeps it.
     pub fn push(&mut self, edit: Edit) {
         self.truth.push(edit.clone());
-        for node in self.nodes.values() {
+        for (name, node) in &self.nodes {
+            if self.sabotage == Sabotage::DeafNode && name == "a" && matches!(edit, Edit::Policy(..)) {
+                continue;
+            }
             let delay = PUSH_MAX.mul_f64(self.rng.random_range(0.0..1.0) / 4.0);
             let _ = node.pushes.send((delay, edit.clone()));
         }
@@ -178,7 +200,7 @@ impl Sim {
     }
 
     async fn enrol(&mut self, place: &Place) {
-        self.fabric.enrol(place.ip, true);
+        self.fabric.enrol(place.ip, self.sabotage != Sabotage::NoCapture);
         let node = self.nodes.get_mut(&place.node).expect("pods are on nodes");
         let info = PodInfo { name: place.name.as_str().into(), namespace: NAMESPACE.into(), service_account: place.account.as_str().into() };
         let net = self.fabric.daemon(place.ip);

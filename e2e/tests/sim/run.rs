@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::sim::app::{Call, call};
-use crate::sim::mesh::{NAMESPACE, Place, Sim, at, is_inbound};
+use crate::sim::mesh::{NAMESPACE, Place, Sabotage, Sim, at, is_inbound};
 
 pub struct Outcome {
     pub calls: usize,
@@ -29,9 +29,9 @@ pub struct Outcome {
 }
 
 /// Plays one seed to its end, in its own runtime with a paused clock.
-pub fn run(seed: u64) -> Outcome {
+pub fn run(seed: u64, sabotage: Sabotage) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
-    runtime.block_on(Scenario::new(seed).play())
+    runtime.block_on(Scenario::new(seed, sabotage).play())
 }
 
 /// When each denied account was last allowed, and since when it is denied.
@@ -52,9 +52,9 @@ const ACCOUNTS: [&str; 4] = ["front", "cart", "bank", "evil"];
 const NODES: [&str; 3] = ["a", "b", "c"];
 
 impl Scenario {
-    fn new(seed: u64) -> Scenario {
+    fn new(seed: u64, sabotage: Sabotage) -> Scenario {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let sim = Sim::new(rng.random());
+        let sim = Sim::new(rng.random(), sabotage);
         Scenario { rng, sim, denied: Arc::default(), broken: Arc::default(), calls: Vec::new(), calm: true, next_call: 0 }
     }
 
