@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -74,10 +75,17 @@ impl CaptureArgs {
     }
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
         Command::Agent(args) => agent(args),
         Command::Rules { file, capture } => rules(&file, &capture),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mesh-cni: {error:#}"); // one line for the operator, whatever RUST_BACKTRACE says
+            ExitCode::FAILURE
+        }
     }
 }
 
