@@ -59,12 +59,7 @@ async fn pair(
     (near, tunnels.recv().await.expect("it arrives"))
 }
 
-async fn idle_memory(
-    pool: &Pool<usize>,
-    request: &ConnectRequest,
-    tunnels: &mut mpsc::UnboundedReceiver<Tunnel>,
-    count: usize,
-) {
+async fn idle_memory(pool: &Pool<usize>, request: &ConnectRequest, tunnels: &mut mpsc::UnboundedReceiver<Tunnel>, count: usize) {
     let before = resident_kib();
     let mut held = Vec::with_capacity(count);
     for i in 0..count {
@@ -74,12 +69,7 @@ async fn idle_memory(
     println!("{count} idle tunnels, both ends: {} bytes each end", grown * 1024 / count as u64 / 2);
 }
 
-async fn busy(
-    pool: &Pool<usize>,
-    request: &ConnectRequest,
-    tunnels: &mut mpsc::UnboundedReceiver<Tunnel>,
-    gigabytes: usize,
-) {
+async fn busy(pool: &Pool<usize>, request: &ConnectRequest, tunnels: &mut mpsc::UnboundedReceiver<Tunnel>, gigabytes: usize) {
     for piece in [16 << 10, 64 << 10, 256 << 10] {
         let (mut near, mut far) = pair(pool, 0, request, tunnels).await;
         let (cpu, start) = (cpu_seconds(), Instant::now());

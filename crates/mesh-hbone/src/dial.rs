@@ -90,11 +90,7 @@ where
 }
 
 /// One tunnel on a connection of its own; the connection ends with it. The driver is spawned on the current runtime.
-pub async fn open_alone<T>(
-    io: T,
-    limits: &Limits,
-    request: &ConnectRequest,
-) -> Result<(Tunnel, response::Parts), OpenError>
+pub async fn open_alone<T>(io: T, limits: &Limits, request: &ConnectRequest) -> Result<(Tunnel, response::Parts), OpenError>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -135,19 +131,14 @@ impl Client {
         limits: &Limits,
         lease: Lease,
     ) -> Result<(Tunnel, response::Parts), Turned> {
-        let (answer, send) =
-            self.send.send_request(request.to_http(), false).map_err(|error| Turned::Closed(http2(error)))?;
+        let (answer, send) = self.send.send_request(request.to_http(), false).map_err(|error| Turned::Closed(http2(error)))?;
         let response = self.answer(answer, limits).await?;
         established(response, send, lease)
     }
 
     /// Waits for the answer. A peer that falls silent is found out long before the answer is overdue: its connection is
     /// probed, and without a single byte since the request it is given up.
-    async fn answer(
-        &self,
-        mut answer: ResponseFuture,
-        limits: &Limits,
-    ) -> Result<Response<h2::RecvStream>, Turned> {
+    async fn answer(&self, mut answer: ResponseFuture, limits: &Limits) -> Result<Response<h2::RecvStream>, Turned> {
         let (asked, heard) = (Instant::now(), self.wire.heard());
         if let Ok(done) = timeout(limits.suspect, &mut answer).await {
             return done.map_err(turned);

@@ -17,9 +17,7 @@ pub fn emit(source: SocketAddr, host: Option<&str>) -> HeaderValue {
     let by_service = host
         .filter(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b';' | b'"')))
         .and_then(|host| HeaderValue::try_from(format!("for=\"{source}\";host={host}")).ok());
-    by_service.unwrap_or_else(|| {
-        HeaderValue::try_from(format!("for=\"{source}\"")).expect("an address prints as visible ASCII")
-    })
+    by_service.unwrap_or_else(|| HeaderValue::try_from(format!("for=\"{source}\"")).expect("an address prints as visible ASCII"))
 }
 
 /// The service name the peer asked for: the first `host=` element of the first line, one pair of quotes stripped.

@@ -178,11 +178,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guard<T> {
         Poll::Ready(Ok(wrote))
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let wrote = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
         self.meter.wrote(wrote);
         Poll::Ready(Ok(wrote))

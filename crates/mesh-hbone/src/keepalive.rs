@@ -18,10 +18,17 @@ pub(crate) struct Keepalive {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
-    Opening { until: Instant },
-    Quiet { until: Instant },
+    Opening {
+        until: Instant,
+    },
+    Quiet {
+        until: Instant,
+    },
     /// `heard` is the count of bytes when the limit began to run.
-    Pinged { until: Instant, heard: u64 },
+    Pinged {
+        until: Instant,
+        heard: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -91,14 +91,7 @@ struct Lane {
 
 impl<K: Clone + Eq + Hash> Ledger<K> {
     pub fn new(rules: Rules) -> Self {
-        Ledger {
-            rules,
-            next: 0,
-            connections: BTreeMap::new(),
-            keys: HashMap::new(),
-            idle: BTreeSet::new(),
-            draining: false,
-        }
+        Ledger { rules, next: 0, connections: BTreeMap::new(), keys: HashMap::new(), idle: BTreeSet::new(), draining: false }
     }
 
     /// A seat for one more stream to `key`.
@@ -121,15 +114,8 @@ impl<K: Clone + Eq + Hash> Ledger<K> {
         self.next += 1;
         let id = ConnectionId(self.next);
         lane.connections.push(id);
-        let entry = Entry {
-            key: key.clone(),
-            riders: 0,
-            limit: None,
-            refusing: false,
-            shut: false,
-            used: false,
-            idle_since: Some(now),
-        };
+        let entry =
+            Entry { key: key.clone(), riders: 0, limit: None, refusing: false, shut: false, used: false, idle_since: Some(now) };
         self.connections.insert(id, entry);
         self.idle.insert((now, id));
         Some(id)
@@ -223,8 +209,7 @@ impl<K: Clone + Eq + Hash> Ledger<K> {
         for (_, lane) in self.keys.iter_mut().filter(|(key, _)| unwanted(key)) {
             lane.dial = None;
         }
-        let ids: Vec<_> =
-            self.connections.iter().filter(|(_, entry)| unwanted(&entry.key)).map(|(id, _)| *id).collect();
+        let ids: Vec<_> = self.connections.iter().filter(|(_, entry)| unwanted(&entry.key)).map(|(id, _)| *id).collect();
         let retired = ids.into_iter().map(|id| (id, self.shut(id))).collect();
         self.keys.retain(|_, lane| !lane.is_empty());
         retired
@@ -257,11 +242,7 @@ impl<K: Clone + Eq + Hash> Ledger<K> {
     /// spread the one that carries least.
     fn seat(&self, key: &K) -> Option<ConnectionId> {
         let open = self.keys.get(key)?.connections.iter().copied().filter(|id| self.has_room(*id));
-        if self.rules.connections_per_key > 1 {
-            open.min_by_key(|id| self.connections[id].riders)
-        } else {
-            open.min()
-        }
+        if self.rules.connections_per_key > 1 { open.min_by_key(|id| self.connections[id].riders) } else { open.min() }
     }
 
     fn has_room(&self, id: ConnectionId) -> bool {

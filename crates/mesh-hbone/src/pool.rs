@@ -181,10 +181,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Pool<K> {
 }
 
 /// TCP and TLS by the owner, HTTP/2 by us.
-async fn open_connection<T>(
-    connecting: impl Future<Output = io::Result<T>>,
-    limits: Limits,
-) -> Result<Opened, OpenError>
+async fn open_connection<T>(connecting: impl Future<Output = io::Result<T>>, limits: Limits) -> Result<Opened, OpenError>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

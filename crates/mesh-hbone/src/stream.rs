@@ -63,16 +63,7 @@ impl Drop for Seat {
 
 impl Tunnel {
     pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, lease: Lease) -> Self {
-        Tunnel {
-            send,
-            recv,
-            held: Bytes::new(),
-            owed: 0,
-            sent_end: false,
-            read_end: false,
-            reset: false,
-            _lease: lease,
-        }
+        Tunnel { send, recv, held: Bytes::new(), owed: 0, sent_end: false, read_end: false, reset: false, _lease: lease }
     }
 
     /// The next chunk as h2 has it.
@@ -215,11 +206,7 @@ impl AsyncWrite for Tunnel {
     }
 
     /// Gathers the slices into one DATA frame.
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let offered: usize = bufs.iter().map(|buf| buf.len()).sum();
         if offered == 0 {
             return Poll::Ready(Ok(0));

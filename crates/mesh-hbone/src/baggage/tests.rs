@@ -65,9 +65,11 @@ fn empty_values_are_absent() {
 // Z-006
 #[test]
 fn several_lines_are_merged_and_later_ones_win() {
-    let lines: &[&[u8]] =
-        &[b"k8s.cluster.name=c0,k8s.namespace.name=shop,k8s.deployment.name=web", b"service.name=web,service.version=v1",
-          b"k8s.cluster.name=c1,cloud.region=r1,cloud.availability_zone=z1"];
+    let lines: &[&[u8]] = &[
+        b"k8s.cluster.name=c0,k8s.namespace.name=shop,k8s.deployment.name=web",
+        b"service.name=web,service.version=v1",
+        b"k8s.cluster.name=c1,cloud.region=r1,cloud.availability_zone=z1",
+    ];
     assert_eq!(parse(lines), full());
 }
 

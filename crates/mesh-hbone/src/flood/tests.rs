@@ -66,9 +66,8 @@ fn traffic_earns_back_what_follows_from_it() {
 fn empty_data_earns_nothing() {
     let now = Instant::now();
     let mut meter = Meter::new(now);
-    let flooded = (0..2001).any(|_| {
-        meter.frame(head(DATA, 0, 0), now).is_err() || meter.frame(head(RST_STREAM, 0, 4), now).is_err()
-    });
+    let flooded =
+        (0..2001).any(|_| meter.frame(head(DATA, 0, 0), now).is_err() || meter.frame(head(RST_STREAM, 0, 4), now).is_err());
     assert!(flooded);
 }
 

@@ -11,10 +11,12 @@ fn scan(bytes: &[u8], pieces: &[usize]) -> Vec<Option<(u8, usize)>> {
     let (mut scan, mut seen, mut rest) = (Scan::after(0), Vec::new(), bytes);
     for size in pieces.iter().cycle() {
         let (piece, after) = rest.split_at((*size).min(rest.len()));
-        scan.feed(piece, |passed| seen.push(match passed {
-            Passed::Head(head) => Some((head.kind, head.length)),
-            Passed::Settings => None,
-        }));
+        scan.feed(piece, |passed| {
+            seen.push(match passed {
+                Passed::Head(head) => Some((head.kind, head.length)),
+                Passed::Settings => None,
+            })
+        });
         rest = after;
         if rest.is_empty() {
             return seen;

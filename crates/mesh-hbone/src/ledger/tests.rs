@@ -365,8 +365,7 @@ impl Model {
             }
             Answer::Ride { connection, used, dial } => {
                 let entry = &before.connections[&connection];
-                let (_, _, riders) =
-                    self.made.iter_mut().find(|(_, other, _)| *other == connection).expect("it was made");
+                let (_, _, riders) = self.made.iter_mut().find(|(_, other, _)| *other == connection).expect("it was made");
                 let riders = riders.as_mut().expect("a connection that was let go is not ridden on");
                 assert_eq!(entry.key, key);
                 assert!(!entry.shut && !entry.refusing && !before.draining);

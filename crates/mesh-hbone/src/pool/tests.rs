@@ -193,6 +193,32 @@ async fn many_tunnels_of_many_keys_all_arrive() {
     }
 }
 
+// Z-104..Z-106 on real threads, with callers that go away at any moment
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn callers_on_many_threads_that_come_and_go_leave_nothing_behind() {
+    let (pool, _, _) = echoed(Limits { streams_per_connection: 5, ..Limits::default() });
+    let tasks: Vec<_> = (0..2000u32)
+        .map(|i| {
+            let pool = pool.clone();
+            tokio::spawn(async move { exchange(open(&pool, i % 5).await, "abcdefgh").await })
+        })
+        .collect();
+    for (i, task) in tasks.into_iter().enumerate() {
+        if i % 3 == 0 {
+            task.abort();
+        }
+        assert!(task.await.is_ok() || i % 3 == 0, "only those that were aborted may fail");
+    }
+    let settled = async {
+        while pool.rows().iter().any(|row| row.riders > 0) || !pool.inner.state.lock().waiting.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(30 * S, settled).await.expect("every seat is given back");
+    pool.drain();
+    timeout(30 * S, pool.closed()).await.expect("every connection ends");
+}
+
 // Z-107
 #[tokio::test(start_paused = true)]
 async fn unused_connections_are_released() {

@@ -279,8 +279,7 @@ async fn rapid_reset_ends_the_connection_and_never_makes_many_work() {
         let (io, gauge, done) = working(forever);
         let reset = CANCEL.to_be_bytes();
         let (sent, code) = flood(io, 1_000_000, |i| {
-            [frame(HEADERS, END_HEADERS, stream_id(i), &connect_headers()), frame(RST_STREAM, 0, stream_id(i), &reset)]
-                .concat()
+            [frame(HEADERS, END_HEADERS, stream_id(i), &connect_headers()), frame(RST_STREAM, 0, stream_id(i), &reset)].concat()
         })
         .await;
         assert_eq!(code, Some(ENHANCE_YOUR_CALM));
@@ -301,10 +300,9 @@ async fn streams_that_we_are_made_to_reset_are_counted_too() {
             _ => frame(PRIORITY, 0, id, &[id.to_be_bytes().as_slice(), &[0]].concat()),
         };
         let (io, gauge, done) = working(true);
-        let (sent, code) = flood(io, 100_000, |i| {
-            [frame(HEADERS, END_HEADERS, stream_id(i), &connect_headers()), bad(stream_id(i))].concat()
-        })
-        .await;
+        let (sent, code) =
+            flood(io, 100_000, |i| [frame(HEADERS, END_HEADERS, stream_id(i), &connect_headers()), bad(stream_id(i))].concat())
+                .await;
         assert!(code.is_some_and(|code| code != NO_ERROR), "{name}: {code:?}");
         assert!(sent < 10_000, "{name}: {sent} went through");
         assert!(gauge.most.load(SeqCst) <= 200, "{name}");
@@ -368,8 +366,7 @@ async fn an_hpack_bomb_is_bounded() {
     large.extend(value);
     let bomb = [connect_headers(), large, vec![0xbe; 10_000]].concat();
     let again = [connect_headers(), vec![0xbe; 10_000]].concat();
-    let (sent, code) =
-        flood(io, 100, |i| frame(HEADERS, END_HEADERS, stream_id(i), if i == 0 { &bomb } else { &again })).await;
+    let (sent, code) = flood(io, 100, |i| frame(HEADERS, END_HEADERS, stream_id(i), if i == 0 { &bomb } else { &again })).await;
     assert!(sent == 100 || code == Some(ENHANCE_YOUR_CALM), "{sent} {code:?}");
     assert_eq!(gauge.all.load(SeqCst), 0, "none of them became a request");
     done.await.unwrap().ok();
