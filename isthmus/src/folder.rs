@@ -71,7 +71,7 @@ impl Folder {
                     }
                     complaints
                 }
-                Err(problem) => vec![Complaint { file: path.clone(), line: 1, problem }],
+                Err(problem) => vec![Complaint { file: path.clone(), line: 1, problem, is_syntax: true }],
             };
             look.changed = true;
             look.complaints.extend(complaints);

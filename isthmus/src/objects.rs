@@ -40,6 +40,8 @@ pub struct Complaint {
     pub file: PathBuf,
     pub line: u64,
     pub problem: String,
+    /// The file itself is wrong, so that every reader of it will say so.
+    pub is_syntax: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -200,14 +202,14 @@ impl Metadata {
 pub fn read(file: &Path, text: &str, into: &mut Objects) -> Vec<Complaint> {
     let mut complaints = Vec::new();
     for (line, document) in documents(text) {
-        let complaint = |line: u64, problem: String| Complaint { file: file.to_owned(), line, problem };
+        let complaint = |line: u64, problem: String, is_syntax: bool| Complaint { file: file.to_owned(), line, problem, is_syntax };
         match read_document(file, line, document, into) {
             Ok(()) => {}
             Err(Unusable::Yaml(error)) => {
                 let at = error.location().map_or(line, |place| line + place.line().saturating_sub(1));
-                complaints.push(complaint(at, one_line(&error)));
+                complaints.push(complaint(at, one_line(&error), true));
             }
-            Err(Unusable::Meaning(problem)) => complaints.push(complaint(line, problem)),
+            Err(Unusable::Meaning(problem)) => complaints.push(complaint(line, problem, false)),
         }
     }
     complaints

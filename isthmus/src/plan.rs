@@ -161,7 +161,7 @@ pub fn without_effect(objects: &Objects) -> Vec<Complaint> {
 }
 
 fn at(found: &Found<PodObject>, problem: String) -> Complaint {
-    Complaint { file: found.file.clone(), line: found.line, problem }
+    Complaint { file: found.file.clone(), line: found.line, problem, is_syntax: false }
 }
 
 /// Nodes that objects name, and as many of our own as it takes to have two.

@@ -43,6 +43,7 @@ pub struct Lab {
     bin: Bin,
     /// What was already said, so that it is not said at every change.
     complaints: Vec<Complaint>,
+    findings: Vec<String>,
 }
 
 /// Where the programs are: beside this one.
@@ -90,6 +91,9 @@ impl Lab {
     /// Builds nodes and wire, and starts the mesh. Pods come with the first `tick`s.
     pub async fn build(machine: Machine, folder: Folder, run: &Path, meshed: bool) -> anyhow::Result<Lab> {
         let bin = Bin::own()?;
+        // Before anything is made: without them nothing would come of it.
+        let needed = if meshed { ["isthmus-shop", "istiod-lite", "mesh-cni", "ztunnel"].as_slice() } else { &["isthmus-shop"] };
+        needed.iter().try_for_each(|program| bin.find(program).map(drop))?;
         let state = State {
             mesh: machine.mesh.clone(),
             up: ProcessId::own().context("cannot read /proc/self/stat")?,
@@ -119,6 +123,7 @@ impl Lab {
             written: BTreeMap::new(),
             bin,
             complaints: Vec::new(),
+            findings: Vec::new(),
         };
         lab.read_folder()?;
         lab.build_nodes()?;
@@ -167,6 +172,7 @@ impl Lab {
             self.replan()?;
         }
         self.programs.iter_mut().filter_map(Supervised::tend).for_each(|what| say::warning(&what));
+        self.pass_on_findings();
         if let Some(tokens) = &mut self.tokens {
             tokens.renew_if_due()?;
         }
@@ -180,7 +186,8 @@ impl Lab {
 
     fn read_folder(&mut self) -> anyhow::Result<bool> {
         let look = self.folder.look()?;
-        complain(&look.complaints);
+        // Where a controller reads the same files, it says what is wrong with their form, and knows more kinds.
+        complain(look.complaints.iter().filter(|complaint| !(self.state.meshed && complaint.is_syntax)));
         Ok(look.changed)
     }
 
@@ -215,6 +222,13 @@ impl Lab {
     fn complain_once(&mut self, complaints: Vec<Complaint>) {
         complain(complaints.iter().filter(|complaint| !self.complaints.contains(complaint)));
         self.complaints = complaints;
+    }
+
+    /// Says what the controller finds wrong, each thing once as long as it lasts.
+    fn pass_on_findings(&mut self) {
+        let now = if self.state.meshed { mesh::controller::findings(&mesh::status_file(&self.state.run)) } else { Vec::new() };
+        now.iter().filter(|finding| !self.findings.contains(finding)).for_each(|finding| say::warning(finding));
+        self.findings = now;
     }
 
     async fn stop_what_is_gone(&mut self) {
@@ -442,6 +456,7 @@ fn refuse_strange_nodes(objects: &mut Objects) -> Vec<Complaint> {
             file: found.file.clone(),
             line: found.line,
             problem: format!("Pod {name}: node {node:?} was not there when the mesh started; start it anew, or name one of: {names}"),
+            is_syntax: false,
         }));
         strange.is_none()
     });

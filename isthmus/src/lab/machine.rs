@@ -4,6 +4,7 @@
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -49,7 +50,16 @@ pub fn provide_packages() -> anyhow::Result<()> {
         bail!("this machine lacks: {list}\ninstall them with this system's package manager");
     }
     crate::say::line(&format!("installing {list} ..."));
-    let output = Command::new("sh").args(["-c", &format!("DEBIAN_FRONTEND=noninteractive; export DEBIAN_FRONTEND; apt-get update -q && {command}")]).output()?;
+    let install = format!("DEBIAN_FRONTEND=noninteractive; export DEBIAN_FRONTEND; apt-get update -q && {command}");
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(Command::new("sh").args(["-c", &install]).output()));
+    let began = Instant::now();
+    let output = loop {
+        match wait.recv_timeout(Duration::from_secs(2)) {
+            Ok(output) => break output?,
+            Err(_) => crate::say::line(&format!("  {:>3} s: still installing", began.elapsed().as_secs())),
+        }
+    };
     if !output.status.success() {
         bail!("could not install {list}: {}\ntry it by hand:  {command}", String::from_utf8_lossy(&output.stderr).trim());
     }

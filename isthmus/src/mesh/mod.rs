@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod token;
 pub mod ask;
+pub mod controller;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,11 @@ pub fn root_certificate(run: &Path) -> PathBuf {
     ca_folder(run).join("root-cert.pem")
 }
 
+/// Where the controller says what it thinks of the folder's objects.
+pub fn status_file(run: &Path) -> PathBuf {
+    run.join("objects.status.json")
+}
+
 /// All programs, in the order in which they are started.
 pub fn programs(machine: &Machine, state: &State, bin: &Bin) -> anyhow::Result<Vec<ProgramSpec>> {
     let mut programs = vec![controller(machine, state, bin)?];
@@ -66,7 +72,7 @@ fn controller(machine: &Machine, state: &State, bin: &Bin) -> anyhow::Result<Pro
         ("--root-cert-out", text(root_certificate(&state.run))),
         ("--token-public-key", text(token::public_key(&state.run))),
         ("--token-issuer", token::ISSUER.to_owned()),
-        ("--status-file", text(state.run.join("status.yaml"))),
+        ("--status-file", text(status_file(&state.run))),
         ("--shutdown-duration", "2s".to_owned()),
     ];
     Ok(ProgramSpec {
@@ -100,7 +106,7 @@ fn daemon_of(machine: &Machine, node: &NodePlan, state: &State, bin: &Bin) -> an
     let name = format!("ztunnel.{}", node.name);
     let controller = format!("https://{}:15012", control_addresses(machine).v4);
     let root = root_certificate(&state.run).display().to_string();
-    Ok(ProgramSpec {
+    let mut spec = ProgramSpec {
         node: Some(node.name.clone()),
         netns: node.netns.clone(),
         program: bin.find("ztunnel")?,
@@ -127,7 +133,10 @@ fn daemon_of(machine: &Machine, node: &NodePlan, state: &State, bin: &Bin) -> an
         capabilities: DAEMON_CAPABILITIES,
         log: log(state, &name),
         name,
-    })
+    };
+    // Revocation lists are the operator's own: there is no other place on one machine that they could come from.
+    spec.env.extend(std::env::var("CRL_PATH").ok().map(|path| ("CRL_PATH".to_owned(), path)));
+    Ok(spec)
 }
 
 fn log(state: &State, name: &str) -> PathBuf {

@@ -85,6 +85,17 @@ pub fn raw_socket() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A bare IPv4 header: with a raw socket of this protocol the kernel takes the header as it is.
+pub fn spoof(from: std::net::Ipv4Addr, to: std::net::Ipv4Addr) -> anyhow::Result<()> {
+    const RAW: i32 = 255;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::from(RAW)))?;
+    let mut packet = vec![0x45, 0, 0, 20, 0, 1, 0, 0, 64, 253, 0, 0];
+    packet.extend(from.octets());
+    packet.extend(to.octets());
+    socket.send_to(&packet, &SocketAddr::from((to, 0)).into())?;
+    Ok(())
+}
+
 fn tried<E: std::fmt::Display>(attempt: String, outcome: Result<String, E>) -> Attempt {
     match outcome {
         Ok(what) => Attempt { attempt, succeeded: true, what },

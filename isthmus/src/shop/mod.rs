@@ -52,6 +52,8 @@ enum Role {
     },
     /// Asks again and again on one connection and says when it is cut, in milliseconds since 1970.
     Hold { url: String },
+    /// Sends one packet with a source address that is not the pod's.
+    Spoof { from: std::net::Ipv4Addr, to: std::net::Ipv4Addr },
     /// Opens a raw socket, and says by its exit status whether it could.
     RawSocket,
     /// Tries what a pod must not be able to do; prints one line of JSON for each attempt.
@@ -86,6 +88,7 @@ async fn play(role: Role) -> anyhow::Result<()> {
         Role::Load { url, rate } => client::load(&url, rate).await,
         Role::Get { url, times, timeout_ms } => client::get_times(&url, times, Duration::from_millis(timeout_ms)).await,
         Role::Hold { url } => client::hold(&url).await,
+        Role::Spoof { from, to } => intrude::spoof(from, to),
         Role::RawSocket => intrude::raw_socket(),
         Role::Intrude(targets) => intrude::intrude(&targets).await,
     }
