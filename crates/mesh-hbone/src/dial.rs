@@ -77,6 +77,7 @@ pub(crate) async fn handshake<T>(io: T, limits: &Limits) -> Result<(Client, Driv
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
+    let limits = &limits.allowed();
     let wire = Arc::new(Wire::default());
     let handshake = builder(limits).handshake(Guard::dialling(io, wire.clone()));
     let (send, mut connection) = timeout(limits.handshake, handshake)

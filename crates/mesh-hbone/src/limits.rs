@@ -79,6 +79,25 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The nearest that HTTP/2 allows (RFC 9113 6.5.2), and at least one of what nothing works without. A knob is
+    /// checked where it is read; this keeps h2, which asserts these ranges, from ever ending a connection with a panic.
+    pub(crate) fn allowed(&self) -> Limits {
+        let window = |size: u32| size.clamp(1, (1 << 31) - 1);
+        Limits {
+            stream_window: window(self.stream_window),
+            stream_window_max: window(self.stream_window_max),
+            connection_window: window(self.connection_window),
+            frame_size: self.frame_size.clamp(1 << 14, (1 << 24) - 1),
+            streams_served: self.streams_served.max(1),
+            send_buffer: self.send_buffer.clamp(1, 1 << 30),
+            streams_per_connection: self.streams_per_connection.max(1),
+            connections_per_key: self.connections_per_key.max(1),
+            ..self.clone()
+        }
+    }
+}
+
 /// Streams that a peer opened and reset before we saw them; h2 ends the connection above this (V-01). As many as it
 /// may have open at once, since so many can be cancelled in one read without any ill will.
 pub(crate) const RESET_BEFORE_ACCEPT_MAX: usize = 200;

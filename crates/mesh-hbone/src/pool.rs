@@ -96,6 +96,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Pool<K> {
         Fut: Future<Output = io::Result<T>> + Send + 'static,
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let limits = limits.allowed();
         let rules = Rules {
             streams_per_connection: limits.streams_per_connection,
             connections_per_key: limits.connections_per_key,

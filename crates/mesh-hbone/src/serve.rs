@@ -75,6 +75,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
     H: FnMut(Result<Connect, Malformed>),
 {
+    let limits = &limits.allowed();
     // Children: a wake-up of this connection then touches no lock that others share.
     let stop = Stop { soft: stop.soft.child_token(), forced: stop.forced.child_token() };
     let wire = Arc::new(Wire::default());

@@ -289,6 +289,41 @@ async fn a_relay_passes_a_reset_on_that_comes_after_the_end() {
     assert!(app.write_all(b"more").await.is_err());
 }
 
+#[tokio::test(start_paused = true)]
+async fn limits_that_http2_does_not_allow_are_moved_into_its_range() {
+    let least = Limits {
+        stream_window: 0,
+        stream_window_max: 0,
+        connection_window: 0,
+        frame_size: 0,
+        streams_served: 0,
+        send_buffer: 0,
+        streams_per_connection: 0,
+        connections_per_key: 0,
+        ..Limits::default()
+    };
+    let most = Limits {
+        stream_window: u32::MAX,
+        stream_window_max: u32::MAX,
+        connection_window: u32::MAX,
+        frame_size: u32::MAX,
+        send_buffer: usize::MAX,
+        ..Limits::default()
+    };
+    for limits in [least, most] {
+        let (mut client, mut server, _served) = tunnel_pair(limits, BUFFER).await;
+        let (sent, received) = tokio::join!(
+            async {
+                write(&mut client, numbered(1000)).await.unwrap();
+                finish(&mut client).await
+            },
+            read_to_end(&mut server)
+        );
+        sent.unwrap();
+        assert!(received.unwrap() == numbered(1000));
+    }
+}
+
 /// What an idle tunnel costs of ours beside h2's stream.
 #[test]
 fn a_tunnel_is_small() {
