@@ -3,7 +3,7 @@ use mesh_model::workload::PolicyKey;
 
 use super::*;
 
-// Z-002, Z-044, The example of spec/dataplane.md 8.3.
+// Z-002, Z-044: the example of spec/dataplane.md 8.3.
 #[test]
 fn the_dump_has_the_fields_names() {
     let mesh = fixture::parse(

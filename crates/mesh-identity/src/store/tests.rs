@@ -243,7 +243,7 @@ async fn an_answer_for_another_identity_is_a_failure() {
     assert!(err.to_string().contains("the authority answered with a certificate of spiffe://td/ns/shop/sa/admin"), "{err}");
 }
 
-// Z-041, spec/dataplane.md 8.3, T-50
+// Z-001, Z-041, spec/dataplane.md 8.3, T-50
 #[tokio::test(start_paused = true)]
 async fn the_dump_shows_states_and_no_key() {
     let bench = bench(DAY);

@@ -20,6 +20,7 @@ async fn connect<N: Net>(net: &N, listener: &mut N::Listener, to: SocketAddr, fr
     (dialed.unwrap(), accepted.unwrap())
 }
 
+// Z-023
 #[tokio::test]
 async fn ipv4_over_a_dual_stack_socket_is_plain_ipv4() {
     let net = HostNet::new(Options::default());
@@ -34,6 +35,7 @@ async fn ipv4_over_a_dual_stack_socket_is_plain_ipv4() {
     }
 }
 
+// Z-126
 #[tokio::test]
 async fn accepted_sockets_inherit_the_options() {
     let net = HostNet::new(Options::default());

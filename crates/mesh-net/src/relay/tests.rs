@@ -164,6 +164,7 @@ async fn a_busy_direction_does_not_starve_the_thread() {
     assert!((2..1000).contains(&polls), "{polls} polls for 16 MiB");
 }
 
+// Z-012
 #[test]
 fn reads_grow_for_bulk_and_shrink_for_talk() {
     let mut ask = SMALL_BYTES;
@@ -215,6 +216,45 @@ async fn tcp_half_close_is_byte_exact() {
     let relayed = relaying.await.unwrap();
     assert!(matches!(relayed.end, End::Finished), "{relayed:?}");
     assert_eq!((relayed.forward, relayed.backward), (3_000_000, 3_000_000));
+}
+
+/// Writes `count` pieces of sizes drawn from `seed`, then ends; and reads what the far end writes, to its end.
+async fn talk(stream: TcpStream, seed: u32, count: u32) -> (Vec<u8>, Vec<u8>) {
+    let (mut read, mut write) = stream.into_split();
+    let writing = async move {
+        let (mut sent, mut state) = (Vec::new(), seed);
+        for _ in 0..count {
+            // A linear congruence (Numerical Recipes): sizes from a byte to 128 KiB, small ones as often as large ones.
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let size = 1 + (state >> 15) as usize % (1 << (state >> 8 & 0xf).clamp(1, 17));
+            let piece: Vec<u8> = (0..size).map(|n| (n as u32 ^ state) as u8).collect();
+            write.write_all(&piece).await.unwrap();
+            sent.extend(piece);
+        }
+        write.shutdown().await.unwrap();
+        sent
+    };
+    let reading = async move {
+        let mut got = Vec::new();
+        read.read_to_end(&mut got).await.unwrap();
+        got
+    };
+    tokio::join!(writing, reading)
+}
+
+// Z-013
+#[tokio::test]
+async fn pieces_of_any_size_arrive_whole_both_ways_at_once() {
+    for seed in 1..=8 {
+        let (client, mut near) = connected().await;
+        let (mut far, server) = connected().await;
+        let relaying = tokio::spawn(async move { relay(&mut near, &mut far, &()).await });
+        let ((asked, answer), (replied, question)) = tokio::join!(talk(client, seed, 300), talk(server, seed + 100, 200));
+        assert!(asked == question, "seed {seed}: {} of {} bytes there", question.len(), asked.len());
+        assert!(replied == answer, "seed {seed}: {} of {} bytes back", answer.len(), replied.len());
+        let relayed = relaying.await.unwrap();
+        assert_eq!((relayed.forward, relayed.backward), (asked.len() as u64, replied.len() as u64));
+    }
 }
 
 #[tokio::test]

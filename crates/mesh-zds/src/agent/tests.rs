@@ -131,6 +131,7 @@ async fn a_daemon_without_the_extension_gets_no_mark_and_is_counted() {
     world.agent.daemons().wait_for(|d| *d == Daemons::default()).await.unwrap();
 }
 
+// Z-064
 #[tokio::test(start_paused = true)]
 async fn a_daemon_that_is_silent_or_wrong_is_left() {
     let ack = WorkloadResponse { payload: Some(Answer::Ack(crate::messages::Ack::default())) }.encode_to_vec();
