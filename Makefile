@@ -1,5 +1,5 @@
 # The commands of this project. `make demo` and `make test` do their own set-up.
-.PHONY: help demo test lint bench parity fuzz soak
+.PHONY: help demo test lint bench parity
 
 help:            ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
