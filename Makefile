@@ -18,3 +18,8 @@ lint:            ## clippy, as strict as CI
 
 parity:          ## which rows of the parity list have a test, and why the others have none
 	@scripts/parity.sh
+
+bench:           ## speed and memory beside a chain of two plain HAProxy (as root; ARGS="--only bulk", "--help")
+	@scripts/packages.sh bench
+	@cargo build --release -p ztunnel -p isthmus -p istiod-lite -p mesh-cni -p bench
+	@mkdir -p target/bench && target/release/bench --png target/bench/ratios.png $(ARGS)
