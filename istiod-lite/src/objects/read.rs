@@ -187,7 +187,8 @@ impl<'a> From<'a> {
     fn typed<T: DeserializeOwned>(self) -> Result<T, Fault> {
         match self {
             From::Text(document) => serde_saphyr::from_str(document.text).map_err(|error| document.fault(&error)),
-            From::Item(_, _, item) => T::deserialize(item).map_err(|error| self.fault("", error.to_string())),
+            // Through a text again: from values a struct could also be read from a list, field by field.
+            From::Item(_, _, item) => serde_saphyr::from_str(&item.to_string()).map_err(|error| self.fault("", said(&error.without_snippet().render_with_options(plain())))),
         }
     }
 

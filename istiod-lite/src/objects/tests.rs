@@ -60,7 +60,7 @@ fn lists_are_opened() {
         line 3, field items[0].metadata.name: "A" is not a Kubernetes name: up to 253 of a-z, 0-9, '-' and '.', beginning and ending with a letter or digit
     "#]]);
     check("apiVersion: v1\nkind: List\nitems:\n- {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: a}, spec: {rule: []}}\n", expect![[r#"
-        line 3, field items[0]: unknown field `rule`, expected one of `selector`, `targetRef`, `targetRefs`, `action`, `provider`, `rules`
+        line 3, field items[0]: unknown field `rule`, expected one of selector, targetRef, targetRefs, action, provider, rules
     "#]]);
 }
 
@@ -108,6 +108,35 @@ fn a_fault_names_line_and_field() {
     "#]]);
     check("apiVersion: v1\nkind: Pod\nmetadata: &m {name: p, labels: *n}\n", expect![[r#"
         line 3, field metadata: alias references unknown anchor
+    "#]]);
+}
+
+#[test]
+fn unquoted_numbers_and_words_are_texts_where_texts_are_asked() {
+    check("apiVersion: v1\nkind: Service\nmetadata: {name: s, labels: {version: 2, on: yes}}\nspec: {selector: {version: 2}, ports: [{port: 80, targetPort: \"8080\"}]}\n", expect![[r#"
+        line 1: Service default/s
+    "#]]);
+    check("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: {rules: [{to: [{operation: {ports: [80]}}]}]}\n", expect![[r#"
+        line 1: AuthorizationPolicy default/p
+    "#]]);
+    check("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p}\nspec: {portLevelMtls: {80: {mode: STRICT}, \"81\": {mode: STRICT}}}\n", expect![[r#"
+        line 1: PeerAuthentication default/p
+    "#]]);
+}
+
+#[test]
+fn a_list_is_no_object_wherever_it_stands() {
+    check("apiVersion: v1\nkind: List\nitems:\n- [v1, List, []]\n", expect![[r#"
+        line 3, field items[0]: expected a mapping, key: value
+    "#]]);
+    check("apiVersion: v1\nkind: List\nitems:\n- {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p}, spec: [{}]}\n", expect![[r#"
+        line 3, field items[0]: expected a mapping, key: value
+    "#]]);
+    check("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: [{}]\n", expect![[r#"
+        line 4, field spec: expected a mapping, key: value
+    "#]]);
+    check("apiVersion: v1\nkind: Pod\nmetadata: [p]\n", expect![[r#"
+        line 3, field metadata: expected a mapping, key: value
     "#]]);
 }
 
