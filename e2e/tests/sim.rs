@@ -5,8 +5,10 @@
 mod sim {
     pub mod app;
     pub mod authority;
+    mod late;
     pub mod mesh;
     pub mod run;
+    mod scenarios;
 }
 
 use sim::mesh::Sabotage;

@@ -244,7 +244,11 @@ impl Account {
             Closed::Failed(_) => &families::FAILURES,
         };
         let labels = [fixed("reporter", reporter(self.direction).as_str()), fixed("stage", stage), fixed("reason", words.code)];
-        self.books.0.traffic.recorder().counter(family, &labels).increment(1);
+        let recorder = self.books.0.traffic.recorder();
+        recorder.counter(family, &labels).increment(1);
+        if closed.reason() == Reason::Revoked {
+            recorder.counter(&families::CRL_REJECTIONS, &labels[..1]).increment(1);
+        }
         let at = self.books.0.clock.now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         self.books.remember(Trouble {
             at,

@@ -9,7 +9,8 @@ use anyhow::Context;
 use http::{HeaderValue, StatusCode, header};
 use mesh_runtime::admin::{Answer, Ask, Limits, Routes, readiness, serve_tcp, serve_unix};
 use mesh_runtime::{Drain, Ready};
-use mesh_telemetry::Recorder;
+use mesh_telemetry::labels::fixed;
+use mesh_telemetry::{Recorder, families};
 use mesh_telemetry::log::{Log, USAGE};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UnixListener};
@@ -43,11 +44,11 @@ pub struct Admin {
     pub shared: bool,
 }
 
-/// Starts the three ports.
+/// Starts the three ports. Shut down what is returned last of all: it ends when the answers that are being written are.
 ///
 /// # Errors
 /// A port is taken.
-pub async fn serve(admin: Admin, config: &Config) -> anyhow::Result<()> {
+pub async fn serve(admin: Admin, config: &Config) -> anyhow::Result<Drain> {
     let admin = Arc::new(admin);
     let everywhere = |port| SocketAddr::new(crate::pod::any(config.sockets.ipv6), port);
     let stats = listen("metrics", everywhere(config.ports.metrics)).await?;
@@ -66,9 +67,9 @@ pub async fn serve(admin: Admin, config: &Config) -> anyhow::Result<()> {
         let socket = UnixListener::bind(path).with_context(|| format!("ADMIN_SOCKET={}", path.display()))?;
         only_for_the_owner(path)?;
         let routes = routes_to_change(&admin, routes_to_look(&admin));
-        tokio::spawn(serve_unix(socket, Arc::new(routes), Limits::DEFAULT, open));
+        tokio::spawn(serve_unix(socket, Arc::new(routes), Limits::DEFAULT, open.clone()));
     }
-    Ok(())
+    Ok(open)
 }
 
 fn only_for_the_owner(path: &std::path::Path) -> std::io::Result<()> {
@@ -95,6 +96,9 @@ fn stats_routes(admin: &Arc<Admin>) -> Routes {
 fn metrics(admin: &Admin, ask: &Ask) -> Answer {
     mesh_telemetry::process::record(&admin.recorder, &admin.workers);
     admin.recorder.counter(&mesh_telemetry::families::LINES_DROPPED, &[]).absolute(admin.log.lines().dropped());
+    // The book of live chains does not tell dialled ones from accepted ones; they are all counted where checks matter most.
+    let untracked = [fixed("reporter", "destination")];
+    admin.recorder.counter(&families::CRL_UNTRACKED, &untracked).absolute(admin.mesh.tls.revocations().unchecked());
     let now = Instant::now();
     admin.mesh.accounts.traffic().sweep(now);
     let said = |name| ask.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mesh_hbone::{Connect, Malformed, ServeError, Stop};
 use mesh_net::net::{Accepted, Net};
+use mesh_net::readahead::ReadAhead;
 use mesh_telemetry::access_log::Direction;
 
 use crate::error::{At, Closed, Failure, Fault, Refusal, Side, Stage};
@@ -28,7 +29,7 @@ async fn carry<N: Net>(pod: &Arc<Pod<N>>, accepted: Accepted<N::Stream>) -> Resu
     let me = pod.me().await?;
     let credential = pod.mesh.credentials.get(&me.identity()).await;
     let credential = credential.map_err(|why| Fault::Identity(why.to_string())).at(Stage::Capture, Side::Ours)?;
-    let secured = pod.mesh.tls.accept(stream, &credential).await;
+    let secured = pod.mesh.tls.accept(ReadAhead::new(stream), &credential).await;
     let secured = secured.map_err(|why| Fault::ServerTls(why.to_string())).at(Stage::Capture, Side::Downstream)?;
     drop(shaking);
 

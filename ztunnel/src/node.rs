@@ -13,7 +13,7 @@ use mesh_identity::crl::Revocations;
 use mesh_identity::store::Credentials;
 use mesh_identity::tls::Tls;
 use mesh_net::linux::HostNet;
-use mesh_net::sockopt::Options;
+use mesh_net::sockopt::{Options, Spoofing, can_spoof};
 use mesh_runtime::signal::Signals;
 use mesh_runtime::{Drain, Drained, Ready};
 use mesh_telemetry::families::{self, XDS_TERMINATIONS};
@@ -50,6 +50,9 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Whatever keeps it from starting, and the end of it when the node agent breaks the protocol.
 pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
+    if config.sockets.spoofing == Spoofing::Required {
+        can_spoof().context("ENABLE_ORIG_SRC=true, and connections cannot carry their clients' addresses here; it needs CAP_NET_ADMIN or CAP_NET_RAW")?;
+    }
     let (ready, drain) = (Ready::new(), Drain::new());
     let quit = CancellationToken::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -110,7 +113,7 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
         fixed: fixed_file,
         shared: matches!(config.mode, Mode::Shared { .. }),
     };
-    admin::serve(shown, &config).await?;
+    let pages = admin::serve(shown, &config).await?;
 
     // the pods, once it is known who is who
     let zds = match &config.mode {
@@ -144,6 +147,8 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
         broken = zds => broken.map_err(anyhow::Error::from).and_then(|ended| ended.context("the node agent breaks the protocol")),
     };
     stop(&drain, &pods, config.drain, &mut signals).await;
+    // Who asked for the end over HTTP is still to be told.
+    pages.shutdown(LAST_ANSWERS).await;
     ended
 }
 
@@ -249,6 +254,8 @@ fn own_ports(socks5: bool) -> Arc<[u16]> {
     always.into_iter().chain(socks5.then_some(capture::SOCKS5)).collect()
 }
 
+/// An answer of the admin pages is a few KiB; whoever does not take it in this time is not waited for.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long a connection waits for the control plane to describe its pod (spec/dataplane.md 5.1).
 const OWN_WORKLOAD_WAIT: Duration = Duration::from_secs(5);
 /// How long a connection to an unknown address within the mesh waits for somebody to be known there: pushes take

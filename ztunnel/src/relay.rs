@@ -8,6 +8,7 @@ use mesh_runtime::Drain;
 use crate::account::Account;
 use crate::authorize::Permit;
 use crate::error::{Closed, Failure, Fault, Refusal, Side, Stage};
+use crate::tunnel::REVOKED;
 
 /// What may end a relay before its sides do. An inbound connection cannot be relayed without its permit.
 pub struct Watch<'a> {
@@ -64,6 +65,7 @@ fn ended(relayed: Relayed) -> Result<(), Closed> {
     match relayed.end {
         End::Finished => Ok(()),
         End::Reset(side) => Err(failed(whose(side), Fault::Reset { side: whose(side) })),
+        End::Failed(_, error) if error.kind() == REVOKED => Err(Refusal::Revoked.into()),
         End::Failed(side, error) => Err(failed(whose(side), Fault::Io(error))),
         End::HalfClosedTooLong(side) => Err(failed(whose(side), Fault::Disconnected { side: whose(side) })),
     }

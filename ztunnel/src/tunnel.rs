@@ -11,6 +11,7 @@ use mesh_identity::crl::Registered;
 use mesh_identity::store::Credentials;
 use mesh_model::identity::SpiffeId;
 use mesh_net::net::{Net, Source};
+use mesh_net::readahead::ReadAhead;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::{Failure, Fault, Side, Stage};
@@ -41,7 +42,7 @@ impl Tunnels {
             async move {
                 let credential = credentials.get(&key.source).await.map_err(io::Error::other)?;
                 let stream = net.dial(key.address, Source::Any).await?;
-                let secured = tls.connect(stream, &credential, &key.expect).await.map_err(io::Error::other)?;
+                let secured = tls.connect(ReadAhead::new(stream), &credential, &key.expect).await.map_err(io::Error::other)?;
                 Ok(Checked::new(secured.stream, secured.registered))
             }
         });
@@ -82,8 +83,9 @@ impl Tunnels {
     }
 }
 
-/// The text by which a cut for a revoked certificate is known further up, where HTTP/2 has turned it into its own error.
-pub const REVOKED: &str = "connection closed: peer certificate revoked by CRL";
+/// The kind of error by which a cut for a revoked certificate is known further up, where HTTP/2 has wrapped it in an error
+/// of its own: no socket that is open already gives it.
+pub const REVOKED: io::ErrorKind = io::ErrorKind::PermissionDenied;
 
 /// A connection that breaks when a certificate of its peer is revoked.
 struct Checked<S> {
@@ -100,7 +102,7 @@ impl<S> Checked<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Checked<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.revoked.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, REVOKED)));
+            return Poll::Ready(Err(io::Error::new(REVOKED, "peer certificate revoked by CRL")));
         }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }

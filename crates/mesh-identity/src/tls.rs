@@ -29,6 +29,9 @@ use crate::verify::{ExpectedPeer, NotOurPeer, SameTrustDomain, Usage, identity_o
 pub const ALPN_H2: &[u8] = b"h2";
 /// How long a handshake may take before the connection is dropped: ten round trips at 500 ms.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What may be sealed and not yet taken by the kernel. More than one queued chunk of a tunnel (64 KiB) with its frame's
+/// head: at the default of 64 KiB the last nine bytes would be a write of their own.
+const SEALED_BYTES: usize = 128 * 1024;
 
 /// Which key exchanges are spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -162,7 +165,8 @@ impl Tls {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let connector = TlsConnector::from(self.client_config(credential, expected));
-        let stream = self.in_time(connector.connect(unspoken_name(), io)).await?;
+        let mut stream = self.in_time(connector.connect(unspoken_name(), io)).await?;
+        stream.get_mut().1.set_buffer_limit(Some(SEALED_BYTES));
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let peer = presented_identity(certificates)?;
         let registered = self.revocations.register(certificates, &credential.roots, Usage::Server);
@@ -175,7 +179,8 @@ impl Tls {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let acceptor = TlsAcceptor::from(self.server_config(credential));
-        let stream = self.in_time(acceptor.accept(io)).await?;
+        let mut stream = self.in_time(acceptor.accept(io)).await?;
+        stream.get_mut().1.set_buffer_limit(Some(SEALED_BYTES));
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let peer = presented_identity(certificates)?;
         let registered = self.revocations.register(certificates, &credential.roots, Usage::Client);

@@ -5,6 +5,7 @@
 
 pub mod net;
 pub mod duplex;
+pub mod readahead;
 pub mod relay;
 pub mod accept;
 pub mod linux;
