@@ -148,7 +148,9 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
     };
     stop(&drain, &pods, config.drain, &mut signals).await;
     // Who asked for the end over HTTP is still to be told.
-    pages.shutdown(LAST_ANSWERS).await;
+    if let Drained::Forced { left } = pages.shutdown(LAST_ANSWERS).await {
+        tracing::warn!(left, "answers of the admin pages were cut");
+    }
     ended
 }
 
