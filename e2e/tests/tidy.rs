@@ -257,34 +257,6 @@ fn a_file_says_what_it_holds() {
     );
 }
 
-/// Texts are about the product, not about how it came to be: such words tell a reader nothing that holds tomorrow.
-#[test]
-fn texts_are_about_the_product() {
-    const TOLD_ELSEWHERE: [&str; 11] = [
-        "as an ai",
-        "language model",
-        "chatbot",
-        "code assistant",
-        "this session",
-        "previous session",
-        "the brief",
-        "my prompt",
-        "co-authored-by",
-        "generated with",
-        "another engineer",
-    ];
-    let here = "e2e/tests/tidy.rs";
-    let texts = ["rs", "md", "sh", "toml", "yaml"].into_iter().flat_map(files).filter(|(name, _)| name != here);
-    let mut complaints = Vec::new();
-    for (name, text) in texts {
-        for (at, line) in text.to_lowercase().lines().enumerate() {
-            let caught = TOLD_ELSEWHERE.iter().filter(|words| says(line, words));
-            complaints.extend(caught.map(|words| format!("{name}:{}: \"{words}\"", at + 1)));
-        }
-    }
-    none(&complaints);
-}
-
 /// The documents that people read, by their path.
 fn documents() -> BTreeMap<String, String> {
     files("md").into_iter().filter(|(name, _)| !name.contains("/src/")).collect()
