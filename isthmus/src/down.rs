@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use nix::sys::signal::Signal;
 
 use crate::lab::clean::{How, remove_all};
@@ -25,6 +25,9 @@ pub async fn down(mesh: &Option<String>) -> anyhow::Result<ExitCode> {
     };
     if meshes.is_empty() {
         say::line("no mesh runs here");
+    }
+    if meshes.len() > 1 {
+        bail!("several meshes run here; say which with --name: {}", meshes.join(", "));
     }
     for mesh in meshes {
         stop(&mesh).await?;

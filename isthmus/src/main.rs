@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Some("__pod-keep") => return inside(lab::inside::keep),
         Some("__pod-first") => return inside(lab::inside::first),
         Some("__pod-run") => return inside(lab::inside::run),
+        Some("__own-init") => return finish(lab::machine::own_init()),
         _ => {}
     }
     find_system_programs();

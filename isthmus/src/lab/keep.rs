@@ -176,7 +176,9 @@ impl Lab {
         if let Some(tokens) = &mut self.tokens {
             tokens.renew_if_due()?;
         }
-        self.stop_what_is_gone().await;
+        if self.stop_what_is_gone().await {
+            self.apply_node_rules()?;
+        }
         self.prepare_what_is_new().await?;
         self.follow_agents();
         self.start_what_is_ready().await;
@@ -206,9 +208,6 @@ impl Lab {
             changed.iter().for_each(|name| self.slots.forget(name));
             next = plan(&self.machine, &objects, &mut self.slots, new_uid).0;
         }
-        for node in &next.nodes {
-            netns::nft(&node.netns, &node_ruleset(&next, node))?;
-        }
         for pod in next.pods.values() {
             if let Some(old) = self.pods.get_mut(&pod.name).filter(|old| old.plan.is_same_process(pod)) {
                 old.plan = pod.clone();
@@ -216,6 +215,19 @@ impl Lab {
         }
         self.plan = next;
         self.objects = objects;
+        self.apply_node_rules()
+    }
+
+    /// The nodes' rules, for the pods that are to be and for those that still end: a pod whose packets were dropped
+    /// could not tell its peers that it goes.
+    fn apply_node_rules(&self) -> anyhow::Result<()> {
+        let mut ruled = self.plan.clone();
+        for (name, pod) in &self.pods {
+            ruled.pods.entry(name.clone()).or_insert_with(|| pod.plan.clone());
+        }
+        for node in &ruled.nodes {
+            netns::nft(&node.netns, &node_ruleset(&ruled, node))?;
+        }
         Ok(())
     }
 
@@ -231,8 +243,10 @@ impl Lab {
         self.findings = now;
     }
 
-    async fn stop_what_is_gone(&mut self) {
+    /// Whether there was anything to stop.
+    async fn stop_what_is_gone(&mut self) -> bool {
         let gone: Vec<PodName> = self.pods.iter().filter(|(name, pod)| self.plan.pods.get(*name).is_none_or(|next| !pod.plan.is_same_process(next))).map(|(name, _)| name.clone()).collect();
+        let some = !gone.is_empty();
         for name in gone {
             let Some(pod) = self.pods.remove(&name) else { continue };
             self.forget_file(&agent::pod_file(&self.state.run, &pod.plan.node, &name));
@@ -244,6 +258,7 @@ impl Lab {
             }
             say::line(&format!("pod {name} is gone"));
         }
+        some
     }
 
     async fn prepare_what_is_new(&mut self) -> anyhow::Result<()> {

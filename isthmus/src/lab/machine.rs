@@ -3,10 +3,14 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{self, Cli};
 use crate::lab::process::ProcessId;
@@ -125,7 +129,7 @@ fn enter_own_namespaces(base: &Path, outer: &Path) -> anyhow::Error {
             unshare.arg("--map-auto");
         }
         unshare.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
-        unshare.arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(INSIDE, "1").env("ISTHMUS_BASE", base);
+        unshare.arg(std::env::current_exe()?).arg("__own-init").args(std::env::args_os().skip(1)).env(INSIDE, "1").env("ISTHMUS_BASE", base);
         Ok(anyhow::Error::new(unshare.exec()).context("cannot start unshare (package util-linux)"))
     };
     tried().unwrap_or_else(|error| error)
@@ -159,7 +163,39 @@ pub fn outer_process(outer: &Path) -> Option<ProcessId> {
     serde_json::from_slice(&std::fs::read(outer).ok()?).ok()
 }
 
-/// That child: `up` itself.
+/// `__own-init`: process 1 of a normal user's namespaces. Runs `up`, hands signals on to it, and reaps what nobody else
+/// does; without a reaper the end of a pod's process namespace would never come.
+pub fn own_init() -> anyhow::Result<ExitCode> {
+    let up = Command::new("/proc/self/exe").args(std::env::args_os().skip(2)).spawn().context("cannot start again inside the new namespaces")?;
+    let up = Pid::from_raw(up.id() as i32);
+    std::thread::spawn(move || hand_on_signals(up));
+    loop {
+        match waitpid(None, None) {
+            Ok(WaitStatus::Exited(pid, status)) if pid == up => return Ok(ExitCode::from(u8::try_from(status).unwrap_or(1))),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == up => bail!("isthmus up was ended by {}", signal.as_str()),
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error).context("isthmus up is gone"),
+        }
+    }
+}
+
+fn hand_on_signals(up: Pid) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut interrupt, mut terminate, mut hangup) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+        loop {
+            // Ctrl-C reaches `up` by itself, and once more by us: it is stopped by the first.
+            let which = tokio::select! {
+                _ = interrupt.recv() => Signal::SIGINT,
+                _ = terminate.recv() => Signal::SIGTERM,
+                _ = hangup.recv() => Signal::SIGHUP,
+            };
+            let _ = kill(up, which);
+        }
+    })
+}
+
+/// That child: process 1 of the namespaces.
 pub fn inner_process(outer: ProcessId) -> Option<i32> {
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", outer.pid)).unwrap_or_default();
     children.split_whitespace().next().filter(|_| outer.is_alive())?.parse().ok()

@@ -40,7 +40,8 @@ pub fn findings(file: &Path) -> Vec<String> {
 fn worth_saying(text: &str) -> Vec<String> {
     let page: Page = serde_json::from_str(text).unwrap_or_default();
     let mut said = page.findings;
-    for entry in page.objects {
+    // A Pod's node, address and state are what `up` itself brings; until it has, the controller misses them.
+    for entry in page.objects.into_iter().filter(|entry| entry.kind != "Pod") {
         let about = format!("{}: {} {}/{}", entry.origin, entry.kind, entry.namespace, entry.name);
         let unwell = entry.conditions.iter().filter(|condition| condition.status != "True" || condition.reason != "Accepted");
         said.extend(unwell.map(|condition| format!("{about}: {}", condition.message)));
@@ -57,7 +58,8 @@ mod tests {
     fn only_what_is_not_as_written_is_said() {
         let text = r#"{"isWhole": true, "findings": ["x.yaml: line 8: wrong"], "objects": [
             {"kind": "AuthorizationPolicy", "namespace": "shop", "name": "good", "origin": "a.yaml:1", "conditions": [{"type": "ZtunnelAccepted", "status": "True", "reason": "Accepted", "message": "attached"}]},
-            {"kind": "AuthorizationPolicy", "namespace": "shop", "name": "odd", "origin": "a.yaml:9", "conditions": [{"type": "ZtunnelAccepted", "status": "True", "reason": "UnsupportedValue", "message": "methods are left out"}], "notes": ["note"]}]}"#;
+            {"kind": "AuthorizationPolicy", "namespace": "shop", "name": "odd", "origin": "a.yaml:9", "conditions": [{"type": "ZtunnelAccepted", "status": "True", "reason": "UnsupportedValue", "message": "methods are left out"}], "notes": ["note"]},
+            {"kind": "Pod", "namespace": "shop", "name": "new", "origin": "a.yaml:20", "notes": ["is not published: it has no status yet"]}]}"#;
         assert_eq!(
             worth_saying(text),
             ["x.yaml: line 8: wrong", "a.yaml:9: AuthorizationPolicy shop/odd: methods are left out", "a.yaml:9: AuthorizationPolicy shop/odd: note"]

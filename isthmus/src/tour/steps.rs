@@ -91,7 +91,9 @@ async fn policy_cuts(cast: &Cast<'_>) -> anyhow::Result<Vec<Fact>> {
         Ok(Ok(Some(line))) => cut(&line, dropped),
         _ => held(false, format!("the open connection from load to front was not cut within {} s", PATIENCE.as_secs())),
     };
-    let _ = child.kill().await;
+    // The client ends when its standard input does; killed from here, its own process would be left to nobody.
+    drop(child.stdin.take());
+    let _ = tokio::time::timeout(PATIENCE, child.wait()).await;
     let new = exec::run(cast.load, &["isthmus-shop", "get", "http://front/health"]).await?;
     let other = exec::run(cast.catalog, &["isthmus-shop", "get", "http://front/health"]).await?;
     drop(policy);
