@@ -12,13 +12,14 @@ expand() { # numbers named on the lines of standard input, one per line
 }
 covered="$(grep -hE '//.*Z-[0-9]{3}' $sources 2>/dev/null | expand || true)"
 left_out="$(expand <docs/parity-left-out.txt || true)"
+# A row that stands in that list counts as left out, also where a test shows a part of it.
+covered="$(grep -vxF "$left_out" <<<"$covered" || true)"
 missing=()
 for n in $(seq 1 $last); do
-    grep -qx "$n" <<<"$covered" && continue
-    grep -qx "$n" <<<"$left_out" || missing+=("$(printf 'Z-%03d' "$n")")
+    grep -qx "$n" <<<"$covered"$'\n'"$left_out" || missing+=("$(printf 'Z-%03d' "$n")")
 done
-echo "covered by a test: $(comm -12 <(seq 1 $last | sort) <(sort <<<"$covered") | wc -l) of $last"
-echo "left out, with the reason:"
+echo "covered by a test: $(grep -c . <<<"$covered") of $last"
+echo "left out, with the reason ($(grep -c . <<<"$left_out")):"
 sed 's/^/  /' docs/parity-left-out.txt
 if [ ${#missing[@]} -gt 0 ]; then
     echo "neither covered nor explained (${#missing[@]}): ${missing[*]}"
