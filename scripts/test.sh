@@ -9,3 +9,10 @@ fi
 # that this makes.
 cargo build --workspace --all-targets
 cargo test --workspace --no-fail-fast
+
+# The whole mesh on this machine, the way a new user starts it: every step of the tour has to hold.
+if [ "$(id -u)" -eq 0 ]; then
+    target/debug/isthmus --name test up --once
+else
+    echo "SKIPPED: the tour of \`isthmus up --once\`, which needs several user ids, and so root"
+fi
