@@ -11,7 +11,7 @@ use mesh_model::balance::{self, Purpose, Unfit};
 use mesh_model::directory::{Addressed, Directory};
 use mesh_model::identity::SpiffeId;
 use mesh_model::service::Service;
-use mesh_model::workload::Workload;
+use mesh_model::workload::{TunnelProtocol, Workload};
 use mesh_policy::{Flow, PolicySet, Verdict, decide};
 use serde::Serialize;
 
@@ -166,11 +166,16 @@ pub fn why(directory: &Directory, policies: &PolicySet, question: &Question<'_>,
         policy: None,
         notes: Vec::new(),
     };
-    match source {
+    match source.filter(|source| is_enrolled(source)) {
         Some(source) => tell_inside(directory, policies, question, source, to, seed, &mut told),
         None => tell_outside(directory, policies, question, peer, to, &mut told),
     }
     Ok(told)
+}
+
+/// Only what a pod of the mesh sends is captured; another may be known to the control plane all the same.
+fn is_enrolled(workload: &Workload) -> bool {
+    workload.tunnel_protocol == TunnelProtocol::Hbone
 }
 
 /// A caller in the mesh: its own node resolves, the destination's node judges.
@@ -204,15 +209,35 @@ fn tell_outside(
     told: &mut Explanation,
 ) {
     let address = NetworkAddress { network: question.network.clone(), ip: to.ip() };
-    let Some(target) = directory.workload_at(&address) else {
-        told.answer = "the mesh has no part in it: neither the caller nor the destination address is a pod of it".into();
-        told.notes.push("Ask for the pod's own address: a caller outside the mesh reaches a service without our help.".into());
+    let service = directory.service_at(&address, None);
+    let Some((target, port)) = judge_for_outsiders(directory, &address, service, to.port()) else {
+        told.answer = "the mesh has no part in it: neither the caller nor the destination is a pod of it".into();
         return;
     };
     told.notes.push("The caller is not in the mesh: it arrives in the clear and without an identity.".into());
-    let verdict = decide(policies, target, &Flow::new(peer, None, to));
+    if let Some(service) = service {
+        told.notes.push(format!("The cluster itself picks an endpoint of {}; {} is one of them.", service.key(), target.uid));
+    }
+    let ip = target.addresses.iter().find(|ip| ip.is_ipv4() == to.is_ipv4()).or(target.addresses.first()).copied();
+    let at = SocketAddr::new(ip.unwrap_or(to.ip()), port);
+    let verdict = decide(policies, target, &Flow::new(peer, None, at));
     told.answer = verdict_said(&verdict, "in the clear");
-    told.policy = Some(policy_said(target, to, &verdict));
+    told.policy = Some(policy_said(target, at, &verdict));
+}
+
+/// The pod of the mesh that judges what arrives in the clear: the one at the address, or an endpoint of the service there.
+fn judge_for_outsiders<'d>(
+    directory: &'d Directory,
+    address: &NetworkAddress,
+    service: Option<&'d Arc<Service>>,
+    port: u16,
+) -> Option<(&'d Arc<Workload>, u16)> {
+    if let Some(workload) = directory.workload_at(address).filter(|workload| is_enrolled(workload)) {
+        return Some((workload, port));
+    }
+    let service = service?;
+    let endpoints = directory.endpoints(service).filter(|endpoint| is_enrolled(endpoint));
+    endpoints.filter_map(|one| Some((one, balance::target_port(service, one, port, Purpose::Traffic)?))).next()
 }
 
 /// Asks the far end of the hop, where that is a node of the mesh: does it take the connection, and does policy allow it?
@@ -360,7 +385,7 @@ fn from_said(source: Option<&Arc<Workload>>, peer: IpAddr) -> FromSaid {
     FromSaid {
         address: peer.to_string(),
         workload: source.map(|source| source.uid.to_string()),
-        identity: source.map(|source| source.identity().to_string()),
+        identity: source.filter(|source| is_enrolled(source)).map(|source| source.identity().to_string()),
     }
 }
 

@@ -51,6 +51,10 @@ fn the_answer_in_one_sentence() {
         (&none, "client", "web:81", "refused by the caller's node: no healthy upstream: 10.96.0.1:81"),
         (&none, "client", "guarded:80", "goes to the waypoint at 10.0.0.9:15008 in a tunnel"),
         (&none, "client", "lost:80", "refused by the caller's node: unknown waypoint: shop/gone.shop.svc.cluster.local:15008"),
+        // Known to the control plane and not enrolled: nothing captures what it sends.
+        (&evil, "shop/old", "10.0.0.2:8080", "allowed, in the clear: no allow policy selects the workload"),
+        (&evil, "shop/old", "web:80", "allowed, in the clear: no allow policy selects the workload"),
+        (&none, "shop/old", "8.8.8.8:53", "the mesh has no part in it: neither the caller nor the destination is a pod of it"),
         (&none, "client", "8.8.8.8:53", "goes to 8.8.8.8:53 in the clear, as if there were no mesh"),
         (&none, "client", "db.bank:5432", "allowed, in the clear: no allow policy selects the workload"),
         (
@@ -71,7 +75,7 @@ fn the_answer_in_one_sentence() {
             &none,
             "192.0.2.1",
             "192.0.2.2:80",
-            "the mesh has no part in it: neither the caller nor the destination address is a pod of it",
+            "the mesh has no part in it: neither the caller nor the destination is a pod of it",
         ),
     ] {
         assert_eq!(explain(&mesh, policies, from, to).unwrap().answer, expected, "{from} -> {to}");
