@@ -60,7 +60,7 @@ async fn carry<N: Net>(pod: &Pod<N>, peer: &Peer, ask: &mut Connect, account: &m
     let mut app = tokio::select! {
         biased;
         () = ask.cancelled() => return Err(Fault::Reset { side: Side::Downstream }).at(Stage::Tunnel, Side::Downstream).map_err(Closed::from),
-        app = pod.net.dial(admission.dial, admission.dial_as) => app.map_err(Fault::Application).at(Stage::Tunnel, Side::Upstream)?,
+        app = Box::pin(pod.net.dial(admission.dial, admission.dial_as)) => app.map_err(Fault::Application).at(Stage::Tunnel, Side::Upstream)?,
     };
     account.show(&pod.live, entry(peer, ask, &admission));
     let mut tunnel = accept(pod, &me, ask).at(Stage::Tunnel, Side::Downstream)?;

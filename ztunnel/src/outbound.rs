@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh_hbone::ConnectRequest;
+use mesh_hbone::{ConnectRequest, Tunnel};
 use mesh_hbone::forwarded::{self, FORWARDED};
 use mesh_hbone::traceparent::{TRACEPARENT, TraceParent};
 use mesh_model::workload::Workload;
@@ -40,7 +40,7 @@ async fn carry<N: Net>(pod: &Pod<N>, caught: &mut Captured<N::Stream>, account: 
     let me = pod.me().await?;
 
     // resolve: a decision; it may tell us what it lacks, then we fetch that and ask again
-    let hop = hop(pod, &me, caught.to).await?;
+    let hop = Box::pin(hop(pod, &me, caught.to)).await?;
     account.tell(told(&me, &hop));
     account.show(&pod.live, entry(caught, &hop));
 
@@ -48,15 +48,21 @@ async fn carry<N: Net>(pod: &Pod<N>, caught: &mut Captured<N::Stream>, account: 
     let watch = Watch::drain(&pod.drain);
     match &hop.via {
         Via::Tunnel(passage) => {
-            let request = request(pod, &me, caught, &hop, passage);
-            let mut tunnel = pod.tunnels.open(&me.identity(), passage, &request).await?;
-            relay(&mut caught.stream, &mut tunnel, account, watch).await
+            let mut through = tunnel(pod, &me, caught.from, &hop, passage).await?;
+            drop((me, hop)); // an idle connection holds what it needs, and no more
+            relay(&mut caught.stream, &mut through, account, watch).await
         }
         Via::Plain(to) => {
             let mut upstream = pod.net.dial(*to, Source::Any).await.at(Stage::Tunnel, Side::Upstream)?;
             relay(&mut caught.stream, &mut upstream, account, watch).await
         }
     }
+}
+
+/// Boxed, as the decision is: what they need while they run is no part of a connection that has long been open.
+async fn tunnel<N: Net>(pod: &Pod<N>, me: &Workload, from: SocketAddr, hop: &Hop, passage: &Passage) -> Result<Tunnel, Closed> {
+    let request = request(pod, me, from, hop, passage);
+    Ok(Box::pin(pod.tunnels.open(&me.identity(), passage, &request)).await?)
 }
 
 /// The decision, asked again when an address of the mesh has nobody yet: a pod may connect before its peer's description
@@ -99,11 +105,11 @@ async fn decide<N: Net>(pod: &Pod<N>, me: &Workload, to: SocketAddr) -> Result<H
 }
 
 /// What the far end is asked, and told.
-fn request<N: Net>(pod: &Pod<N>, me: &Workload, caught: &Captured<N::Stream>, hop: &Hop, passage: &Passage) -> ConnectRequest {
+fn request<N: Net>(pod: &Pod<N>, me: &Workload, from: SocketAddr, hop: &Hop, passage: &Passage) -> ConnectRequest {
     let mut request = ConnectRequest::new(passage.authority.clone());
     let service = hop.service.as_ref().map(|service| &*service.hostname);
     request.headers.insert(mesh_hbone::baggage::BAGGAGE, baggage::of(me).emit());
-    request.headers.insert(FORWARDED, forwarded::emit(caught.from, service));
+    request.headers.insert(FORWARDED, forwarded::emit(from, service));
     request.headers.insert(TRACEPARENT, TraceParent::new(pod.mesh.chance.next_u128(), pod.mesh.chance.next()).emit());
     request
 }

@@ -281,6 +281,7 @@ impl Connect {
         &self.head
     }
 
+    /// Of the request; none after it was accepted.
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
@@ -295,6 +296,7 @@ impl Connect {
     pub fn accept(&mut self, headers: HeaderMap) -> std::io::Result<Tunnel> {
         let answered = || std::io::Error::new(std::io::ErrorKind::NotConnected, "this CONNECT has been answered before");
         let Open { mut respond, recv, place } = self.open.take().ok_or_else(answered)?;
+        self.headers = HeaderMap::new(); // most of a kilobyte, for as long as the tunnel is open
         let mut response = Response::new(());
         *response.headers_mut() = headers;
         let send = respond.send_response(response, false).map_err(io_error)?;
