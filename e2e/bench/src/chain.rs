@@ -29,8 +29,14 @@ impl Chain {
 
     pub fn start(client: &PodState, server: &PodState) -> anyhow::Result<Chain> {
         let to = server.addresses.v4;
-        let far = start(server, &config(&to.to_string(), [(WIRE_HTTP, format!("127.0.0.1:{HTTP}")), (WIRE_BULK, format!("127.0.0.1:{BULK}"))]))?;
-        let near = start(client, &config("127.0.0.1", [(Self::HTTP, format!("{to}:{WIRE_HTTP}")), (Self::BULK, format!("{to}:{WIRE_BULK}"))]))?;
+        let far = start(
+            server,
+            &config(&to.to_string(), [(WIRE_HTTP, format!("127.0.0.1:{HTTP}")), (WIRE_BULK, format!("127.0.0.1:{BULK}"))]),
+        )?;
+        let near = start(
+            client,
+            &config("127.0.0.1", [(Self::HTTP, format!("{to}:{WIRE_HTTP}")), (Self::BULK, format!("{to}:{WIRE_BULK}"))]),
+        )?;
         Ok(Chain { pids: [near, far] })
     }
 

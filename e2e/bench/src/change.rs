@@ -63,7 +63,10 @@ fn spent(world: &World, mut each: impl FnMut(u32) -> anyhow::Result<()>) -> anyh
         std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
     }
     let per_second = |now: Duration, before: Duration| (now - before).as_secs_f64() * 1e3 / began.elapsed().as_secs_f64();
-    Ok(Spent { workers: per_second(process::cpu_of_threads(&pids, WORKERS)?, before.0), whole: per_second(process::cpu(&pids)?, before.1) })
+    Ok(Spent {
+        workers: per_second(process::cpu_of_threads(&pids, WORKERS)?, before.0),
+        whole: per_second(process::cpu(&pids)?, before.1),
+    })
 }
 
 /// Workloads that nobody talks to, each with something new in it.

@@ -77,7 +77,11 @@ fn private(world: &World, carrier: Carrier) -> anyhow::Result<[u64; 2]> {
 pub fn hold(world: &World, carrier: Carrier, connections: usize) -> anyhow::Result<Held> {
     let (host, port) = world.http(carrier);
     let to = SocketAddr::new(host.parse::<IpAddr>()?, port);
-    let open = move || (0..connections).map(|number| opened(to).with_context(|| format!("connection {number} of {connections}"))).collect::<anyhow::Result<Vec<_>>>();
+    let open = move || {
+        (0..connections)
+            .map(|number| opened(to).with_context(|| format!("connection {number} of {connections}")))
+            .collect::<anyhow::Result<Vec<_>>>()
+    };
     Ok(Held(netns::within(&netns::path(&world.client.netns), open)??))
 }
 
@@ -87,6 +91,10 @@ fn opened(to: SocketAddr) -> anyhow::Result<TcpStream> {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n")?;
     let mut answer = [0; 1024];
     let length = stream.read(&mut answer)?;
-    anyhow::ensure!(answer[..length].starts_with(b"HTTP/1.1 200"), "the answer is {:?}", String::from_utf8_lossy(&answer[..length]));
+    anyhow::ensure!(
+        answer[..length].starts_with(b"HTTP/1.1 200"),
+        "the answer is {:?}",
+        String::from_utf8_lossy(&answer[..length])
+    );
     Ok(stream)
 }

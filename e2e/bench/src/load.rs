@@ -31,9 +31,27 @@ pub enum Kind {
 pub const ALL: &[Load] = &[
     Load { name: "bulk, 1 stream", part: Part::Bulk, kind: Kind::Bulk(1), cpu_target: Some(1.25), latency_target: None },
     Load { name: "bulk, 4 streams", part: Part::Bulk, kind: Kind::Bulk(4), cpu_target: Some(1.25), latency_target: None },
-    Load { name: "requests, 1 connection", part: Part::Requests, kind: Kind::Requests(1), cpu_target: None, latency_target: Some(15.0) },
-    Load { name: "requests, 64 connections", part: Part::Requests, kind: Kind::Requests(64), cpu_target: Some(1.2), latency_target: None },
-    Load { name: "new connections, 16 clients", part: Part::Connections, kind: Kind::Connections(16), cpu_target: Some(1.0), latency_target: None },
+    Load {
+        name: "requests, 1 connection",
+        part: Part::Requests,
+        kind: Kind::Requests(1),
+        cpu_target: None,
+        latency_target: Some(15.0),
+    },
+    Load {
+        name: "requests, 64 connections",
+        part: Part::Requests,
+        kind: Kind::Requests(64),
+        cpu_target: Some(1.2),
+        latency_target: None,
+    },
+    Load {
+        name: "new connections, 16 clients",
+        part: Part::Connections,
+        kind: Kind::Connections(16),
+        cpu_target: Some(1.0),
+        latency_target: None,
+    },
 ];
 
 /// What a round moved.
@@ -53,7 +71,18 @@ impl Kind {
         match self {
             Kind::Bulk(streams) => {
                 let (host, port) = world.bulk(carrier);
-                let said = world.run(&["iperf3", "-c", host, "-p", &port.to_string(), "-t", &seconds, "-P", &streams.to_string(), "-J"])?;
+                let said = world.run(&[
+                    "iperf3",
+                    "-c",
+                    host,
+                    "-p",
+                    &port.to_string(),
+                    "-t",
+                    &seconds,
+                    "-P",
+                    &streams.to_string(),
+                    "-J",
+                ])?;
                 bulk(&said)
             }
             Kind::Requests(connections) => wrk(world, carrier, connections, &seconds, &[]),
@@ -107,7 +136,9 @@ fn requests(said: &str) -> anyhow::Result<Moved> {
 }
 
 fn microseconds(text: &str) -> Option<f64> {
-    [("us", 1.0), ("ms", 1e3), ("s", 1e6)].into_iter().find_map(|(unit, scale)| Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * scale))
+    [("us", 1.0), ("ms", 1e3), ("s", 1e6)]
+        .into_iter()
+        .find_map(|(unit, scale)| Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * scale))
 }
 
 /// `Socket errors: connect 0, read 3, write 0, timeout 1`
@@ -141,7 +172,8 @@ Transfer/sec:      4.26MB
 
     #[test]
     fn iperf3_is_understood() {
-        let moved = bulk(r#"{"end":{"sum_received":{"bytes":2500000000,"bits_per_second":5e9}}}"#).expect("it is what iperf3 prints");
+        let moved =
+            bulk(r#"{"end":{"sum_received":{"bytes":2500000000,"bits_per_second":5e9}}}"#).expect("it is what iperf3 prints");
         assert_eq!((moved.units, moved.rate), (2.5, 5.0));
         assert!(bulk(r#"{"error":"unable to connect"}"#).is_err());
     }

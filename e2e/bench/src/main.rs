@@ -15,17 +15,17 @@ use clap::{Parser, ValueEnum};
 use crate::report::Report;
 use crate::world::World;
 
-mod world;
 mod chain;
-mod process;
-mod load;
+mod change;
 mod compare;
 mod idle;
-mod change;
+mod load;
+mod plot;
+mod process;
+mod report;
 mod resolving;
 mod turnover;
-mod report;
-mod plot;
+mod world;
 
 /// Speed and memory of the mesh beside a chain of two plain HAProxy.
 #[derive(Debug, Parser)]

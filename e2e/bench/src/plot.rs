@@ -46,7 +46,8 @@ pub fn png(report: &Report, to: &Path) -> anyhow::Result<()> {
         }
         script.push_str("e\n");
     }
-    let mut gnuplot = Command::new("gnuplot").stdin(Stdio::piped()).spawn().context("cannot start gnuplot (package gnuplot-nox)")?;
+    let mut gnuplot =
+        Command::new("gnuplot").stdin(Stdio::piped()).spawn().context("cannot start gnuplot (package gnuplot-nox)")?;
     gnuplot.stdin.take().context("standard input was asked for")?.write_all(script.as_bytes())?;
     ensure!(gnuplot.wait()?.success(), "gnuplot refused the plot");
     Ok(())

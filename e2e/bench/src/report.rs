@@ -94,7 +94,8 @@ fn loads(rows: &[Row]) -> Table {
 }
 
 fn idle(rows: &[Idle]) -> Table {
-    let mut table = table(&["idle connections", "", "KiB each, client's", "server's", "target", "before", "with all", "after they closed"]);
+    let mut table =
+        table(&["idle connections", "", "KiB each, client's", "server's", "target", "before", "with all", "after they closed"]);
     for row in rows {
         let ours = row.carrier == "ours";
         let good = row.each.iter().all(|each| *each <= EACH_TARGET);
@@ -130,7 +131,13 @@ fn resolved(resolve: &Resolving) -> Table {
     let during = format!("while {} workloads are pushed ({:.2} s)", resolve.pushed, resolve.push);
     let mut table = table(&["resolve, us", "decisions", "median", "99 %", "worst"]);
     for (what, times) in [("quiet".to_owned(), resolve.quiet), (during, resolve.during)] {
-        table.add_row([what, times.decisions.to_string(), format!("{:.2}", times.median), format!("{:.2}", times.p99), number(times.worst)]);
+        table.add_row([
+            what,
+            times.decisions.to_string(),
+            format!("{:.2}", times.median),
+            format!("{:.2}", times.p99),
+            number(times.worst),
+        ]);
     }
     table
 }

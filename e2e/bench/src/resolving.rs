@@ -108,4 +108,3 @@ fn workload(number: usize) -> Workload {
 fn address(number: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(0x0a10_0000 + number as u32))
 }
-

@@ -23,7 +23,6 @@ pub const BULK: u16 = 5201;
 
 pub struct World {
     pub client: PodState,
-    pub server: PodState,
     /// Process ids of the two node daemons: the client's, the server's.
     pub daemons: [i32; 2],
     pub chain: Chain,
@@ -64,7 +63,7 @@ impl World {
         }
         let daemons = [daemon(&state, "node-1")?, daemon(&state, "node-2")?];
         let chain = Chain::start(&client, &server)?;
-        let world = World { client, server, daemons, chain, folder, up };
+        let world = World { client, daemons, chain, folder, up };
         for carrier in [Carrier::Ours, Carrier::Chain] {
             world.await_answer(carrier)?;
         }
@@ -154,7 +153,11 @@ fn wait_for_state(up: &mut Child) -> anyhow::Result<State> {
 
 fn daemon(state: &State, node: &str) -> anyhow::Result<i32> {
     let name = format!("ztunnel.{node}");
-    let program = state.programs.iter().find(|program| program.name == name).with_context(|| format!("no {name} in the state of the mesh"))?;
+    let program = state
+        .programs
+        .iter()
+        .find(|program| program.name == name)
+        .with_context(|| format!("no {name} in the state of the mesh"))?;
     Ok(program.process.with_context(|| format!("{name} does not run"))?.pid)
 }
 
@@ -167,6 +170,13 @@ fn beside(name: &str) -> anyhow::Result<PathBuf> {
 
 fn said(words: &[&str], output: Output) -> anyhow::Result<String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    ensure!(output.status.success(), "`{}` ended with {}: {}{}", words.join(" "), output.status, text(&output.stdout), text(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "`{}` ended with {}: {}{}",
+        words.join(" "),
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
     Ok(text(&output.stdout))
 }
