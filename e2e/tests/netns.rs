@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let began = Instant::now();
-    let mesh = match Mesh::up("e2enetns") {
+    let mesh = match Mesh::up() {
         Ok(mesh) => mesh,
         Err(error) => {
             println!("the mesh does not come up: {error:#}");
@@ -106,6 +106,11 @@ fn run(mesh: &Mesh, checks: &[Check], wanted: &[String]) -> Tally {
             println!("{} ... known: {why}", check.name);
             tally.known += 1;
             continue;
+        }
+        if !mesh.is_up() {
+            println!("{} ... FAILED: the mesh was stopped from outside", check.name);
+            tally.failed.push(check.name);
+            break;
         }
         let began = Instant::now();
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (check.run)(mesh)));

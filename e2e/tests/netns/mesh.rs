@@ -32,7 +32,7 @@ const UP_WITHIN: Duration = Duration::from_secs(120);
 pub const SOON: Duration = Duration::from_secs(10);
 
 pub struct Mesh {
-    pub name: &'static str,
+    pub name: String,
     pub rt: tokio::runtime::Runtime,
     up: Child,
     folder: TempDir,
@@ -41,7 +41,9 @@ pub struct Mesh {
 
 impl Mesh {
     /// Brings it up, and ends it when this process ends, however that is.
-    pub fn up(name: &'static str) -> Result<Mesh> {
+    pub fn up() -> Result<Mesh> {
+        // Several runs on one machine do not meet.
+        let name = format!("e2e{}", std::process::id());
         let isthmus = program("isthmus")?;
         ["ztunnel", "istiod-lite", "mesh-cni", "isthmus-shop"].iter().try_for_each(|one| program(one).map(drop))?;
         let world = Path::new(env!("CARGO_MANIFEST_DIR")).join("pods/world");
@@ -49,13 +51,12 @@ impl Mesh {
         for entry in fs::read_dir(&world)?.flatten() {
             fs::copy(entry.path(), folder.path().join(entry.file_name()))?;
         }
-        Command::new(&isthmus).args(["--name", name, "down"]).stdout(Stdio::null()).status()?;
         let log = folder.path().join("up.log");
         let out = fs::File::create(&log)?;
         let up = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "--"])
             .arg(&isthmus)
-            .args(["--name", name, "up", "-f"])
+            .args(["--name", &name, "up", "-f"])
             .arg(folder.path())
             .env("CRL_PATH", scratch_file(&folder, "crl"))
             .stdin(Stdio::null())
@@ -64,7 +65,7 @@ impl Mesh {
             .spawn()?;
         let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let mut mesh = Mesh { name, rt, up, folder, wire: Mutex::default() };
-        let run = base().join(name);
+        let run = base().join(&mesh.name);
         let ready = until(UP_WITHIN, "the mesh is up", || {
             if let Ok(Some(status)) = mesh.up.try_wait() {
                 return Some(Err(anyhow::anyhow!("`isthmus up` ended: {status}")));
@@ -88,8 +89,13 @@ impl Mesh {
         })
     }
 
+    /// Whether it still is there: somebody may have stopped it with `isthmus down`.
+    pub fn is_up(&self) -> bool {
+        State::load(&base().join(&self.name)).is_ok_and(|state| state.up.is_alive())
+    }
+
     pub fn state(&self) -> State {
-        State::load(&base().join(self.name)).expect("a running mesh has a state file")
+        State::load(&base().join(&self.name)).expect("a running mesh has a state file")
     }
 
     pub fn pod(&self, name: &str) -> PodState {
@@ -177,7 +183,7 @@ impl Mesh {
     pub fn watch_wire(&self) -> Result<()> {
         let mut taps = Vec::new();
         for node in &self.state().nodes {
-            taps.push(Wire::tap(&wire_netns(self.name), &wire_port(node), &[MARKER, SAID, isthmus::shop::MARK_NOTE])?);
+            taps.push(Wire::tap(&wire_netns(&self.name), &wire_port(node), &[MARKER, SAID, isthmus::shop::MARK_NOTE])?);
         }
         *self.wire.lock().unwrap_or_else(PoisonError::into_inner) = taps;
         Ok(())
@@ -240,7 +246,7 @@ impl Drop for Mesh {
     fn drop(&mut self) {
         self.wire.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let ended =
-            program("isthmus").and_then(|isthmus| Ok(Command::new(isthmus).args(["--name", self.name, "down"]).output()?));
+            program("isthmus").and_then(|isthmus| Ok(Command::new(isthmus).args(["--name", &self.name, "down"]).output()?));
         match ended {
             Ok(output) if output.status.success() => {}
             other => eprintln!("the mesh {} could not be removed: {other:?}", self.name),

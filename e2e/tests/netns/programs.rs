@@ -461,7 +461,7 @@ fn connections_are_listed(mesh: &Mesh) -> Result<()> {
     let mut stream = dial(mesh, &client, "10.96.7.31:7000".parse()?)?;
     ask(&mut stream, MARKER)?;
     let output = std::process::Command::new(super::mesh::program("isthmus")?)
-        .args(["--name", mesh.name, "connections", "-o", "json"])
+        .args(["--name", &mesh.name, "connections", "-o", "json"])
         .output()?;
     let listed: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let ours: Vec<_> = listed
