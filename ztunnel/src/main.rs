@@ -15,7 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // The allocator asks for pages of 2 MiB, and touching one byte of one takes it whole: the daemon at rest would hold
-    // 11 MB instead of 2, and connections that came and went would leave their pages behind (docs/decisions/speed.md).
+    // 11 MB instead of 6, and connections that came and went would leave their pages behind (docs/decisions/speed.md).
     // A kernel that refuses costs memory only.
     let _ = nix::sys::prctl::set_thp_disable(true);
     // `proxy ztunnel` is how charts of this family start the daemon; the words change nothing.
