@@ -355,9 +355,9 @@ fn verified_as(mesh: &Mesh, logged: usize) -> Result<Option<String>> {
     let line = until(SOON, "the connection is in the log", || {
         let log = fs::read(mesh.log("ztunnel.node-1")).ok()?;
         let log = String::from_utf8_lossy(log.get(logged..)?);
-        let mut served = log
-            .lines()
-            .filter(|line| line.contains(":7000\"") && line.contains("\"outbound\"") && line.contains("connection complete"));
+        // An earlier connection to a pod that had gone may give up only now; it was never served a byte.
+        let served = |line: &&str| line.contains("connection complete") && !line.contains("\"bytes_recv\":0");
+        let mut served = log.lines().filter(|line| line.contains(":7000\"") && line.contains("\"outbound\"")).filter(served);
         served.next().filter(|line| line.ends_with('}')).map(str::to_owned)
     })?;
     let line: serde_json::Value = serde_json::from_str(&line)?;
