@@ -23,7 +23,7 @@ use metrics::Gauge;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::error::{Closed, Counted, Reason};
+use crate::error::{Closed, Reason};
 use crate::live::{Entry, Live};
 
 /// Recent ends worth explaining that are kept for `GET /why`: a screenful per pod of a busy node.
@@ -323,7 +323,6 @@ fn who<'a>(party: &'a Party, identity: Option<&'a SpiffeId>) -> Who<'a> {
 
 fn why<'a>(closed: &Closed, error: &'a str) -> Why<'a> {
     let words = closed.reason().words();
-    debug_assert!(matches!(words.counted, Counted::Early | Counted::InFull));
     Why { stage: closed.stage().as_str(), reason: words.code, error }
 }
 
