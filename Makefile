@@ -1,5 +1,5 @@
 # The commands of this project. `make demo` and `make test` do their own set-up.
-.PHONY: help demo test lint bench parity
+.PHONY: help demo test lint bench bench-control parity
 
 help:            ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -23,3 +23,7 @@ bench:           ## speed and memory beside a chain of two plain HAProxy (as roo
 	@scripts/packages.sh bench
 	@cargo build --release -p ztunnel -p isthmus -p istiod-lite -p mesh-cni -p bench
 	@mkdir -p target/bench && target/release/bench --png target/bench/ratios.png $(ARGS)
+
+bench-control:   ## the controller beside an API server with 10,000 pods (KUBECONFIG=..., of one that is nobody else's; ARGS="--help")
+	@cargo build --release -p istiod-lite --bin istiod-lite --example bench-control
+	@target/release/examples/bench-control $(ARGS)

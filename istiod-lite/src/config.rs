@@ -18,8 +18,18 @@ use crate::translate::Settings;
 #[command(version, about)]
 pub struct Config {
     /// Folder of YAML files with the mesh's objects; may be given several times, the first one wins where two hold an object
-    #[arg(long = "folder", required = true, value_name = "FOLDER")]
+    #[arg(long = "folder", required_unless_present = "kubernetes", value_name = "FOLDER")]
     pub folders: Vec<PathBuf>,
+    /// Read the mesh's objects from an API server instead: that of the cluster this runs in, or of --kubeconfig
+    #[arg(long, conflicts_with = "folders", default_value_t = false)]
+    pub kubernetes: bool,
+    /// How to reach the API server from outside of its cluster
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Name of this replica, another one for each; without it a random one
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
 
     /// Name of the cluster; callers of another one are refused
     #[arg(long, alias = "clusterID", env = "CLUSTER_ID", default_value = "Kubernetes")]
@@ -66,13 +76,13 @@ pub struct Config {
     #[arg(long, env = "MAX_WORKLOAD_CERT_TTL", default_value = "90d", value_parser = duration)]
     pub max_cert_ttl: Duration,
 
-    /// PEM file of the ES256 public key that callers' tokens are checked with
-    #[arg(long, env = "TOKEN_PUBLIC_KEY", value_name = "FILE")]
-    pub token_public_key: PathBuf,
+    /// PEM file of the ES256 public key that callers' tokens are checked with; with --kubernetes the API server checks them
+    #[arg(long, env = "TOKEN_PUBLIC_KEY", required_unless_present = "kubernetes", conflicts_with = "kubernetes", value_name = "FILE")]
+    pub token_public_key: Option<PathBuf>,
     /// Issuer of the tokens (their claim iss)
     #[arg(long, env = "TOKEN_ISSUER", default_value = "https://isthmus.local")]
     pub token_issuer: String,
-    /// Audience of the tokens (their claim aud)
+    /// Audience of the tokens
     #[arg(long, env = "TOKEN_AUDIENCES", default_value = mesh_identity::token::AUDIENCE)]
     pub token_audience: String,
     /// Accounts of node daemons, NAMESPACE/SERVICE-ACCOUNT separated by commas: they see the whole mesh and get certificates for the workloads of their node
@@ -91,6 +101,16 @@ pub struct Config {
     /// IPv6 pool of those addresses; a prefix of 96 bits or less
     #[arg(long, env = "PILOT_IP_AUTOALLOCATE_IPV6_PREFIX", default_value = "2001:2::/48")]
     pub ipv6_pool: Ipv6Net,
+
+    /// Validate objects before the API server stores them; what is let through is reported in status anyway
+    #[arg(long, env = "VALIDATION_ENABLED", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub validation: bool,
+    /// Where objects are validated, over TLS
+    #[arg(long, alias = "httpsAddr", env = "HTTPS_ADDRESS", default_value = "0.0.0.0:15017", value_name = "IP:PORT")]
+    pub https_address: SocketAddr,
+    /// The ValidatingWebhookConfiguration that is made to trust us; istio-validator[-REVISION]-NAMESPACE if none is named
+    #[arg(long, env = "VALIDATION_WEBHOOK_CONFIG_NAME", value_name = "NAME")]
+    pub validation_webhook: Option<String>,
 
     /// File that is kept up to date with what there is to say about objects and files
     #[arg(long, env = "STATUS_FILE", value_name = "FILE")]
@@ -145,6 +165,26 @@ impl Config {
         Ok(Meaning { settings, rules, lifetimes, serving_names: self.serving_names() })
     }
 
+    /// The Lease by which replicas of one revision choose who writes.
+    pub fn lease(&self) -> String {
+        match self.revision.as_str() {
+            "default" => "istiod-lite".into(),
+            revision => format!("istiod-lite-{revision}"),
+        }
+    }
+
+    /// The webhook configuration that is ours to keep; `None`: nothing is validated.
+    pub fn webhook(&self) -> Option<String> {
+        let (revision, namespace) = (&self.revision, &self.namespace);
+        let usual = || if revision == "default" { format!("istio-validator-{namespace}") } else { format!("istio-validator-{revision}-{namespace}") };
+        self.validation.then(|| self.validation_webhook.clone().unwrap_or_else(usual))
+    }
+
+    /// Who this replica is to the others. A pod that restarts in place keeps its name and thereby its lease.
+    pub fn replica(&self) -> String {
+        self.pod_name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| format!("istiod-lite-{:016x}", rand::random::<u64>()))
+    }
+
     /// The names that clients know us by (spec/controlplane.md 2.10), and those of this machine.
     fn serving_names(&self) -> Vec<String> {
         let namespace = &self.namespace;
@@ -192,6 +232,17 @@ mod tests {
         let config = parse(&["--secureGRPCAddr", "127.0.0.1:1", "--monitoringAddr", "127.0.0.1:2", "--clusterID", "c1", "--dry-run-policies"]).unwrap();
         assert_eq!((config.secure_grpc_address.port(), config.monitoring_address.port(), &*config.cluster_id), (1, 2, "c1"));
         assert!(config.dry_run_policies);
+    }
+
+    #[test]
+    fn objects_come_from_folders_or_from_an_api_server() {
+        let parse = |flags: &[&str]| Config::try_parse_from(["istiod-lite"].iter().chain(flags));
+        let config = parse(&["--kubernetes", "--revision", "canary"]).unwrap();
+        assert_eq!((config.lease(), config.webhook()), ("istiod-lite-canary".into(), Some("istio-validator-canary-istio-system".into())));
+        assert_eq!(parse(&["--kubernetes", "--validation=false"]).unwrap().webhook(), None);
+        for wrong in [&["--folder", "a"][..], &["--kubernetes", "--folder", "a"], &["--kubernetes", "--token-public-key", "k"], &[]] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -1,31 +1,42 @@
 //! The controller put together, in the order in which its parts need each other.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use kube::{Api, Client};
 use mesh_identity::channel::{HandshakeLimits, ServingTls, incoming};
 use mesh_identity::serve::CaService;
 use mesh_identity::tls::KeyExchange;
 use mesh_identity::token::Verifier;
 use mesh_identity::Clock;
-use mesh_runtime::{Drain, Ready, admin, watched};
+use mesh_runtime::{Drain, Ready, Watched, admin, watched};
 use mesh_xds::{Ads, ServerLimits, catalog};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
-use crate::ca::authn::{Authn, DiscoveryAuthn};
+use crate::admission::bundle::keep_bundle;
+use crate::admission::serve;
+use crate::api_server;
+use crate::ca::distribute::distribute;
+use crate::ca::authn::{Authn, DiscoveryAuthn, Tokens};
 use crate::ca::issue::{Counters, Issue};
 use crate::ca::placements::Placements;
+use crate::ca::review::Reviews;
 use crate::ca::root;
 use crate::config::Config;
+use crate::leader::Candidate;
 use crate::metrics::{self, Sources};
 use crate::reconcile::{Numbers, Reconcile};
-use crate::status::{apply, plan::Page};
+use crate::status::plan::Page;
+use crate::status::shown::Statuses;
+use crate::status::{apply, objects};
 use crate::translate::Translation;
-use crate::watch::files;
+use crate::watch::{files, kubernetes};
 
 /// Where a running controller listens.
 #[derive(Clone, Debug)]
@@ -43,11 +54,19 @@ pub struct Started {
 pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyhow::Result<Started> {
     let meaning = config.meaning().map_err(anyhow::Error::msg)?;
 
+    let client = match config.kubernetes {
+        true => Some(api_server::connect(config.kubeconfig.as_deref()).await?),
+        false => None,
+    };
+
     // who calls
     let (placements, placed) = watched(Placements::default());
-    let key = std::fs::read_to_string(&config.token_public_key).with_context(|| format!("--token-public-key {}", config.token_public_key.display()))?;
-    let verifier = Verifier::new(&key, &config.token_issuer, &config.token_audience).with_context(|| format!("--token-public-key {}", config.token_public_key.display()))?;
-    let authn = Arc::new(Authn { verifier, rules: meaning.rules, placements: placed, clock: clock.clone() });
+    let tokens = match (&client, &config.token_public_key) {
+        (Some(client), _) => Tokens::Cluster(Reviews::new(client.clone(), &config.token_audience)),
+        (None, Some(path)) => Tokens::Ours(verifier(path, &config)?),
+        (None, None) => anyhow::bail!("without --kubernetes tokens are checked with --token-public-key"),
+    };
+    let authn = Arc::new(Authn { tokens, cluster_id: config.cluster_id.clone(), rules: meaning.rules, placements: placed, clock: clock.clone() });
 
     // the authority, and its certificate for our own port
     let now = clock.now();
@@ -59,12 +78,16 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
     let (writer, told) = catalog();
     let ads = Ads::new(told.clone(), DiscoveryAuthn(authn.clone()), ServerLimits::default(), rand::random(), drain.soft_token());
     let certificates = Arc::new(Counters::default());
-    let issue = Issue { ca: ca.clone(), authn, cluster_id: config.cluster_id.clone(), counters: certificates.clone() };
+    let issue = Issue { ca: ca.clone(), authn, counters: certificates.clone() };
 
     // the ports, all of them before anything is served
     let grpc = listen("--secure-grpc-address", config.secure_grpc_address).await?;
     let monitoring = listen("--monitoring-address", config.monitoring_address).await?;
     let http = listen("--http-address", config.http_address).await?;
+    let https = match (&client, config.validation) {
+        (Some(_), true) => Some(listen("--https-address", config.https_address).await?),
+        _ => None,
+    };
     let ready = Ready::new();
     let started = Started { grpc: grpc.local_addr()?, monitoring: monitoring.local_addr()?, http: http.local_addr()?, ready: ready.clone() };
     if let Some(path) = &config.root_cert_out {
@@ -86,15 +109,28 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
     let block = Some(ready.block("sources"));
     let reconcile = Reconcile { translation, catalog: writer, placements, pages, numbers, block, origins: Default::default(), findings: Default::default() };
     drain.spawn(reconcile.run(batched, dumped, drain.soft_token()));
-    drain.spawn(files::watch(config.folders.clone(), batches, drain.soft_token()));
+    match client {
+        Some(client) => {
+            let (publisher, statuses) = watched(Statuses::default());
+            drain.spawn(kubernetes::watch(client.clone(), batches, publisher, drain.soft_token()));
+            let writes = Writes { client, bundle: watch::channel(ca.root_bundle()).1, pages: shown.clone(), statuses, webhook: config.webhook() };
+            drain.spawn(lead(writes, &config, drain.soft_token()));
+        }
+        None => drop(drain.spawn(files::watch(config.folders.clone(), batches, drain.soft_token()))),
+    }
 
     // serve
-    let sources = Sources { started: Instant::now(), ads: ads.clone(), catalog: told, numbers: counted, certificates, ca, recorder: metrics::recorder() };
+    let tls = Arc::new(tls);
+    let reviews = Arc::new(serve::Counters::default());
+    if let Some(https) = https {
+        drain.spawn(serve::serve(https, tls.clone(), reviews.clone(), drain.clone()));
+    }
+    let sources = Sources { started: Instant::now(), ads: ads.clone(), catalog: told, numbers: counted, certificates, reviews, ca, recorder: metrics::recorder() };
     let routes = Arc::new(Admin { ready, sources, pages: shown, dumps, cluster_id: config.cluster_id }.routes());
     drain.spawn(admin::serve_tcp(monitoring, routes.clone(), admin::Limits::DEFAULT, drain.clone()));
     drain.spawn(admin::serve_tcp(http, routes, admin::Limits::DEFAULT, drain.clone()));
     let services = ads.beside(CaService::new(Arc::new(issue)));
-    let connections = incoming(grpc, Arc::new(tls), HandshakeLimits::default());
+    let connections = incoming(grpc, tls, HandshakeLimits::default());
     let stop = drain.soft_token().cancelled_owned();
     drain.spawn(async move {
         if let Err(error) = mesh_xds::server::server().serve_with_incoming_shutdown(services, connections, stop).await {
@@ -102,6 +138,44 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
         }
     });
     Ok(started)
+}
+
+/// What one of several replicas writes for all of them.
+struct Writes {
+    client: Client,
+    bundle: watch::Receiver<String>,
+    pages: watch::Receiver<Arc<Page>>,
+    statuses: Watched<Statuses>,
+    webhook: Option<String>,
+}
+
+fn lead(writes: Writes, config: &Config, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+    let leases = Api::namespaced(writes.client.clone(), &config.namespace);
+    let me = config.replica();
+    let (candidate, leadership) = Candidate::new(leases, &config.lease(), &me);
+    async move {
+        let (writes, me) = (&writes, me.as_str());
+        let write = leadership.while_held(|| async move {
+            let Writes { client, bundle, pages, statuses, webhook } = writes;
+            let trust = async {
+                match webhook {
+                    Some(name) => keep_bundle(client.clone(), name.clone(), bundle.clone()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::join!(distribute(client.clone(), bundle.clone()), objects::write(client.clone(), me, pages.clone(), statuses.clone()), trust);
+        });
+        tokio::select! {
+            () = candidate.run(stop) => {}
+            () = write => {}
+        }
+    }
+}
+
+fn verifier(path: &Path, config: &Config) -> anyhow::Result<Verifier> {
+    let flag = || format!("--token-public-key {}", path.display());
+    let key = std::fs::read_to_string(path).with_context(flag)?;
+    Verifier::new(&key, &config.token_issuer, &config.token_audience).with_context(flag)
 }
 
 async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -14,6 +14,7 @@ use metrics::Label;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::admission::serve;
 use crate::ca::issue::Counters;
 use crate::reconcile::Numbers;
 
@@ -39,6 +40,9 @@ const ISSUED: Family = Family::counter_of_fractions("citadel_server_success_cert
 const CA_AUTHN: Family = Family::counter_of_fractions("citadel_server_authentication_failure_count", "Certificate requests of unknown callers or for identities they may not have");
 const CSR_PARSE: Family = Family::counter_of_fractions("citadel_server_csr_parsing_err_count", "Certificate requests that cannot be read");
 const CSR_SIGN: Family = Family::counter_of_fractions("citadel_server_csr_sign_err_count", "Certificates that could not be signed");
+const VALID: Family = Family::counter_of_fractions("galley_validation_passed", "Objects that were validated and found good");
+const INVALID: Family = Family::counter_of_fractions("galley_validation_failed", "Objects that were refused before they were stored");
+const VALIDATION_ERRORS: Family = Family::counter_of_fractions("galley_validation_http_error", "Requests to the webhook that were no reviews");
 const ROOT_EXPIRY: Family = Family::gauge("citadel_server_root_cert_expiry_timestamp", "When the signing certificate ends, seconds since 1970");
 
 /// Where the numbers are.
@@ -49,6 +53,7 @@ pub struct Sources {
     pub catalog: Watched<Catalog>,
     pub numbers: watch::Receiver<Numbers>,
     pub certificates: Arc<Counters>,
+    pub reviews: Arc<serve::Counters>,
     pub ca: Arc<Ca>,
     pub recorder: Recorder,
 }
@@ -102,6 +107,10 @@ pub fn collect(from: &Sources) {
     set(&POLICIES, &[], policies as f64);
 
     let certificates = &from.certificates;
+    set(&VALID, &[], count(&from.reviews.passed));
+    set(&INVALID, &[], count(&from.reviews.failed));
+    set(&VALIDATION_ERRORS, &[], count(&from.reviews.http_errors));
+
     set(&CSR, &[], count(&certificates.requests));
     set(&ISSUED, &[], count(&certificates.issued));
     set(&CA_AUTHN, &[], count(&certificates.unauthenticated) + count(&certificates.not_allowed));

@@ -35,6 +35,8 @@ use crate::pem;
 use crate::tls::{ALPN_H2, Always, HANDSHAKE_TIMEOUT, KeyExchange, TlsFailure, never_resume, peer_identity, provider};
 use crate::verify::{NamedServer, OptionalClient, Roots};
 
+/// What API servers offer to a webhook (RFC 7301).
+const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// Dialling the controller, TLS included (spec/controlplane.md 2.4).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 pings find a controller that vanished without a word; also while idle.
@@ -367,9 +369,25 @@ impl CallHeaders {
 /// The controller's side of TLS: replaced as a whole when its certificate or roots change.
 #[derive(Debug)]
 pub struct ServingTls {
-    config: ArcSwap<ServerConfig>,
+    config: ArcSwap<Serving>,
     key_exchange: KeyExchange,
     clock: Arc<dyn Clock>,
+}
+
+/// One certificate, for two kinds of ports.
+#[derive(Debug)]
+struct Serving {
+    h2: Arc<ServerConfig>,
+    http1: Arc<ServerConfig>,
+}
+
+/// What is spoken over a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    /// gRPC.
+    H2,
+    /// API servers call webhooks with HTTP/1.1 and nothing else.
+    Http1,
 }
 
 impl ServingTls {
@@ -382,7 +400,7 @@ impl ServingTls {
         clock: Arc<dyn Clock>,
     ) -> Result<ServingTls, rustls::Error> {
         let config = serving_config(chain, key, client_roots, key_exchange, clock.clone())?;
-        Ok(ServingTls { config: ArcSwap::from(config), key_exchange, clock })
+        Ok(ServingTls { config: ArcSwap::from_pointee(config), key_exchange, clock })
     }
 
     /// For connections from now on; those that exist go on. On error the old certificate stays.
@@ -392,7 +410,7 @@ impl ServingTls {
         key: &PrivateKeyDer<'static>,
         client_roots: &[CertificateDer<'_>],
     ) -> Result<(), rustls::Error> {
-        self.config.store(serving_config(chain, key, client_roots, self.key_exchange, self.clock.clone())?);
+        self.config.store(Arc::new(serving_config(chain, key, client_roots, self.key_exchange, self.clock.clone())?));
         Ok(())
     }
 
@@ -401,7 +419,19 @@ impl ServingTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let handshake = TlsAcceptor::from(self.config.load_full()).accept(io);
+        self.accept_for(Protocol::H2, io).await
+    }
+
+    async fn accept_for<IO>(&self, protocol: Protocol, io: IO) -> Result<Served<IO>, TlsFailure>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let serving = self.config.load_full();
+        let config = match protocol {
+            Protocol::H2 => serving.h2.clone(),
+            Protocol::Http1 => serving.http1.clone(),
+        };
+        let handshake = TlsAcceptor::from(config).accept(io);
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(done) => done.map_err(TlsFailure::from_io)?,
             Err(_elapsed) => return Err(TlsFailure::TimedOut(HANDSHAKE_TIMEOUT)),
@@ -417,7 +447,7 @@ fn serving_config(
     client_roots: &[CertificateDer<'_>],
     key_exchange: KeyExchange,
     clock: Arc<dyn Clock>,
-) -> Result<Arc<ServerConfig>, rustls::Error> {
+) -> Result<Serving, rustls::Error> {
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(key)?;
     let certified = CertifiedKey::new(chain, key);
     certified.keys_match()?;
@@ -428,9 +458,13 @@ fn serving_config(
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(Always(Arc::new(certified))));
-    config.alpn_protocols = vec![ALPN_H2.to_vec()];
     never_resume(&mut config);
-    Ok(Arc::new(config))
+    let speaking = |protocol: &[u8]| {
+        let mut config = config.clone();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Arc::new(config)
+    };
+    Ok(Serving { h2: speaking(ALPN_H2), http1: speaking(ALPN_HTTP1) })
 }
 
 /// Who is at the far end of a connection to the controller; in the extensions of every request.
@@ -446,6 +480,12 @@ pub struct Caller {
 pub struct Served<IO> {
     stream: server::TlsStream<IO>,
     caller: Caller,
+}
+
+impl<IO> Served<IO> {
+    pub fn from(&self) -> Option<SocketAddr> {
+        self.caller.from
+    }
 }
 
 impl<IO> tonic::transport::server::Connected for Served<IO> {
@@ -512,10 +552,19 @@ pub fn incoming(
     tls: Arc<ServingTls>,
     limits: HandshakeLimits,
 ) -> impl Stream<Item = io::Result<Served<TcpStream>>> {
-    let state = Incoming { listener, tls, limits, pending: FuturesUnordered::new(), by_address: HashMap::new() };
+    accepting(listener, tls, limits, Protocol::H2).map(Ok)
+}
+
+/// The same for a port that speaks HTTP/1.1.
+pub fn incoming_http1(listener: TcpListener, tls: Arc<ServingTls>, limits: HandshakeLimits) -> impl Stream<Item = Served<TcpStream>> {
+    accepting(listener, tls, limits, Protocol::Http1)
+}
+
+fn accepting(listener: TcpListener, tls: Arc<ServingTls>, limits: HandshakeLimits, protocol: Protocol) -> impl Stream<Item = Served<TcpStream>> {
+    let state = Incoming { listener, tls, limits, protocol, pending: FuturesUnordered::new(), by_address: HashMap::new() };
     futures_util::stream::unfold(state, |mut state| async move {
         let served = state.next().await;
-        Some((Ok(served), state))
+        Some((served, state))
     })
 }
 
@@ -525,6 +574,7 @@ struct Incoming {
     listener: TcpListener,
     tls: Arc<ServingTls>,
     limits: HandshakeLimits,
+    protocol: Protocol,
     pending: FuturesUnordered<Pending>,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -559,10 +609,10 @@ impl Incoming {
             return;
         }
         *others += 1;
-        let tls = self.tls.clone();
+        let (tls, protocol) = (self.tls.clone(), self.protocol);
         self.pending.push(Box::pin(async move {
             let _ = stream.set_nodelay(true); // only a matter of speed
-            let mut served = tls.accept(stream).await;
+            let mut served = tls.accept_for(protocol, stream).await;
             if let Ok(served) = &mut served {
                 served.caller.from = Some(from);
             }

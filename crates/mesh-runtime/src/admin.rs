@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -226,6 +227,21 @@ pub async fn serve_unix(listener: UnixListener, routes: Arc<Routes>, limits: Lim
             Ok((stream, _)) => start(stream, Peer::Unix, &routes, limits, &drain, place),
             Err(error) => after_accept_error(&error).await,
         }
+    }
+}
+
+/// The same on connections that somebody else accepts, with TLS for example.
+pub async fn serve_accepted<S>(accepted: impl Stream<Item = (S, Peer)>, routes: Arc<Routes>, limits: Limits, drain: Drain)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let mut accepted = std::pin::pin!(accepted);
+    loop {
+        let Some(place) = vacancy(&room, &drain).await else { return };
+        let next = tokio::select! { biased; () = drain.soft() => return, next = accepted.next() => next };
+        let Some((stream, peer)) = next else { return };
+        start(stream, peer, &routes, limits, &drain, place);
     }
 }
 

@@ -1,5 +1,5 @@
-//! Who calls: a bearer token of this mesh, checked with the public key alone. The same answer opens discovery and the
-//! authority (design decision 15: scope comes from the token, not from what a client says of itself).
+//! Who calls: a bearer token, checked with the public key of this mesh or by the cluster's API server. The same answer
+//! opens discovery and the authority (design decision 15: scope comes from the token, not from what a client says of itself).
 //!
 //! Client certificates are not taken as proof here: a stolen one could renew itself for ever, a token ends in an hour.
 
@@ -18,10 +18,22 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::placements::Placements;
+use super::review::Reviews;
+
+/// Who says whether a token is good.
+#[derive(Debug)]
+pub enum Tokens {
+    /// A machine without Kubernetes: tokens of our own, bound to a pod or a node.
+    Ours(Verifier),
+    /// The API server. Its tokens are bound to a pod, and the pod says the node.
+    Cluster(Reviews),
+}
 
 /// Everything that telling callers apart needs.
 pub struct Authn {
-    pub verifier: Verifier,
+    pub tokens: Tokens,
+    /// Callers that say they are of another one are refused.
+    pub cluster_id: String,
     pub rules: Rules,
     pub placements: Watched<Placements>,
     pub clock: Arc<dyn Clock>,
@@ -46,9 +58,17 @@ impl fmt::Debug for Authn {
 }
 
 impl Authn {
-    pub fn token(&self, token: &str) -> Result<Known, Unknown> {
-        let (subject, expires) = self.verifier.verify_until(token, self.clock.now()).map_err(|error| Unknown(error.to_string()))?;
-        self.placements.with(|placements| known(subject, expires, placements))
+    /// `cluster`: the cluster that the caller says it is of.
+    pub async fn token(&self, token: &str, cluster: Option<&str>) -> Result<Known, Unknown> {
+        if let Some(other) = cluster.filter(|cluster| *cluster != self.cluster_id) {
+            return Err(Unknown(format!("the caller is of cluster {other:?}, this is {:?}", self.cluster_id)));
+        }
+        let now = self.clock.now();
+        let (subject, expires) = match &self.tokens {
+            Tokens::Ours(verifier) => verifier.verify_until(token, now).map_err(|error| Unknown(error.to_string()))?,
+            Tokens::Cluster(reviews) => reviews.subject(token, now).await?,
+        };
+        self.placements.with(|placements| known(subject, expires, placements, &self.tokens))
     }
 
     /// Whether a caller is a node daemon, which may see the whole mesh.
@@ -68,9 +88,9 @@ impl Authn {
     }
 }
 
-/// What a verified token means. A pod that it names and that we know must be the same one; a pod that we do not know
-/// may be a node daemon of a machine without Kubernetes, then the token's node counts.
-fn known(subject: Subject, expires: SystemTime, placements: &Placements) -> Result<Known, Unknown> {
+/// What a verified token means. A pod that it names and that we know must be the same one. A pod that we do not know may
+/// be a node daemon of a machine without Kubernetes, then the token's node counts; in a cluster the pod itself does.
+fn known(subject: Subject, expires: SystemTime, placements: &Placements, tokens: &Tokens) -> Result<Known, Unknown> {
     let account = subject.service_account.name;
     let pod = subject.pod.as_ref().and_then(|pod| placements.find(&subject.namespace, &pod.name));
     if let (Some(told), Some(pod)) = (&subject.pod, pod) {
@@ -86,10 +106,10 @@ fn known(subject: Subject, expires: SystemTime, placements: &Placements) -> Resu
             return Err(Unknown(format!("pod {shown} is on another node than its token says")));
         }
     }
-    let proof = match (&subject.node, &subject.pod) {
-        (Some(node), _) => Proof::Node { name: node.name.clone() },
-        (None, Some(pod)) => Proof::Pod { name: pod.name.clone(), uid: pod.uid.clone() },
-        (None, None) => Proof::Unbound,
+    let proof = match (&subject.node, &subject.pod, tokens) {
+        (Some(node), _, Tokens::Ours(_)) => Proof::Node { name: node.name.clone() },
+        (_, Some(pod), _) => Proof::Pod { name: pod.name.clone(), uid: pod.uid.clone() },
+        (_, None, _) => Proof::Unbound,
     };
     let node = subject.node.map(|node| node.name.into()).or_else(|| pod.map(|pod| pod.node.clone()).filter(|node| !node.is_empty()));
     Ok(Known { caller: Caller { namespace: subject.namespace, service_account: account, proof }, node, expires })
@@ -107,8 +127,8 @@ impl Authenticate for DiscoveryAuthn {
     ) -> Pin<Box<dyn Future<Output = Result<Scope, Status>> + Send + 'a>> {
         Box::pin(async move {
             let refuse = || Status::unauthenticated("no valid token");
-            let token = bearer(headers).ok_or_else(refuse)?;
-            let known = self.0.token(token).map_err(|Unknown(why)| {
+            let token = only(headers, &http::header::AUTHORIZATION).and_then(bearer).ok_or_else(refuse)?;
+            let known = self.0.token(token, only(headers, &CLUSTER)).await.map_err(|Unknown(why)| {
                 tracing::info!(target: "xds", %why, "a discovery client is not authenticated");
                 refuse()
             })?;
@@ -117,9 +137,16 @@ impl Authenticate for DiscoveryAuthn {
     }
 }
 
-/// The one bearer token of a call; of several none counts.
-fn bearer(headers: &http::HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
+/// The cluster that a caller says it is of.
+const CLUSTER: http::HeaderName = http::HeaderName::from_static("clusterid");
+
+/// The value of a header that stands there once; of several none counts.
+fn only<'a>(headers: &'a http::HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
     let first = values.next()?.to_str().ok()?;
-    values.next().is_none().then_some(first)?.strip_prefix("Bearer ").map(str::trim).filter(|token| !token.is_empty())
+    values.next().is_none().then_some(first)
+}
+
+fn bearer(value: &str) -> Option<&str> {
+    value.strip_prefix("Bearer ").map(str::trim).filter(|token| !token.is_empty())
 }

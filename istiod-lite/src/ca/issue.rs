@@ -16,7 +16,6 @@ use super::authn::{Authn, Known};
 pub struct Issue {
     pub ca: Arc<Ca>,
     pub authn: Arc<Authn>,
-    pub cluster_id: String,
     pub counters: Arc<Counters>,
 }
 
@@ -36,11 +35,8 @@ impl Issuing for Issue {
     type Caller = Known;
 
     async fn authenticate(&self, shown: &Shown) -> Result<Known, Refused> {
-        if shown.cluster.as_ref().is_some_and(|cluster| *cluster != self.cluster_id) {
-            return Err(Refused(format!("the caller is of cluster {:?}, this is {:?}", shown.cluster, self.cluster_id)));
-        }
         let token = shown.bearer.as_ref().ok_or_else(|| Refused("no bearer token".into()))?;
-        self.authn.token(&token.0).map_err(|unknown| Refused(unknown.0))
+        self.authn.token(&token.0, shown.cluster.as_deref()).await.map_err(|unknown| Refused(unknown.0))
     }
 
     async fn authorize(&self, caller: &Known, impersonated: Option<&str>) -> Result<SpiffeId, Refused> {

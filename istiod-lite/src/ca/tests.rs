@@ -9,7 +9,7 @@ use mesh_identity::token::{AUDIENCE, Minter, ObjectRef, Subject, Verifier};
 use mesh_runtime::watched;
 use mesh_xds::Authenticate;
 
-use super::authn::{Authn, DiscoveryAuthn, Unknown};
+use super::authn::{Authn, DiscoveryAuthn, Tokens, Unknown};
 use super::placements::Placements;
 use crate::cluster::Event;
 use crate::objects::{Kind, ObjectKey};
@@ -55,7 +55,7 @@ fn case(placed: Placements, at: SystemTime) -> Case {
     let minter = Minter::generate("https://isthmus.local").unwrap();
     let verifier = Verifier::new(&minter.public_pem(), "https://isthmus.local", AUDIENCE).unwrap();
     let rules = Rules::parse("istio-system/ztunnel", "cluster.local").unwrap();
-    let authn = Authn { verifier, rules, placements: watched(placed).1, clock: Arc::new(At(at)) };
+    let authn = Authn { tokens: Tokens::Ours(verifier), cluster_id: "Kubernetes".into(), rules, placements: watched(placed).1, clock: Arc::new(At(at)) };
     Case { minter, authn }
 }
 
@@ -65,8 +65,8 @@ impl Case {
     }
 
     /// The answer to "may this caller have that identity?".
-    fn ask(&self, subject: &Subject, wanted: &str) -> String {
-        let known = match self.authn.token(&self.token(subject)) {
+    async fn ask(&self, subject: &Subject, wanted: &str) -> String {
+        let known = match self.authn.token(&self.token(subject), None).await {
             Ok(known) => known,
             Err(Unknown(why)) => return why,
         };
@@ -85,8 +85,8 @@ fn cluster() -> String {
 }
 
 // T-30
-#[test]
-fn a_node_gets_certificates_for_its_own_workloads_only() {
+#[tokio::test]
+async fn a_node_gets_certificates_for_its_own_workloads_only() {
     let case = case(placements(&cluster()), now());
     let own = subject("ztunnel", Some(("zt-1", "uid-zt-1")), Some("n1"));
     let by_pod = subject("ztunnel", Some(("zt-1", "uid-zt-1")), None);
@@ -101,12 +101,12 @@ fn a_node_gets_certificates_for_its_own_workloads_only() {
         (&own, "a-sa".into(), "the requested identity is none of this mesh: \"a-sa\" is not an identity of this mesh: expected spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT".into()),
     ];
     for (subject, wanted, answer) in table {
-        assert_eq!(case.ask(subject, &wanted), answer, "{wanted}");
+        assert_eq!(case.ask(subject, &wanted).await, answer, "{wanted}");
     }
 }
 
-#[test]
-fn a_token_must_fit_the_pod_it_names() {
+#[tokio::test]
+async fn a_token_must_fit_the_pod_it_names() {
     let case = case(placements(&cluster()), now());
     let wanted = "spiffe://cluster.local/ns/shop/sa/a-sa";
     let table = [
@@ -120,7 +120,7 @@ fn a_token_must_fit_the_pod_it_names() {
         (subject("ztunnel", Some(("unknown", "u")), Some("n1")), "spiffe://cluster.local/ns/shop/sa/a-sa"),
     ];
     for (subject, answer) in table {
-        assert_eq!(case.ask(&subject, wanted), answer, "{subject:?}");
+        assert_eq!(case.ask(&subject, wanted).await, answer, "{subject:?}");
     }
 }
 

@@ -9,6 +9,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::meta::{Labels, Meta, check_name, shared};
 use super::Kind;
 
+/// Kubernetes' mark of a mirror pod; the only kind that a node's own credential may create.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// Why an object cannot be taken: the field, and what is wrong with it.
 pub type Refused = (&'static str, String);
 
@@ -31,6 +34,8 @@ pub struct Pod {
     pub node: Arc<str>,
     pub service_account: Arc<str>,
     pub is_host_network: bool,
+    /// The API server's picture of a pod that a kubelet runs from a file of its own.
+    pub is_mirror: bool,
     /// Named TCP ports of containers and of native sidecars.
     pub ports: Vec<(Arc<str>, u16)>,
     /// `None`: nobody has reported about this pod yet.
@@ -135,6 +140,7 @@ impl Node {
 
 impl Pod {
     pub fn take(object: k8s::Pod) -> Result<Pod, Refused> {
+        let is_mirror = object.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR));
         let generate_name = object.metadata.generate_name.as_deref().map(Into::into);
         let owner = object.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
         let owner = owner.map(|owner| Owner { kind: owner.kind.as_str().into(), name: owner.name.as_str().into() });
@@ -157,6 +163,7 @@ impl Pod {
             node: spec.node_name.unwrap_or_default().into(),
             service_account: service_account.into(),
             is_host_network: spec.host_network == Some(true),
+            is_mirror,
             ports,
             status: object.status.map(PodStatus::of),
         })

@@ -12,6 +12,7 @@ pub mod istio;
 pub mod policy;
 pub mod gateway;
 pub mod read;
+pub mod stand_in;
 #[cfg(test)]
 mod tests;
 
@@ -92,6 +93,28 @@ impl Kind {
             Kind::Gateway => "Gateway",
             Kind::GatewayClass => "GatewayClass",
         }
+    }
+
+    /// The resource's name in paths of an API server.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Kind::Namespace => "namespaces",
+            Kind::Node => "nodes",
+            Kind::Pod => "pods",
+            Kind::Service => "services",
+            Kind::EndpointSlice => "endpointslices",
+            Kind::ServiceEntry => "serviceentries",
+            Kind::WorkloadEntry => "workloadentries",
+            Kind::AuthorizationPolicy => "authorizationpolicies",
+            Kind::PeerAuthentication => "peerauthentications",
+            Kind::Gateway => "gateways",
+            Kind::GatewayClass => "gatewayclasses",
+        }
+    }
+
+    /// Whether an API server has the kind by itself; the others come with a CustomResourceDefinition.
+    pub fn is_built_in(self) -> bool {
+        matches!(self, Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice)
     }
 
     /// API group and the versions of it that have the same fields.

@@ -85,11 +85,12 @@ fn none<T>() -> Option<T> {
     None
 }
 
-/// Where an object is read from: its own text, or an item of a `List`.
+/// Where an object is read from: its own text, an item of a `List`, or JSON of an API server.
 #[derive(Clone, Copy)]
 enum From<'a> {
     Text(Document<'a>),
     Item(Document<'a>, usize, &'a Value),
+    Sent(&'a str),
 }
 
 /// Cuts a file at its document marks. Sound by YAML's own rule: a line that begins with `---` or `...` ends a document
@@ -127,6 +128,25 @@ pub fn document(document: Document<'_>) -> Result<Contents, Fault> {
     }
     one(From::Text(document), &header, &mut contents)?;
     Ok(contents)
+}
+
+/// Reads an object as an API server sends it, JSON. The server has read its own kinds strictly before it took them;
+/// ours go through the reader of files, so that a bad one is refused with the same words. A fault's line means nothing.
+pub fn sent(kind: Kind, text: &str) -> Result<Object, Fault> {
+    if kind.is_built_in() {
+        return object(From::Sent(text), kind).map(|read| read.object);
+    }
+    let spread = spread(text).map_err(|error| From::Sent(text).fault("", said(&error.to_string())))?;
+    object(From::Text(Document { line: 1, text: &spread }), kind).map(|read| read.object)
+}
+
+/// One field a line, so that faults name their field, without the longest part that nobody reads.
+fn spread(text: &str) -> serde_json::Result<String> {
+    let mut value: Value = serde_json::from_str(text)?;
+    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    serde_json::to_string_pretty(&value)
 }
 
 fn one(from: From<'_>, header: &Header, contents: &mut Contents) -> Result<(), Fault> {
@@ -186,6 +206,7 @@ fn object(from: From<'_>, kind: Kind) -> Result<Read, Fault> {
 impl<'a> From<'a> {
     fn typed<T: DeserializeOwned>(self) -> Result<T, Fault> {
         match self {
+            From::Sent(text) => serde_json::from_str(text).map_err(|error| self.fault("", said(&error.to_string()))),
             From::Text(document) => serde_saphyr::from_str(document.text).map_err(|error| document.fault(&error)),
             // Through a text again: from values a struct could also be read from a list, field by field.
             From::Item(_, _, item) => serde_saphyr::from_str(&item.to_string()).map_err(|error| self.fault("", said(&error.without_snippet().render_with_options(plain())))),
@@ -202,9 +223,12 @@ impl<'a> From<'a> {
         T: DeserializeOwned + serde::Serialize,
     {
         let typed: T = self.typed()?;
-        let again = serde_json::to_value(&typed).map_err(|error| self.fault("", error.to_string()))?;
         let mut unknown_fields = Vec::new();
-        lost(&self.value()?, &again, "", &mut unknown_fields);
+        // A field that the API server knows and we do not is one of a newer Kubernetes, and nobody's mistake.
+        if !matches!(self, From::Sent(_)) {
+            let again = serde_json::to_value(&typed).map_err(|error| self.fault("", error.to_string()))?;
+            lost(&self.value()?, &again, "", &mut unknown_fields);
+        }
         let held = take(typed).map_err(|(field, what)| self.fault(field, what))?;
         Ok(Read { object: wrap(held.into()), unknown_fields })
     }
@@ -230,6 +254,7 @@ impl<'a> From<'a> {
                 let dot = if field.is_empty() { "" } else { "." };
                 Fault { line: document.line_of("items"), field: Some(format!("items[{index}]{dot}{field}")), what }
             }
+            From::Sent(_) => Fault { line: 1, field: (!field.is_empty()).then(|| field.to_owned()), what },
         }
     }
 }
@@ -251,7 +276,7 @@ impl Document<'_> {
     /// First line that holds the last name of a path as a key; the document's first line otherwise.
     fn line_of(self, field: &str) -> usize {
         let last = field.rsplit('.').next().unwrap_or(field);
-        let holds = |line: &str| line.trim_start_matches([' ', '-']).strip_prefix(last).is_some_and(|rest| rest.starts_with(':'));
+        let holds = |line: &str| line.trim_start_matches([' ', '-']).trim_start_matches('"').strip_prefix(last).is_some_and(|rest| rest.trim_start_matches('"').starts_with(':'));
         let lines = || self.text.lines();
         let found = if last.is_empty() { None } else { lines().position(holds) };
         found.map_or_else(|| self.begin(), |line| self.line + line)
@@ -267,6 +292,7 @@ impl Document<'_> {
             let bare = text.trim_start_matches([' ', '-']);
             let indent = text.len() - bare.len();
             let Some((key, rest)) = bare.split_once(':') else { continue };
+            let key = key.trim_matches('"');
             let is_key = !key.is_empty() && !key.contains([' ', '"', '\'', '{', '[', '#']) && (rest.is_empty() || rest.starts_with(' '));
             if is_key && indent < depth {
                 path.push(key);

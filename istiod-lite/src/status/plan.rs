@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::objects::{Kind, NsName, ObjectKey};
 use crate::translate::Translation;
-use crate::watch::{Findings, Origin};
+use crate::watch::{Findings, Origin, Refused};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -77,6 +77,9 @@ pub fn page(translation: &Translation, origins: &BTreeMap<ObjectKey, Origin>, fi
     for (key, note) in covered(translation) {
         entries.entry(key).or_default().notes.push(note);
     }
+    for refused in &findings.refused {
+        entries.entry(refused.key.clone()).or_default().conditions = vec![unreadable(refused)];
+    }
     for (claim, ips) in translation.vips().all() {
         let key = ObjectKey { kind: Kind::ServiceEntry, name: claim.entry.clone() };
         let addresses = ips.iter().map(|ip| Address { value: *ip, host: claim.host.to_string() });
@@ -89,6 +92,19 @@ pub fn page(translation: &Translation, origins: &BTreeMap<ObjectKey, Origin>, fi
         entry.origin = origins.get(key).map(Origin::to_string).unwrap_or_default();
     }
     Page { is_whole, findings: findings.lines(), objects: entries.into_values().collect() }
+}
+
+/// What an object is told whose newest state cannot be used, whatever its earlier state was told.
+fn unreadable(refused: &Refused) -> Condition {
+    let kind = if refused.key.kind == Kind::AuthorizationPolicy { "ZtunnelAccepted" } else { "istio.io/Accepted" };
+    let field = refused.field.as_ref().map(|field| format!("field {field}: ")).unwrap_or_default();
+    Condition {
+        kind: kind.into(),
+        status: "False".into(),
+        reason: "Unreadable".into(),
+        message: format!("{field}{}; {}", refused.what, refused.instead),
+        observed_generation: refused.generation,
+    }
 }
 
 /// Ranges of ServiceEntries that cover addresses of workloads: a range is looked up before a workload's own address, so
@@ -126,6 +142,7 @@ mod tests {
 
     use super::*;
     use crate::translate::tests::{events, translation};
+    use crate::watch::Instead;
 
     const YAML: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {namespace: shop, name: e}\nspec: {hosts: [a.example], resolution: DNS, exportTo: [\".\"]}\n---\n\
         apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: p, generation: 3}\nspec: {action: AUDIT}\n";
@@ -177,6 +194,18 @@ mod tests {
                 }
               ]
             }"#]].assert_eq(&serde_json::to_string_pretty(&page).unwrap());
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_is_told_so() {
+        let refused = |kind, instead| Refused { key: ObjectKey::new(kind, "shop", "p"), generation: 4, field: Some("spec.rule".into()), what: "unknown field".into(), instead };
+        let findings = Findings { refused: vec![refused(Kind::AuthorizationPolicy, Instead::LastGood), refused(Kind::ServiceEntry, Instead::Nothing)], ..Findings::default() };
+        let page = page(&translation(), &BTreeMap::new(), &findings, true);
+        let told = page.objects.iter().map(|entry| (&*entry.conditions[0].kind, &*entry.conditions[0].message, entry.conditions[0].observed_generation));
+        assert_eq!(told.collect::<Vec<_>>(), [
+            ("istio.io/Accepted", "field spec.rule: unknown field; it is not used", 4),
+            ("ZtunnelAccepted", "field spec.rule: unknown field; the last good state stays in force", 4),
+        ]);
     }
 
     // pitfall 18

@@ -1,5 +1,4 @@
-//! Where objects come from. A source tells in batches; `folder` and `files` are the first source, an API server will be
-//! another one that gives the same batches.
+//! Where objects come from. A source tells in batches: `folder` and `files` are one, `kubernetes` is the other.
 
 use std::fmt;
 use std::path::Path;
@@ -11,6 +10,7 @@ use crate::objects::read::Fault;
 
 pub mod folder;
 pub mod files;
+pub mod kubernetes;
 #[cfg(test)]
 mod tests;
 
@@ -34,9 +34,13 @@ pub struct Origin {
     pub line: usize,
 }
 
-/// What is wrong or left unread, by file.
+/// What is wrong or left unread.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Findings {
+    /// Kinds that an API server does not let us watch at present.
+    pub troubles: Vec<String>,
+    /// Objects of an API server that cannot be used.
+    pub refused: Vec<Refused>,
     /// Files whose newest content is not used.
     pub faults: Vec<(Arc<Path>, Fault)>,
     /// Objects that stand in several files of one folder: the first is used.
@@ -54,6 +58,43 @@ pub struct Duplicate {
     pub unused: Origin,
 }
 
+/// An object whose newest state cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub key: ObjectKey,
+    pub generation: i64,
+    pub field: Option<String>,
+    pub what: String,
+    pub instead: Instead,
+}
+
+/// What is in force in the place of a state that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instead {
+    /// What the object said before.
+    LastGood,
+    /// A policy that was never read: whom it selects is closed.
+    Closed,
+    Nothing,
+}
+
+impl fmt::Display for Instead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Instead::LastGood => "the last good state stays in force",
+            Instead::Closed => "until it can be read, nobody may reach whom it selects in the way that it would restrict",
+            Instead::Nothing => "it is not used",
+        })
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let field = self.field.as_ref().map(|field| format!("field {field}: ")).unwrap_or_default();
+        write!(f, "{}: {field}{}; {}", self.key, self.what, self.instead)
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file.display(), self.line)
@@ -67,6 +108,7 @@ impl Findings {
         let duplicates = self.duplicates.iter().map(|Duplicate { key, used, unused }| format!("{unused}: {key} is already in {used}; that one is used"));
         let unknown = self.unknown_fields.iter().map(|(origin, key, field)| format!("{origin}: {key}: field {field} is not known and not used"));
         let foreign = self.foreign.iter().map(|(origin, what)| format!("{origin}: {what} is not a kind that is read"));
-        faults.chain(duplicates).chain(unknown).chain(foreign).collect()
+        let refused = self.refused.iter().map(Refused::to_string);
+        self.troubles.iter().cloned().chain(refused).chain(faults).chain(duplicates).chain(unknown).chain(foreign).collect()
     }
 }

@@ -1,0 +1,113 @@
+//! Which statuses are to be written: what there is to say beside what objects show. Pure; time is an argument.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::plan::{Address, Condition, Page};
+use super::shown::{Shown, Since, Statuses, is_written};
+use crate::objects::{Kind, NsName, ObjectKey};
+
+/// What was written and not yet seen by the source: what it was over, and what it is.
+#[derive(Debug, Default)]
+pub struct Written(BTreeMap<ObjectKey, (Option<Arc<Shown>>, Said)>);
+
+/// What there is to say about an object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Said {
+    pub conditions: Vec<Condition>,
+    pub addresses: Vec<Address>,
+}
+
+/// A status to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Due {
+    pub key: ObjectKey,
+    pub said: Said,
+    /// The `status` to be applied: all that is ours, so that what we do not say any more goes.
+    pub status: Value,
+    over: Option<Arc<Shown>>,
+}
+
+impl Due {
+    /// Conditions that say no and did not say so before: worth an event.
+    pub fn complaints(&self) -> impl Iterator<Item = &Condition> {
+        let shown = self.over.as_deref();
+        let is_new = move |condition: &&Condition| !shown.into_iter().flat_map(|shown| &shown.conditions).any(|(before, _)| before == *condition);
+        self.said.conditions.iter().filter(|condition| condition.status == "False").filter(is_new)
+    }
+}
+
+/// All that is due, in the order of the objects' names. `now` is RFC 3339.
+pub fn due(page: &Page, statuses: &Statuses, written: &mut Written, now: &str) -> Vec<Due> {
+    if !page.is_whole {
+        return Vec::new();
+    }
+    let mut wanted = said(page);
+    // What is shown and not said any more is taken back.
+    for (key, _) in statuses {
+        wanted.entry(key.clone()).or_default();
+    }
+    written.0.retain(|key, (over, _)| wanted.contains_key(key) && statuses.get(key) == over.as_ref());
+    let mut due = Vec::new();
+    for (key, said) in wanted {
+        let over = statuses.get(&key);
+        let shows = over.map_or_else(Said::default, |shown| shown.said());
+        if shows == said || written.0.get(&key).is_some_and(|(_, before)| *before == said) {
+            continue;
+        }
+        let status = status(&key, &said, over.map(|shown| &**shown), now);
+        due.push(Due { key, said, status, over: over.cloned() });
+    }
+    due
+}
+
+impl Written {
+    /// Remembers a write until the source has seen it.
+    pub fn note(&mut self, done: Due) {
+        self.0.insert(done.key, (done.over, done.said));
+    }
+}
+
+impl Shown {
+    fn said(&self) -> Said {
+        let mut conditions: Vec<Condition> = self.conditions.iter().map(|(condition, _)| condition.clone()).collect();
+        conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
+        Said { conditions, addresses: self.addresses.clone() }
+    }
+}
+
+fn said(page: &Page) -> BTreeMap<ObjectKey, Said> {
+    let mut all = BTreeMap::new();
+    for entry in &page.objects {
+        let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == entry.kind).filter(|kind| is_written(*kind)) else { continue };
+        let mut conditions = entry.conditions.clone();
+        conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
+        let said = Said { conditions, addresses: entry.addresses.clone() };
+        if said != Said::default() {
+            all.insert(ObjectKey { kind, name: NsName::new(&entry.namespace, &entry.name) }, said);
+        }
+    }
+    all
+}
+
+fn status(key: &ObjectKey, said: &Said, shown: Option<&Shown>, now: &str) -> Value {
+    let conditions = said.conditions.iter().map(|condition| {
+        // The time is that of the last change of the status, not of the text.
+        let before = shown.into_iter().flat_map(|shown| &shown.conditions).find(|(before, _)| before.kind == condition.kind && before.status == condition.status);
+        json!({
+            "type": condition.kind,
+            "status": condition.status,
+            "reason": condition.reason,
+            "message": condition.message,
+            "observedGeneration": condition.observed_generation,
+            "lastTransitionTime": before.map_or(now, |(_, Since(since))| since),
+        })
+    });
+    let mut status = json!({ "conditions": conditions.collect::<Vec<_>>() });
+    if key.kind == Kind::ServiceEntry {
+        status["addresses"] = json!(said.addresses);
+    }
+    status
+}

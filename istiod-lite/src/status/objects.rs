@@ -1,0 +1,95 @@
+//! Writes statuses into objects of an API server: server-side apply of what is ours, only where it differs, several at a
+//! time. What says no is an event on the object, too, written with the status and therefore once. The leader's work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::{Patch, PatchParams};
+use kube::core::DynamicObject;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Api, Client, Resource};
+use mesh_runtime::Watched;
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::due::{Due, Written, due};
+use super::plan::{Condition, Page};
+use super::shown::Statuses;
+use crate::watch::kubernetes::sent::resource;
+
+#[cfg(test)]
+mod tests;
+
+/// Who owns what we write, in the API server's books.
+const FIELD_MANAGER: &str = "istiod-lite-status";
+/// Writes on their way: a thousand statuses after a change for all take seconds, and leave the API server to others.
+const WRITES_AT_A_TIME: usize = 8;
+/// A status that could not be written is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// The API server takes a kilobyte.
+const NOTE_BYTES_MAX: usize = 1000;
+
+/// Runs until it is dropped. `me`: this replica, for those who read events.
+pub async fn write(client: Client, me: &str, mut pages: watch::Receiver<Arc<Page>>, mut statuses: Watched<Statuses>) {
+    let mut written = Written::default();
+    let reporter = Reporter { controller: "istiod-lite".into(), instance: Some(me.to_owned()) };
+    let events = Recorder::new(client.clone(), reporter);
+    loop {
+        let page = pages.borrow_and_update().clone();
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let due = due(&page, &statuses.see(), &mut written, &now);
+        let applying = due.into_iter().map(|due| apply(client.clone(), &events, due));
+        let done: Vec<Option<Due>> = stream::iter(applying).buffer_unordered(WRITES_AT_A_TIME).collect().await;
+        let has_failed = done.iter().any(Option::is_none);
+        done.into_iter().flatten().for_each(|done| written.note(done));
+        tokio::select! {
+            changed = pages.changed() => if changed.is_err() { return },
+            _ = statuses.changed() => {}
+            _ = tokio::time::sleep(TRY_AGAIN), if has_failed => {}
+        }
+    }
+}
+
+/// `None`: to be tried again.
+async fn apply(client: Client, events: &Recorder, due: Due) -> Option<Due> {
+    let resource = resource(due.key.kind, due.key.kind.group_versions().1[0]);
+    let objects: Api<DynamicObject> = Api::namespaced_with(client, &due.key.name.namespace, &resource);
+    let patch = json!({
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": { "name": &*due.key.name.name },
+        "status": due.status,
+    });
+    match objects.patch_status(&due.key.name.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await {
+        Ok(object) => {
+            for condition in due.complaints() {
+                complain(events, condition, &object.object_ref(&resource)).await;
+            }
+            Some(due)
+        }
+        // The object is gone: there is nobody to tell.
+        Err(kube::Error::Api(status)) if status.code == 404 => Some(due),
+        Err(error) => {
+            tracing::warn!(target: "status", object = %due.key, %error, "the status cannot be written; it is tried again");
+            None
+        }
+    }
+}
+
+/// An event that is lost is no loss: the status says the same.
+async fn complain(events: &Recorder, condition: &Condition, about: &ObjectReference) {
+    let end = condition.message.floor_char_boundary(NOTE_BYTES_MAX);
+    let event = Event {
+        type_: EventType::Warning,
+        reason: condition.reason.clone(),
+        note: Some(condition.message[..end].to_owned()),
+        action: "Read".into(),
+        secondary: None,
+    };
+    if let Err(error) = events.publish(&event, about).await {
+        tracing::debug!(target: "status", object = ?about.name, %error, "no event");
+    }
+}

@@ -1,0 +1,119 @@
+//! What is written into objects, and what is not.
+
+use mesh_runtime::watched;
+use serde_json::Value;
+
+use super::*;
+use crate::objects::{Kind, ObjectKey};
+use crate::status::plan::Entry;
+use crate::status::shown::shown;
+use crate::testing::api_server::{ApiServer, collection};
+
+fn condition(status: &str, message: &str) -> Condition {
+    Condition { kind: "ZtunnelAccepted".into(), status: status.into(), reason: "Accepted".into(), message: message.into(), observed_generation: 1 }
+}
+
+fn page(entries: &[(&str, Condition)]) -> Page {
+    let entry = |(name, condition): &(&str, Condition)| Entry {
+        kind: "AuthorizationPolicy".into(),
+        namespace: "shop".into(),
+        name: (*name).into(),
+        conditions: vec![condition.clone()],
+        ..Entry::default()
+    };
+    Page { is_whole: true, objects: entries.iter().map(entry).collect(), ..Page::default() }
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new(Kind::AuthorizationPolicy, "shop", name)
+}
+
+fn of(object: &Value) -> Arc<crate::status::shown::Shown> {
+    shown(Kind::AuthorizationPolicy, &object.to_string()).into()
+}
+
+fn policy(name: &str, conditions: Value) -> Value {
+    json!({ "kind": "AuthorizationPolicy", "apiVersion": "security.istio.io/v1", "metadata": { "namespace": "shop", "name": name }, "status": { "conditions": conditions } })
+}
+
+fn written(condition: &Condition, since: &str) -> Value {
+    json!({ "type": condition.kind, "status": condition.status, "reason": condition.reason, "message": condition.message, "observedGeneration": condition.observed_generation, "lastTransitionTime": since })
+}
+
+#[test]
+fn only_what_differs_is_due() {
+    let good = condition("True", "in force");
+    let since = "2026-01-01T00:00:00Z";
+    let foreign = json!({ "type": "Other", "status": "True", "reason": "x", "message": "", "lastTransitionTime": since });
+    // what the object shows, what there is to say, the conditions that are written
+    let table = [
+        (json!([]), Some(good.clone()), Some(json!([written(&good, "now")]))),
+        (json!([written(&good, since)]), Some(good.clone()), None),
+        (json!([foreign.clone(), written(&good, since)]), Some(good.clone()), None),
+        (json!([written(&good, since)]), Some(condition("True", "otherwise")), Some(json!([written(&condition("True", "otherwise"), since)]))),
+        (json!([written(&good, since)]), Some(condition("False", "not")), Some(json!([written(&condition("False", "not"), "now")]))),
+        (json!([written(&good, since)]), None, Some(json!([]))),
+        (json!([foreign]), None, None),
+    ];
+    for (shows, says, expected) in table {
+        let shown = of(&policy("p", shows.clone()));
+        let statuses = if shown.is_empty() { Statuses::default() } else { Statuses::default().insert(key("p"), shown) };
+        let entries: Vec<(&str, Condition)> = says.clone().map(|condition| ("p", condition)).into_iter().collect();
+        let found = due(&page(&entries), &statuses, &mut Written::default(), "now");
+        assert_eq!(found.first().map(|due| due.status["conditions"].clone()), expected, "{shows} {says:?}");
+        let mut unread = page(&entries);
+        unread.is_whole = false;
+        assert!(due(&unread, &statuses, &mut Written::default(), "now").is_empty(), "an object that was not read yet looks as if there were nothing to say");
+    }
+}
+
+// pitfall 20: no loop between two writers
+#[test]
+fn what_was_written_is_not_written_again_until_it_is_seen_to_differ() {
+    let mut notes = Written::default();
+    let page = page(&[("p", condition("True", "a"))]);
+    let mut turn = |statuses: &Statuses| {
+        let found = due(&page, statuses, &mut notes, "now");
+        let count = found.len();
+        found.into_iter().for_each(|due| notes.note(due));
+        count
+    };
+    let nothing = Statuses::default();
+    let shows = |text: &str| Statuses::default().insert(key("p"), of(&policy("p", json!([written(&condition("True", text), "t")]))));
+    let other = shows("of another");
+    assert_eq!((turn(&nothing), turn(&nothing)), (1, 0));
+    assert_eq!((turn(&shows("a")), turn(&shows("a"))), (0, 0));
+    assert_eq!((turn(&other), turn(&other)), (1, 0));
+}
+
+#[tokio::test]
+async fn statuses_are_kept_as_they_should_be() {
+    let policies = collection(Kind::AuthorizationPolicy);
+    let server = ApiServer::new();
+    server.define(Kind::AuthorizationPolicy);
+    for name in ["p", "q"] {
+        server.put(&policies, policy(name, json!([])));
+    }
+    let (pages, shown_pages) = watch::channel(Arc::new(page(&[("p", condition("True", "in force")), ("gone", condition("True", "in force"))])));
+    let (mut publisher, statuses) = watched(Statuses::default());
+    let client = server.client();
+    tokio::spawn(async move { write(client, "istiod-1", shown_pages, statuses).await });
+    let message = |server: &ApiServer, name: &str| server.object(&policies, "shop", name).unwrap()["status"]["conditions"][0]["message"].clone();
+    server.until("p is told", |server| message(server, "p") == "in force").await;
+    publisher.update(|all| all.insert_mut(key("p"), of(&server.object(&policies, "shop", "p").unwrap())));
+
+    pages.send_replace(Arc::new(page(&[("q", condition("False", "not"))])));
+    server.until("q is told, and p's is taken back", |server| message(server, "q") == "not" && message(server, "p").is_null()).await;
+    let events = |server: &ApiServer| server.asked("POST", "/apis/events.k8s.io/v1/namespaces/shop/events");
+    server.until("what says no is an event", |server| events(server) == 1).await;
+    let writes = server.asked("PATCH", "/status");
+    assert_eq!(writes, 4, "p, the one that is gone, q, and p again");
+    publisher.update(|all| assert!(all.remove_mut(&key("p"))));
+    publisher.update(|all| all.insert_mut(key("q"), of(&server.object(&policies, "shop", "q").unwrap())));
+
+    server.forbid("/apis/security.istio.io");
+    pages.send_replace(Arc::new(page(&[("q", condition("False", "not yet"))])));
+    server.until("it is tried", |server| server.asked("PATCH", "/status") == writes + 1).await;
+    server.allow("/apis/security.istio.io");
+    server.until("what failed is tried again", |server| message(server, "q") == "not yet").await;
+}

@@ -1,0 +1,82 @@
+//! What objects in the API server show of what we have to say: our conditions and the addresses that we gave. Read by
+//! the source, so that the writer sees by itself when somebody else has changed it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rpds::RedBlackTreeMapSync;
+use serde::Deserialize;
+
+use super::plan::{Address, Condition};
+use crate::objects::{Kind, ObjectKey};
+
+/// The conditions that are ours; those of others on the same object are never looked at.
+pub const TYPES: [&str; 5] = ["ZtunnelAccepted", "WaypointAccepted", "istio.io/WaypointBound", "istio.io/WaypointMissing", "istio.io/Accepted"];
+
+/// Of every object that shows something of ours.
+pub type Statuses = RedBlackTreeMapSync<ObjectKey, Arc<Shown>>;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shown {
+    pub conditions: Vec<(Condition, Since)>,
+    pub addresses: Vec<Address>,
+}
+
+/// When a condition took its status, as the API server holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Since(pub String);
+
+impl Shown {
+    pub fn is_empty(&self) -> bool {
+        self.conditions.is_empty() && self.addresses.is_empty()
+    }
+}
+
+/// Whether objects of a kind have a status that we write.
+pub fn is_written(kind: Kind) -> bool {
+    matches!(kind, Kind::Service | Kind::ServiceEntry | Kind::WorkloadEntry | Kind::AuthorizationPolicy | Kind::PeerAuthentication)
+}
+
+/// Reads it from an object's text, leniently: what is not understood is not ours.
+pub fn shown(kind: Kind, text: &str) -> Shown {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Frame {
+        status: Option<Status>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Status {
+        conditions: Vec<Shape>,
+        addresses: Vec<Given>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Shape {
+        r#type: String,
+        status: String,
+        reason: String,
+        message: String,
+        observed_generation: serde_json::Value,
+        last_transition_time: String,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Given {
+        value: Option<IpAddr>,
+        host: String,
+    }
+    // Most objects have no status; those are not parsed once more.
+    if !is_written(kind) || !(text.contains("\"conditions\"") || text.contains("\"addresses\"")) {
+        return Shown::default();
+    }
+    let status = serde_json::from_str::<Frame>(text).unwrap_or_default().status.unwrap_or_default();
+    let conditions = status.conditions.into_iter().filter(|one| TYPES.contains(&one.r#type.as_str())).map(|one| {
+        let generation = one.observed_generation.as_i64().or_else(|| one.observed_generation.as_str()?.parse().ok());
+        let condition = Condition { kind: one.r#type, status: one.status, reason: one.reason, message: one.message, observed_generation: generation.unwrap_or(0) };
+        (condition, Since(one.last_transition_time))
+    });
+    let addresses = status.addresses.into_iter().filter_map(|given| Some(Address { value: given.value?, host: given.host }));
+    let is_entry = kind == Kind::ServiceEntry;
+    Shown { conditions: conditions.collect(), addresses: if is_entry { addresses.collect() } else { Vec::new() } }
+}

@@ -1,0 +1,78 @@
+//! An API server as a source: one watch for each kind, all of them into the same batches.
+//!
+//! ```text
+//!  follow(Pod) ──────┐
+//!  follow(Service) ──┼──News──▶ Held ──Batch──▶ reconcile
+//!  served: custom ───┘
+//!  kinds, when there
+//! ```
+//! Nothing is told before every kind was listed once: a policy could be missing.
+
+pub mod sent;
+pub mod held;
+mod follow;
+mod served;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use kube::Client;
+use mesh_runtime::Publisher;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::follow::follow;
+use self::held::{Held, News};
+use super::Batch;
+use crate::objects::Kind;
+use crate::status::shown::Statuses;
+
+/// News that a batch takes at most once the mesh is told: enough to absorb a burst, few enough that node daemons hear of
+/// its beginning soon.
+const BATCH_NEWS_MAX: usize = 4096;
+/// News on the way from the watches; while the batch is busy they wait, and so does the API server.
+const NEWS_MAX: usize = 256;
+
+/// Where watches tell.
+type Told = mpsc::Sender<(Kind, News)>;
+
+/// Watches until told to stop, or nobody listens.
+pub async fn watch(client: Client, batches: mpsc::Sender<Batch>, mut statuses: Publisher<Statuses>, stop: CancellationToken) {
+    let stop = stop.child_token();
+    let _watches_end_with_this = stop.clone().drop_guard();
+    let (told, mut news) = mpsc::channel(NEWS_MAX);
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.is_built_in()) {
+        let resource = sent::resource(kind, kind.group_versions().1[0]);
+        tokio::spawn(follow(client.clone(), kind, resource, told.clone(), stop.clone()));
+    }
+    tokio::spawn(served::custom_kinds(client, told, stop.clone()));
+
+    let mut held = Held::new(&Kind::ALL);
+    let mut events = Vec::new();
+    let mut last = Batch::default();
+    loop {
+        let first = tokio::select! {
+            first = news.recv() => first,
+            _ = stop.cancelled() => return,
+        };
+        let Some((kind, one)) = first else { return };
+        held.take(kind, one, &mut events);
+        for _ in 1..BATCH_NEWS_MAX {
+            let Ok((kind, one)) = news.try_recv() else { break };
+            held.take(kind, one, &mut events);
+        }
+        if let Some(changed) = held.statuses() {
+            statuses.publish(changed);
+        }
+        let batch = Batch { findings: held.findings(), is_whole: held.is_whole(), ..Batch::default() };
+        let has_events = batch.is_whole && !events.is_empty();
+        if has_events || batch.is_whole != last.is_whole || !Arc::ptr_eq(&batch.findings, &last.findings) {
+            last = batch.clone();
+            let events = if batch.is_whole { std::mem::take(&mut events) } else { Vec::new() };
+            if batches.send(Batch { events, ..batch }).await.is_err() {
+                return;
+            }
+        }
+    }
+}
