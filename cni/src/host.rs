@@ -25,10 +25,7 @@ pub enum ProbeSender {
 pub fn ruleset(sender: &ProbeSender, pods: &[IpAddr]) -> String {
     let sender = match sender {
         ProbeSender::User(uid) => format!("meta skuid {uid}"),
-        ProbeSender::Cgroup(path) => {
-            let path = path.trim_matches('/');
-            format!("socket cgroupv2 level {} \"{path}\"", path.split('/').count())
-        }
+        ProbeSender::Cgroup(path) => in_cgroup(path),
     };
     let mut text = format!("add table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n");
     for (name, family, v4) in [("pods4", "ipv4_addr", true), ("pods6", "ipv6_addr", false)] {
@@ -47,6 +44,12 @@ pub fn ruleset(sender: &ProbeSender, pods: &[IpAddr]) -> String {
          \t\tmeta l4proto tcp {sender} ip6 daddr @pods6 counter snat ip6 to {PROBE_V6}\n\t}}\n}}\n"
     );
     text
+}
+
+/// Sockets of a cgroup (v2; path below its root), and of no cgroup below another.
+pub(crate) fn in_cgroup(path: &str) -> String {
+    let path = path.trim_matches('/');
+    format!("socket cgroupv2 level {} \"{path}\"", path.split('/').count())
 }
 
 /// What a pod's own interface may not send. One transaction per pod: it fails when the interface is gone, and then

@@ -2,7 +2,8 @@
 //!
 //! Not here: what a certificate or a policy is. This program holds no key and moves no byte of a user.
 //!
-//! Pure: [`pod`] (annotations to scope), [`redirect`] (scope to ruleset), [`host`], [`sockets`], [`netlink`]'s messages.
+//! Pure: [`pod`] (annotations to scope), [`redirect`] (scope to ruleset), [`machine`] (the same for a machine),
+//! [`host`], [`sockets`], [`netlink`]'s messages.
 //! The rest does what they say: [`apply`] in a namespace, [`agent`] for all pods of a node.
 
 pub mod podfile;
@@ -11,6 +12,7 @@ pub mod pod;
 pub mod redirect;
 pub mod sockets;
 pub mod host;
+pub mod machine;
 pub mod netlink;
 pub mod apply;
 pub mod rules;

@@ -1,4 +1,5 @@
-//! `mesh-cni agent` enrols the pods of a node; `mesh-cni rules` shows what it would do to one.
+//! `mesh-cni agent` enrols the pods of a node; `mesh-cni rules` shows what it would do to one; `mesh-cni machine` captures
+//! the traffic of a machine whose daemon runs in dedicated mode.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -7,10 +8,16 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use mesh_cni::agent::{Settings, run};
+use mesh_cni::apply::Place;
 use mesh_cni::host::ProbeSender;
-use mesh_cni::pod::{Wanted, wanted};
+use mesh_cni::machine::{self, Daemon};
+use mesh_cni::netlink::Change;
+use mesh_cni::pod::{Ports, Wanted, port_ranges, wanted};
 use mesh_cni::podfile;
-use mesh_cni::redirect::{Capture, Marks, ruleset};
+use mesh_cni::redirect::{Capture, Marks, removal, ruleset};
+use mesh_cni::sockets::{OLDER_MAX, bypassing};
+use mesh_net::netns::Netns;
+use mesh_net::relay::HALF_CLOSED_MAX;
 
 #[derive(Parser)]
 #[command(
@@ -34,6 +41,61 @@ enum Command {
         #[command(flatten)]
         capture: CaptureArgs,
     },
+    /// Captures the traffic of this machine, whose daemon runs in dedicated mode (PROXY_MODE=dedicated)
+    #[command(subcommand)]
+    Machine(MachineCommand),
+}
+
+#[derive(Subcommand)]
+enum MachineCommand {
+    /// Prints the nftables ruleset, without applying it
+    Show(MachineArgs),
+    /// Puts the rules into force, in the network namespace that this runs in. Start the daemon first
+    Apply(MachineArgs),
+    /// Takes them away
+    Remove,
+}
+
+#[derive(Args)]
+struct MachineArgs {
+    /// User that the daemon runs as, and nothing else does
+    #[arg(long, value_name = "UID", required_unless_present = "daemon_cgroup", conflicts_with = "daemon_cgroup", value_parser = daemon_user)]
+    daemon_uid: Option<Daemon>,
+    /// Cgroup (v2, path below its root) that the daemon runs in, and nothing else does
+    #[arg(long, value_name = "PATH", value_parser = Daemon::cgroup)]
+    daemon_cgroup: Option<Daemon>,
+    /// Capture DNS
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    dns_capture: bool,
+    /// Capture plaintext that arrives; without it, it goes straight to the programs, past policy
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    inbound_capture: bool,
+    /// Ports of this machine that stay as they are, like 22,9000-9100
+    #[arg(long, default_value = machine::EXCLUDE_INBOUND, value_name = "PORTS")]
+    exclude_inbound_ports: String,
+    /// Connections to these ports of anybody stay as they are
+    #[arg(long, default_value = "", value_name = "PORTS")]
+    exclude_outbound_ports: String,
+}
+
+fn daemon_user(text: &str) -> Result<Daemon, String> {
+    Daemon::user(text.parse().map_err(|_| "expected the number of a user, as `id -u NAME` prints it".to_owned())?)
+}
+
+impl MachineArgs {
+    fn capture(self) -> anyhow::Result<machine::Capture> {
+        let ports = |flag: &str, text: &str| -> anyhow::Result<Vec<Ports>> {
+            port_ranges(text).map_err(|why| anyhow::anyhow!("{flag}: {why}"))
+        };
+        Ok(machine::Capture {
+            daemon: self.daemon_uid.or(self.daemon_cgroup).context("--daemon-uid or --daemon-cgroup is needed")?,
+            dns: self.dns_capture,
+            inbound: self.inbound_capture,
+            exclude_inbound: ports("--exclude-inbound-ports", &self.exclude_inbound_ports)?,
+            exclude_outbound: ports("--exclude-outbound-ports", &self.exclude_outbound_ports)?,
+            older: None,
+        })
+    }
 }
 
 #[derive(Args)]
@@ -65,9 +127,7 @@ impl CaptureArgs {
     fn probes(&self) -> anyhow::Result<Option<ProbeSender>> {
         match (&self.probe_cgroup, self.probe_uid) {
             (Some(path), _) => {
-                let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.@:".contains(c);
-                let good = !path.trim_matches('/').is_empty() && path.chars().all(plain);
-                anyhow::ensure!(good, "--probe-cgroup: {path:?} is not the path of a cgroup below its root");
+                machine::Daemon::cgroup(path).map_err(|why| anyhow::anyhow!("--probe-cgroup: {why}"))?;
                 Ok(Some(ProbeSender::Cgroup(path.clone())))
             }
             (None, uid) => Ok(uid.map(ProbeSender::User)),
@@ -79,6 +139,9 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Agent(args) => agent(args),
         Command::Rules { file, capture } => rules(&file, &capture),
+        Command::Machine(MachineCommand::Show(args)) => args.capture().map(|capture| print!("{}", machine::ruleset(&capture))),
+        Command::Machine(MachineCommand::Apply(args)) => args.capture().and_then(capture_machine),
+        Command::Machine(MachineCommand::Remove) => release_machine(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -113,4 +176,37 @@ fn rules(file: &std::path::Path, args: &CaptureArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Redirects come first and the list of older connections after: what is opened in between is captured already, so the
+/// list holds no more than what was open before.
+fn capture_machine(mut capture: machine::Capture) -> anyhow::Result<()> {
+    let place = here()?;
+    place.route(Change::Add).context("cannot route answers back to the daemon")?;
+    place.nft(&machine::ruleset(&capture))?;
+    place.remember_half_closed(Some(HALF_CLOSED_MAX));
+    let older = bypassing(&place.sockets()?);
+    if older.len() > OLDER_MAX {
+        eprintln!("mesh-cni: more than {OLDER_MAX} connections are open: should conntrack forget a connection, its bytes leave in the clear");
+        return Ok(());
+    }
+    capture.older = Some(older);
+    Ok(place.nft(&machine::ruleset(&capture))?)
+}
+
+fn release_machine() -> anyhow::Result<()> {
+    let place = here()?;
+    place.nft(&removal())?;
+    place.route(Change::Remove)?;
+    place.remember_half_closed(Some(KERNELS_CLOSE_WAIT));
+    Ok(())
+}
+
+/// What Linux has for nf_conntrack_tcp_timeout_close_wait where nobody wrote another.
+const KERNELS_CLOSE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// This process's own network namespace.
+fn here() -> anyhow::Result<Place> {
+    let own = Netns::current().context("cannot open the network namespace of this process")?;
+    Ok(Place { home: own.clone(), within: own })
 }

@@ -85,7 +85,9 @@ fn flag(annotations: &BTreeMap<String, String>, name: &str) -> Result<Option<boo
 }
 
 fn interfaces(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, String> {
-    entries(annotations, VIRTUAL_INTERFACES)?
+    let text = annotations.get(VIRTUAL_INTERFACES).map(String::as_str).unwrap_or_default();
+    listed(text)
+        .map_err(|why| format!("annotation {VIRTUAL_INTERFACES}: {why}"))?
         .into_iter()
         .map(|name| match interface_name(name) && name != "lo" {
             true => Ok(name.to_owned()),
@@ -94,15 +96,23 @@ fn interfaces(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, Str
         .collect()
 }
 
-/// Sorted, with overlapping and adjacent ranges joined: nftables refuses a set whose ranges overlap.
 fn ports(annotations: &BTreeMap<String, String>, name: &str) -> Result<Vec<Ports>, String> {
+    let text = annotations.get(name).map(String::as_str).unwrap_or_default();
+    port_ranges(text).map_err(|why| format!("annotation {name}: {why}"))
+}
+
+/// A list like `22,9000-9100`. Sorted, with overlapping and adjacent ranges joined: nftables refuses a set whose ranges
+/// overlap.
+///
+/// # Errors
+/// What in it cannot be used.
+pub fn port_ranges(text: &str) -> Result<Vec<Ports>, String> {
     let mut ranges = Vec::new();
-    for entry in entries(annotations, name)? {
-        let range = Ports::parse(entry).ok_or_else(|| {
-            format!("annotation {name}: {entry:?} is neither a port (1-65535) nor a range of ports like 9000-9100")
-        })?;
+    for entry in listed(text)? {
+        let range = Ports::parse(entry)
+            .ok_or_else(|| format!("{entry:?} is neither a port (1-65535) nor a range of ports like 9000-9100"))?;
         if let Some(ours) = MESH_PORTS.iter().find(|p| (range.first..=range.last).contains(p)) {
-            return Err(format!("annotation {name}: {entry} covers {ours}, a port that the mesh itself uses"));
+            return Err(format!("{entry} covers {ours}, a port that the mesh itself uses"));
         }
         ranges.push(range);
     }
@@ -117,12 +127,11 @@ fn ports(annotations: &BTreeMap<String, String>, name: &str) -> Result<Vec<Ports
     Ok(joined)
 }
 
-fn entries<'a>(annotations: &'a BTreeMap<String, String>, name: &str) -> Result<Vec<&'a str>, String> {
-    let text = annotations.get(name).map(String::as_str).unwrap_or_default();
+fn listed(text: &str) -> Result<Vec<&str>, String> {
     let entries: Vec<&str> = text.split(',').map(str::trim).filter(|e| !e.is_empty()).collect();
     match entries.len() {
         0..=ENTRIES_MAX => Ok(entries),
-        many => Err(format!("annotation {name}: {many} entries, at most {ENTRIES_MAX} are taken")),
+        many => Err(format!("{many} entries, at most {ENTRIES_MAX} are taken")),
     }
 }
 

@@ -29,12 +29,12 @@ const FOREIGN_MARKS_PER_SECOND: u32 = 100;
 pub const PROBE_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 127);
 pub const PROBE_V6: Ipv6Addr = Ipv6Addr::new(0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff);
 
-const OUTBOUND: u16 = 15001;
-const INBOUND: u16 = 15006;
-const HBONE: u16 = 15008;
-const DNS: u16 = 15053;
+pub(crate) const OUTBOUND: u16 = 15001;
+pub(crate) const INBOUND: u16 = 15006;
+pub(crate) const HBONE: u16 = 15008;
+pub(crate) const DNS: u16 = 15053;
 /// The first packet of a connection and no other: what `listen` reacts to. Other flags (ECN, PSH) may be set.
-const SYN: &str = "tcp flags & (fin|syn|rst|ack) == syn";
+pub(crate) const SYN: &str = "tcp flags & (fin|syn|rst|ack) == syn";
 
 /// Which packets in the pod are the daemon's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,10 +69,7 @@ pub fn ruleset(capture: &Capture) -> String {
     chains.push(output(capture));
     chains.push(last_postrouting());
     let mut sets = vec![exempt_set(capture.marks)];
-    if let Some(older) = &capture.older {
-        sets.push(older_set("older4", "ipv4_addr", older.iter().filter(|f| f.local.is_ipv4())));
-        sets.push(older_set("older6", "ipv6_addr", older.iter().filter(|f| f.local.is_ipv6())));
-    }
+    sets.extend(capture.older.iter().flat_map(older_sets));
     table(TABLE, &sets, &chains)
 }
 
@@ -124,6 +121,13 @@ fn elements(marks: Marks) -> String {
 
 fn exempt_set(marks: Marks) -> String {
     format!("\tset exempt {{\n\t\ttype mark\n\t\telements = {{ {} }}\n\t}}\n", elements(marks))
+}
+
+pub(crate) fn older_sets(older: &BTreeSet<Flow>) -> [String; 2] {
+    [
+        older_set("older4", "ipv4_addr", older.iter().filter(|f| f.local.is_ipv4())),
+        older_set("older6", "ipv6_addr", older.iter().filter(|f| f.local.is_ipv6())),
+    ]
 }
 
 fn older_set<'a>(name: &str, family: &str, flows: impl Iterator<Item = &'a Flow>) -> String {
@@ -233,12 +237,17 @@ fn output(capture: &Capture) -> String {
             rules.push(format!("ip6 daddr {PROBE_V6} accept"));
         }
         rules.push(format!("{SYN} accept"));
-        for (ip, set) in [("ip", "older4"), ("ip6", "older6")] {
-            let unknown = format!("ct state {{ invalid, new }} {ip} saddr . tcp sport . {ip} daddr . tcp dport != @{set}");
-            rules.push(counted(&unknown, "drop", "of no known connection"));
-        }
+        rules.extend(of_no_known_connection());
     }
     chain("output", "output", "filter", "filter", &rules)
+}
+
+/// Packets of the application that conntrack would take for the first of a connection, in the middle of one.
+pub(crate) fn of_no_known_connection() -> [String; 2] {
+    [("ip", "older4"), ("ip6", "older6")].map(|(ip, set)| {
+        let unknown = format!("ct state {{ invalid, new }} {ip} saddr . tcp sport . {ip} daddr . tcp dport != @{set}");
+        counted(&unknown, "drop", "of no known connection")
+    })
 }
 
 /// From here on the packet can be seen by others: on loopback, and by packet sockets.
@@ -253,12 +262,12 @@ fn from_probes(capture: &Capture) -> Vec<String> {
     }
 }
 
-fn excluded(port: &str, ranges: &[Ports]) -> Option<String> {
+pub(crate) fn excluded(port: &str, ranges: &[Ports]) -> Option<String> {
     let all: Vec<String> = ranges.iter().map(Ports::to_string).collect();
     (!all.is_empty()).then(|| format!("tcp {port} {{ {} }} accept", all.join(", ")))
 }
 
-fn listed(ranges: &[Ports]) -> String {
+pub(crate) fn listed(ranges: &[Ports]) -> String {
     ranges.iter().fold(String::new(), |mut list, range| {
         let _ = write!(list, ", {range}"); // writing to a String cannot fail
         list
@@ -270,11 +279,11 @@ fn quoted(names: &[String]) -> String {
     names.join(", ")
 }
 
-fn counted(matches: &str, then: &str, comment: &str) -> String {
+pub(crate) fn counted(matches: &str, then: &str, comment: &str) -> String {
     format!("{matches} counter {then} comment \"{comment}\"")
 }
 
-fn chain(hook: &str, name: &str, kind: &str, priority: &str, rules: &[String]) -> String {
+pub(crate) fn chain(hook: &str, name: &str, kind: &str, priority: &str, rules: &[String]) -> String {
     let mut text = format!("\tchain {name} {{\n\t\ttype {kind} hook {hook} priority {priority}; policy accept;\n");
     for rule in rules {
         let _ = writeln!(text, "\t\t{rule}");
@@ -287,7 +296,7 @@ fn no_table(name: &str) -> String {
     format!("add table inet {name}\ndelete table inet {name}\n")
 }
 
-fn table(name: &str, sets: &[String], chains: &[String]) -> String {
+pub(crate) fn table(name: &str, sets: &[String], chains: &[String]) -> String {
     format!("{}table inet {name} {{\n{}{}}}\n", no_table(name), sets.concat(), chains.concat())
 }
 
