@@ -29,6 +29,12 @@ pub enum Command {
     Connections(Output),
     /// Ask the mesh what it would do with a connection, and why.
     Why(Why),
+    /// Print a token, good for an hour, for a machine that joins the mesh with a daemon of its own (dedicated mode).
+    Token {
+        /// NAMESPACE/ACCOUNT that the machine's workload runs as.
+        #[arg(value_parser = account)]
+        account: (String, String),
+    },
     /// What the mesh claims, shown step by step on the traffic of the sample shop.
     Tour {
         /// Do not wait between the steps.
@@ -80,6 +86,15 @@ pub struct Why {
 pub enum Format {
     Table,
     Json,
+}
+
+fn account(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, account)) if !namespace.is_empty() && !account.is_empty() && !account.contains('/') => {
+            Ok((namespace.to_owned(), account.to_owned()))
+        }
+        _ => Err("expected NAMESPACE/ACCOUNT".to_owned()),
+    }
 }
 
 /// The name is part of namespace names and of unix socket paths (108 bytes at most).

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use isthmus::cli::{Cli, Command};
+use isthmus::mesh::token;
 use isthmus::{down, exec, lab, say, status, tour, up, view, why};
 
 fn main() -> ExitCode {
@@ -31,6 +32,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Status(options) => status::status(&cli.name, &options).await,
             Command::Connections(options) => view::connections::connections(&cli.name, &options).await,
             Command::Why(options) => why::why(&cli.name, &options).await,
+            Command::Token { account: (namespace, account) } => {
+                let run = lab::state::State::find(cli.name.as_deref())?.run;
+                println!("{}", token::for_machine(&run, &namespace, &account)?);
+                Ok(ExitCode::SUCCESS)
+            }
             Command::Tour { once } => tour::tour_of(&cli.name, once).await,
         }
     })

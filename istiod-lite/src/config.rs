@@ -88,6 +88,9 @@ pub struct Config {
     /// Accounts of node daemons, NAMESPACE/SERVICE-ACCOUNT separated by commas: they see the whole mesh and get certificates for the workloads of their node
     #[arg(long, env = "CA_TRUSTED_NODE_ACCOUNTS", default_value = "istio-system/ztunnel")]
     pub trusted_node_accounts: String,
+    /// Accounts of machines that run a daemon in dedicated mode, NAMESPACE/SERVICE-ACCOUNT separated by commas: they see the whole mesh and get certificates for themselves alone
+    #[arg(long, env = "MACHINE_ACCOUNTS", default_value = "")]
+    pub machine_accounts: String,
 
     /// Send dry-run policies. Node daemons before Istio 1.29 enforce them
     #[arg(long, env = "AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
@@ -132,6 +135,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 pub struct Meaning {
     pub settings: Settings,
     pub rules: Rules,
+    /// Namespace and account of each machine's daemon.
+    pub machines: Vec<(String, String)>,
     pub lifetimes: Lifetimes,
     pub serving_names: Vec<String>,
 }
@@ -153,6 +158,7 @@ impl Config {
             return Err("--ipv6-pool: the prefix must have 96 bits or less".into());
         }
         let rules = Rules::parse(&self.trusted_node_accounts, &self.trust_domain).map_err(|why| format!("--trusted-node-accounts: {why}"))?;
+        let machines = Rules::parse(&self.machine_accounts, &self.trust_domain).map_err(|why| format!("--machine-accounts: {why}"))?.trusted;
         let settings = Settings {
             cluster_id: self.cluster_id.as_str().into(),
             cluster_domain: self.domain.as_str().into(),
@@ -162,7 +168,7 @@ impl Config {
             vip_pools: self.ip_autoallocate.then_some((self.ipv4_pool, self.ipv6_pool)),
         };
         let lifetimes = Lifetimes { default: self.default_cert_ttl, max: self.max_cert_ttl };
-        Ok(Meaning { settings, rules, lifetimes, serving_names: self.serving_names() })
+        Ok(Meaning { settings, rules, machines, lifetimes, serving_names: self.serving_names() })
     }
 
     /// The Lease by which replicas of one revision choose who writes.
@@ -251,6 +257,7 @@ mod tests {
             (["--namespace", "UPPER"], "--namespace: \"UPPER\" is not a Kubernetes name"),
             (["--cluster-id", "a/b"], "--cluster-id: \"a/b\" cannot be part of a resource name"),
             (["--trusted-node-accounts", "nobody"], "--trusted-node-accounts: \"nobody\""),
+            (["--machine-accounts", "vm"], "--machine-accounts: \"vm\""),
             (["--default-cert-ttl", "100d"], "--default-cert-ttl must be"),
             (["--ipv6-pool", "2001:2::/100"], "--ipv6-pool: the prefix must have 96 bits or less"),
         ] {

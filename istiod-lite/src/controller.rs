@@ -66,7 +66,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
         (None, Some(path)) => Tokens::Ours(verifier(path, &config)?),
         (None, None) => anyhow::bail!("without --kubernetes tokens are checked with --token-public-key"),
     };
-    let authn = Arc::new(Authn { tokens, cluster_id: config.cluster_id.clone(), rules: meaning.rules, placements: placed, clock: clock.clone() });
+    let authn = Arc::new(Authn { tokens, cluster_id: config.cluster_id.clone(), rules: meaning.rules, machines: meaning.machines, placements: placed, clock: clock.clone() });
 
     // the authority, and its certificate for our own port
     let now = clock.now();

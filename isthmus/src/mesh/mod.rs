@@ -81,7 +81,8 @@ fn controller(machine: &Machine, state: &State, bin: &Bin) -> anyhow::Result<Pro
         netns: control_netns(&state.mesh),
         program: bin.find("istiod-lite")?,
         args: flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect(),
-        env: environment([]),
+        // Which machines may join is the operator's word, as revocation is.
+        env: std::env::var("MACHINE_ACCOUNTS").ok().map_or_else(|| environment([]), |accounts| environment([("MACHINE_ACCOUNTS", accounts)])),
         capabilities: NO_CAPABILITIES,
         log: log(state, "istiod-lite"),
     })

@@ -1,5 +1,6 @@
 //! Tokens of the node daemons: minted here with the claims of a Kubernetes bound token, renewed at half their life. The
-//! private key never leaves this process; the controller is given the public one.
+//! controller is given the public key; the private one lies beside the authority's, where nobody but the operator comes,
+//! so that the operator can make tokens for machines that join.
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -30,6 +31,11 @@ pub fn file(run: &Path, node: &str) -> PathBuf {
     run.join("tokens").join(node).join("istio-token")
 }
 
+/// Where the key is that tokens are made with, for `isthmus token`.
+fn private_key(run: &Path) -> PathBuf {
+    run.join("tokens").join("private.pem")
+}
+
 /// Where the controller finds the key that tokens are checked with.
 pub fn public_key(run: &Path) -> PathBuf {
     run.join("tokens").join("public.pem")
@@ -43,6 +49,7 @@ impl Tokens {
             private_folder(&state.run.join("tokens").join(node))?;
         }
         fs::write(public_key(&state.run), minter.public_pem()).context("cannot write the public key of tokens")?;
+        write_private(&private_key(&state.run), &minter.private_pem())?;
         let mut tokens = Tokens { minter, nodes, run: state.run.clone(), minted: SystemTime::UNIX_EPOCH };
         tokens.renew_if_due()?;
         Ok(tokens)
@@ -61,6 +68,19 @@ impl Tokens {
         self.minted = now;
         Ok(())
     }
+}
+
+/// A token for a machine that runs as this account and is no node: it speaks for nobody else.
+pub fn for_machine(run: &Path, namespace: &str, account: &str) -> anyhow::Result<String> {
+    let file = private_key(run);
+    let key = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let subject = Subject {
+        namespace: namespace.to_owned(),
+        service_account: ObjectRef { name: account.to_owned(), uid: format!("{namespace}-{account}") },
+        pod: None,
+        node: None,
+    };
+    Ok(Minter::from_private_pem(&key, ISSUER)?.mint(&subject, AUDIENCE, MAX_LIFE, SystemTime::now())?)
 }
 
 /// Half of the life, and also when the clock was set back before the moment of minting.

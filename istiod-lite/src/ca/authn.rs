@@ -35,6 +35,8 @@ pub struct Authn {
     /// Callers that say they are of another one are refused.
     pub cluster_id: String,
     pub rules: Rules,
+    /// Accounts of machines: each may see the whole mesh, and speaks for nobody but itself.
+    pub machines: Vec<(String, String)>,
     pub placements: Watched<Placements>,
     pub clock: Arc<dyn Clock>,
 }
@@ -71,15 +73,16 @@ impl Authn {
         self.placements.with(|placements| known(subject, expires, placements, &self.tokens))
     }
 
-    /// Whether a caller is a node daemon, which may see the whole mesh.
-    fn is_trusted(&self, caller: &Caller) -> bool {
-        self.rules.trusted.iter().any(|(namespace, account)| *namespace == caller.namespace && *account == caller.service_account)
+    /// Whether a caller is a node's daemon or a machine's: they may see the whole mesh.
+    fn sees_everything(&self, caller: &Caller) -> bool {
+        let mut accounts = self.rules.trusted.iter().chain(&self.machines);
+        accounts.any(|(namespace, account)| *namespace == caller.namespace && *account == caller.service_account)
     }
 
     fn scope(&self, known: Known) -> Scope {
         let left = known.expires.duration_since(self.clock.now()).unwrap_or_default();
         Scope {
-            all_addresses: self.is_trusted(&known.caller),
+            all_addresses: self.sees_everything(&known.caller),
             account: Some(Account { namespace: known.caller.namespace.into(), service_account: known.caller.service_account.into() }),
             node: known.node,
             audiences: Vec::new(),

@@ -55,7 +55,7 @@ fn case(placed: Placements, at: SystemTime) -> Case {
     let minter = Minter::generate("https://isthmus.local").unwrap();
     let verifier = Verifier::new(&minter.public_pem(), "https://isthmus.local", AUDIENCE).unwrap();
     let rules = Rules::parse("istio-system/ztunnel", "cluster.local").unwrap();
-    let authn = Authn { tokens: Tokens::Ours(verifier), cluster_id: "Kubernetes".into(), rules, placements: watched(placed).1, clock: Arc::new(At(at)) };
+    let authn = Authn { tokens: Tokens::Ours(verifier), cluster_id: "Kubernetes".into(), rules, machines: vec![("istio-system".into(), "machine".into())], placements: watched(placed).1, clock: Arc::new(At(at)) };
     Case { minter, authn }
 }
 
@@ -118,6 +118,8 @@ async fn a_token_must_fit_the_pod_it_names() {
         (subject("ztunnel", None, None), "the caller's credential is bound to no pod and no node"),
         // A daemon of a machine without Kubernetes has no Pod object; its issuer names the node.
         (subject("ztunnel", Some(("unknown", "u")), Some("n1")), "spiffe://cluster.local/ns/shop/sa/a-sa"),
+        // A machine speaks for itself alone, whatever node its token names.
+        (subject("machine", None, Some("n1")), "istio-system/machine is not among the trusted node accounts (CA_TRUSTED_NODE_ACCOUNTS)"),
     ];
     for (subject, answer) in table {
         assert_eq!(case.ask(&subject, wanted).await, answer, "{subject:?}");
@@ -148,6 +150,8 @@ async fn scope_comes_from_the_token() {
 
     let other = ask(Some(token(&subject("waypoint", None, None)))).await.unwrap();
     assert!(!other.all_addresses && other.node.is_none());
+    let machine = ask(Some(token(&subject("machine", None, None)))).await.unwrap();
+    assert!(machine.all_addresses && machine.node.is_none(), "a machine sees the mesh, and is no node");
     let minted = |audience: &str, since: SystemTime| case.minter.mint(&subject("ztunnel", None, Some("n1")), audience, Duration::from_secs(60), since).unwrap();
     let foreign = Minter::generate("https://isthmus.local").unwrap().mint(&subject("ztunnel", None, Some("n1")), AUDIENCE, Duration::from_secs(60), now()).unwrap();
     let expired = minted(AUDIENCE, now() - Duration::from_secs(61));

@@ -261,7 +261,7 @@ async fn debug_pages_are_refused_to_other_machines() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let rules = mesh_identity::impersonate::Rules::parse("", "cluster.local").unwrap();
     let verifier = Verifier::new(&key, "https://isthmus.local", AUDIENCE).unwrap();
-    let authn = Arc::new(Authn { tokens: Tokens::Ours(verifier), cluster_id: "c".into(), rules, placements: Watched::constant(Placements::default()), clock });
+    let authn = Arc::new(Authn { tokens: Tokens::Ours(verifier), cluster_id: "c".into(), rules, machines: vec![], placements: Watched::constant(Placements::default()), clock });
     let ads = Ads::new(told.clone(), DiscoveryAuthn(authn), ServerLimits::default(), 1, mesh.drain.soft_token());
     let ca = Arc::new(mesh_identity::sign::Ca::self_signed("cluster.local", SOON, Default::default(), SystemClock.now()).unwrap());
     let numbers = watch::channel(Numbers::default()).1;
