@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use http::{HeaderValue, StatusCode, header};
+use mesh_net::net::Net;
 use mesh_runtime::admin::{Answer, Ask, Limits, Routes, readiness, serve_tcp, serve_unix};
 use mesh_runtime::{Drain, Ready};
 use mesh_telemetry::labels::fixed;
@@ -22,7 +23,8 @@ use crate::dump::{self, CertDump, CertificateDump, ConnectionDump, ConnectionsDu
 use crate::live::{Connection, Direction};
 use crate::localfile::LocalFile;
 use crate::node::{VERSION, bind_error};
-use crate::pod::Mesh;
+use crate::enroll::PodInfo;
+use crate::pod::{Mesh, Pod};
 use crate::pods::Pods;
 use crate::why::{Question, why};
 
@@ -209,26 +211,27 @@ fn connections(admin: &Admin) -> Value {
 impl Pods {
     /// The pods that are served, with their connections, by uid (spec/dataplane.md 8.3).
     pub fn dump(&self) -> std::collections::BTreeMap<String, PodDump> {
-        let up = self.list().into_iter().map(|pod| {
-            let open = pod.live.list();
-            let of = |direction| open.iter().filter(|one| one.direction == direction).map(connection).collect();
-            let connections = ConnectionsDump { inbound: of(Direction::Inbound), outbound: of(Direction::Outbound) };
-            let info = PodInfoDump {
-                name: pod.info.name.to_string(),
-                namespace: pod.info.namespace.to_string(),
-                service_account: pod.info.service_account.to_string(),
-            };
-            (pod.uid.0.to_string(), PodDump { state: "Up", info, connections: Some(connections) })
-        });
+        let dedicated = self.dedicated().map(|pod| served(pod)).into_iter();
+        let up = self.list().into_iter().map(|pod| served(&pod));
         let pending = self.waiting().into_iter().map(|(uid, info)| {
-            let info = PodInfoDump {
-                name: info.name.to_string(),
-                namespace: info.namespace.to_string(),
-                service_account: info.service_account.to_string(),
-            };
-            (uid.0.to_string(), PodDump { state: "Pending", info, connections: None })
+            (uid.0.to_string(), PodDump { state: "Pending", info: described(&info), connections: None })
         });
-        pending.chain(up).collect()
+        pending.chain(up).chain(dedicated).collect()
+    }
+}
+
+fn served<N: Net>(pod: &Pod<N>) -> (String, PodDump) {
+    let open = pod.live.list();
+    let of = |direction| open.iter().filter(|one| one.direction == direction).map(connection).collect();
+    let connections = ConnectionsDump { inbound: of(Direction::Inbound), outbound: of(Direction::Outbound) };
+    (pod.uid.0.to_string(), PodDump { state: "Up", info: described(&pod.info), connections: Some(connections) })
+}
+
+fn described(info: &PodInfo) -> PodInfoDump {
+    PodInfoDump {
+        name: info.name.to_string(),
+        namespace: info.namespace.to_string(),
+        service_account: info.service_account.to_string(),
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Host<'a> {
     pub own_ports: &'a [u16],
     /// Whether an application that wants PROXY headers is reached over loopback (`LOCALHOST_APP_TUNNEL`).
     pub tunnel_over_loopback: bool,
+    /// The one port that is served, where that is not all of them: the daemon's own listener.
+    pub only_port: Option<u16>,
 }
 
 /// One CONNECT that arrived.
@@ -82,6 +84,9 @@ pub fn admit(directory: &Directory, host: &Host<'_>, arrival: &Arrival<'_>) -> R
     let application = me.application_tunnel.and_then(|tunnel| tunnel.port).unwrap_or(port);
     let judged = SocketAddr::new(arrival.local, application);
     refuse_self_call(host, judged)?;
+    if host.only_port.is_some_and(|only| only != application) {
+        return Err(Refusal::NotServed { to: judged });
+    }
     let wants_header = me.application_tunnel.is_some_and(|tunnel| tunnel.protocol == ApplicationTunnelProtocol::Proxy);
     let over_loopback = wants_header && host.tunnel_over_loopback;
 

@@ -49,10 +49,7 @@ impl<L> Ports<L> {
     /// When one of them cannot be bound; it names the port.
     pub async fn bind<N: Net<Listener = L>>(net: &N, settings: &Settings) -> io::Result<Ports<L>> {
         let everywhere = any(settings.ipv6);
-        let listen = async |ip: IpAddr, port: u16| {
-            let at = SocketAddr::new(ip, port);
-            net.listen(at).await.map_err(|why| io::Error::new(why.kind(), format!("failed to bind to address {at}: {why}")))
-        };
+        let listen = async |ip: IpAddr, port: u16| listen(net, SocketAddr::new(ip, port)).await;
         let socks5 = match settings.socks5 {
             true => Some(listen(Ipv4Addr::LOCALHOST.into(), SOCKS5).await?),
             false => None,
@@ -64,6 +61,23 @@ impl<L> Ports<L> {
             socks5,
         })
     }
+}
+
+async fn listen<N: Net>(net: &N, at: SocketAddr) -> io::Result<N::Listener> {
+    net.listen(at).await.map_err(|why| io::Error::new(why.kind(), format!("failed to bind to address {at}: {why}")))
+}
+
+/// The port of a pod that takes tunnels and nothing else.
+///
+/// # Errors
+/// When it cannot be bound; it names the port.
+pub async fn listen_for_tunnels<N: Net>(net: &N, settings: &Settings) -> io::Result<N::Listener> {
+    listen(net, SocketAddr::new(any(settings.ipv6), HBONE)).await
+}
+
+/// Accepts on it until the pod drains.
+pub fn serve_tunnels<N: Net>(pod: &Arc<Pod<N>>, listener: N::Listener) {
+    tokio::spawn(accept_at(pod.clone(), Door::Hbone, listener));
 }
 
 /// Accepts on all of them until the pod drains.

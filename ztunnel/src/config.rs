@@ -5,12 +5,13 @@
 //! A value that cannot be used, or a setting that we do not support, stops the start and says what to write instead.
 
 mod mesh_file;
+mod place;
 mod threads;
 mod shown;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use mesh_runtime::knobs::{Knob, Knobs, Setting, WrongSettings};
 use mesh_telemetry::access_log::Format;
 
 use self::mesh_file::MeshFile;
+pub use self::place::Place;
 
 /// Everything that the daemon is told at its start.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,25 +58,6 @@ pub enum Mode {
     Shared { agent: PathBuf },
     /// One workload, in this process's own network namespace.
     Dedicated { namespace: Arc<str>, name: Arc<str>, service_account: Arc<str> },
-}
-
-/// Where the daemon runs and what it tells the control plane about itself.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Place {
-    /// `None`: pods of any node are ours.
-    pub node: Option<Arc<str>>,
-    pub network: Arc<str>,
-    pub cluster_id: Arc<str>,
-    pub cluster_domain: Arc<str>,
-    pub trust_domain: Arc<str>,
-    pub pod_name: String,
-    pub pod_namespace: String,
-    pub service_account: String,
-    pub instance_ip: Option<IpAddr>,
-    /// `ISTIO_META_X` and `proxyMetadata`, by `X`.
-    pub metadata: BTreeMap<String, String>,
-    /// `ISTIO_METAJSON_X`, by `X`.
-    pub metadata_json: BTreeMap<String, serde_json::Value>,
 }
 
 /// A server of the control plane.
@@ -205,7 +188,7 @@ impl Config {
     fn read(knobs: &mut Knobs<'_>, told: &Told<'_>) -> Config {
         let file = mesh_file::read(knobs, told);
         let mode = mode(knobs);
-        let place = place(knobs, &file);
+        let place = place::read(knobs, &file).of_workload(&mode);
         let (xds, xds_on_demand, local_xds) = xds(knobs, told, &file);
         let (ca, certificate_life, token, crl) = certificates(knobs, told);
         let key_exchange = compliance(knobs);
@@ -213,6 +196,9 @@ impl Config {
         let tunnels = tunnels(knobs);
         let pods = pods(knobs);
         let dns = dns(knobs, &place, sockets.ipv6, xds_on_demand);
+        if xds_on_demand && matches!(mode, Mode::Dedicated { .. }) {
+            knobs.refuse("XDS_ON_DEMAND", "false, because in dedicated mode nobody tells the daemon of its own workload unasked");
+        }
         let ports = operator_ports(knobs, &mode, &file);
         let workers = threads::workers(knobs, file.concurrency, told.cores);
         let drain = drain(knobs);
@@ -275,45 +261,6 @@ fn mode(knobs: &mut Knobs<'_>) -> Mode {
             knobs.refuse("PROXY_WORKLOAD_INFO", "namespace/name/service-account, because PROXY_MODE is dedicated");
             Mode::Shared { agent }
         }
-    }
-}
-
-fn place(knobs: &mut Knobs<'_>, file: &MeshFile) -> Place {
-    knobs.section("Place");
-    let shared = |text: String| -> Arc<str> { text.into() };
-    let node: Option<String> = knobs.optional("NODE_NAME", "any node", "The node's name; pods of other nodes are not ours.");
-    let network: String = knobs.value("NETWORK", "", "The network that this node's addresses belong to.");
-    let cluster: Option<String> = knobs.optional("CLUSTER_ID", "`ISTIO_META_CLUSTER_ID`, else Kubernetes", "The cluster's name.");
-    let cluster_domain: String = knobs.value("CLUSTER_DOMAIN", "cluster.local", "The cluster's DNS domain.");
-    let trust_domain: String = knobs.value("TRUST_DOMAIN", "cluster.local", "The trust domain of the daemon's own identity.");
-    let pod_name: String = knobs.value("POD_NAME", "", "The daemon's own pod.");
-    let pod_namespace: String = knobs.value("POD_NAMESPACE", "", "The namespace of the daemon's own pod.");
-    let service_account: String = knobs.value("SERVICE_ACCOUNT", "", "The service account of the daemon's own pod.");
-    let instance_ip = knobs.optional("INSTANCE_IP", "–", "The address of the daemon's own pod.");
-    let from_environment =
-        knobs.prefixed("ISTIO_META_", "A piece of metadata that the control plane is told; wins over `proxyMetadata`.");
-    let mut metadata = file.metadata.clone();
-    metadata.extend(from_environment);
-    let mut metadata_json = BTreeMap::new();
-    for (key, text) in knobs.prefixed("ISTIO_METAJSON_", "A piece of metadata as JSON.") {
-        match serde_json::from_str(&text) {
-            Ok(value) => drop(metadata_json.insert(key, value)),
-            Err(error) => knobs.refuse(&format!("ISTIO_METAJSON_{key}"), format!("JSON ({error})")),
-        }
-    }
-    let cluster_id = cluster.or_else(|| metadata.get("CLUSTER_ID").cloned()).unwrap_or_else(|| "Kubernetes".to_owned());
-    Place {
-        node: node.filter(|node| !node.is_empty()).map(shared),
-        network: shared(network),
-        cluster_id: shared(cluster_id),
-        cluster_domain: shared(cluster_domain),
-        trust_domain: shared(trust_domain),
-        pod_name,
-        pod_namespace,
-        service_account,
-        instance_ip,
-        metadata,
-        metadata_json,
     }
 }
 

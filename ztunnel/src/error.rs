@@ -93,6 +93,10 @@ pub enum Refusal {
         asked: SocketAddr,
         own: IpAddr,
     },
+    /// A port of the daemon's own pod that it does not offer: its listener there serves its metrics alone.
+    NotServed {
+        to: SocketAddr,
+    },
     UnknownHostname {
         hostname: Arc<str>,
     },
@@ -186,6 +190,7 @@ pub enum Reason {
     NotConnect,
     BadAuthority,
     IpMismatch,
+    NotServed,
     UnknownHostname,
     UnresolvedPort,
     NoVip,
@@ -288,6 +293,7 @@ impl Refusal {
             | Refusal::TooManyRounds { .. }
             | Refusal::Malformed(_)
             | Refusal::IpMismatch { .. }
+            | Refusal::NotServed { .. }
             | Refusal::UnknownHostname { .. }
             | Refusal::UnresolvedPort { .. }
             | Refusal::NoVip { .. } => Stage::Resolve,
@@ -312,6 +318,7 @@ impl Refusal {
             Refusal::Malformed(Malformed::Method(_)) => Reason::NotConnect,
             Refusal::Malformed(Malformed::Authority { .. }) => Reason::BadAuthority,
             Refusal::IpMismatch { .. } => Reason::IpMismatch,
+            Refusal::NotServed { .. } => Reason::NotServed,
             Refusal::UnknownHostname { .. } => Reason::UnknownHostname,
             Refusal::UnresolvedPort { .. } => Reason::UnresolvedPort,
             Refusal::NoVip { .. } => Reason::NoVip,
@@ -421,6 +428,7 @@ impl fmt::Display for Refusal {
             Refusal::TooManyRounds { to } => write!(f, "{stem}: {to}"),
             Refusal::Malformed(malformed) => write!(f, "{malformed}"),
             Refusal::IpMismatch { asked, own } => write!(f, "{stem}: {} != {own}", asked.ip()),
+            Refusal::NotServed { to } => write!(f, "{stem}, not {to}"),
             Refusal::UnknownHostname { hostname } => write!(f, "{stem} {hostname}"),
             Refusal::UnresolvedPort { hostname, port } => write!(f, "{stem} {hostname}:{port} found, but cannot resolve port"),
             Refusal::NoVip { hostname } => write!(f, "{stem} {hostname} found, but has no IP addresses"),

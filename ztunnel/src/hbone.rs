@@ -26,8 +26,8 @@ async fn carry<N: Net>(pod: &Arc<Pod<N>>, accepted: Accepted<N::Stream>) -> Resu
     let Some(shaking) = pod.handshakes.enter(from.ip()) else {
         return Err(Refusal::TooManyConnections { limit: crate::handshakes::PER_SOURCE_MAX }.into());
     };
-    let me = pod.me().await?;
-    let credential = pod.mesh.credentials.get(&me.identity()).await;
+    let identity = pod.identity().await?;
+    let credential = pod.mesh.credentials.get(&identity).await;
     let credential = credential.map_err(|why| Fault::Identity(why.to_string())).at(Stage::Capture, Side::Ours)?;
     let secured = pod.mesh.tls.accept(ReadAhead::new(stream), &credential).await;
     let secured = secured.map_err(|why| Fault::ServerTls(why.to_string())).at(Stage::Capture, Side::Downstream)?;

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode};
-use mesh_hbone::{Baggage, Connect, Tunnel};
+use http::StatusCode;
+use mesh_hbone::{Connect, Tunnel};
 use mesh_model::identity::SpiffeId;
 use mesh_model::workload::Workload;
 use mesh_net::net::Net;
@@ -85,11 +85,7 @@ fn admission<N: Net>(pod: &Pod<N>, me: &Workload, peer: &Peer, ask: &Connect) ->
 }
 
 fn accept<N: Net>(pod: &Pod<N>, me: &Workload, ask: &mut Connect) -> std::io::Result<Tunnel> {
-    let mut headers = HeaderMap::new();
-    if pod.mesh.settings.baggage {
-        headers.insert(mesh_hbone::baggage::BAGGAGE, baggage::of(me).emit());
-    }
-    ask.accept(headers)
+    ask.accept(baggage::answer(pod.mesh.settings.baggage, me))
 }
 
 /// What the peer is answered. A failure without a status of its own is ours or the application's.
@@ -102,8 +98,7 @@ fn told<N: Net>(pod: &Pod<N>, me: &Arc<Workload>, peer: &Peer, ask: &Connect, ad
     let source = match &admission.source {
         Some(workload) => Party::known(workload),
         // Where the address says nothing, the peer's own words do, for labels only; they never outweigh its certificate.
-        None if pod.mesh.settings.baggage => baggage::party(&Baggage::parse(ask.headers()), &peer.identity),
-        None => Party::Unknown,
+        None => baggage::heard(pod.mesh.settings.baggage, ask.headers(), &peer.identity),
     };
     let mut told = Told::plain(source, Party::known(me), peer.local);
     told.source_identity = Some(peer.identity.clone());

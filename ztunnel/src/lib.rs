@@ -36,6 +36,7 @@ pub mod enroll;
 pub mod config;
 pub mod pod;
 pub mod pods;
+pub mod own;
 pub mod dns;
 pub mod admin;
 pub mod node;

@@ -12,7 +12,6 @@ use mesh_identity::clock::{Clock, SystemClock};
 use mesh_identity::crl::Revocations;
 use mesh_identity::store::Credentials;
 use mesh_identity::tls::Tls;
-use mesh_net::linux::HostNet;
 use mesh_net::sockopt::{Options, Spoofing, can_spoof};
 use mesh_runtime::signal::Signals;
 use mesh_runtime::{Drain, Drained, Ready};
@@ -34,11 +33,12 @@ use crate::chance::Chance;
 use crate::config::{Config, Local, Mode, Remote, Root, Token};
 use crate::dns::answer::Naming;
 use crate::dns::resolv::Resolv;
-use crate::enroll::{PodInfo, PodUid, Stop, zds::Zds};
+use crate::enroll::{PodInfo, zds::Zds};
 use crate::fetch::Fetcher;
 use crate::freshness::Freshness;
 use crate::localfile::LocalFile;
-use crate::pod::{Mesh, Pod, Settings};
+use crate::own;
+use crate::pod::{Mesh, Settings};
 use crate::pods::{Dns, Pods};
 
 /// What version this is, wherever a version is asked for.
@@ -83,7 +83,7 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
     };
 
     let accounts = Accounts::new(Traffic::new(recorder.clone()), log.access(), clock);
-    let resolv = Resolv::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    let resolv = resolv(&config);
     let fetch = Arc::new(Fetcher::new(demand, resolv.servers.clone(), &recorder));
     let mesh = Arc::new(Mesh {
         world: watched.clone(),
@@ -114,6 +114,7 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
         shared: matches!(config.mode, Mode::Shared { .. }),
     };
     let pages = admin::serve(shown, &config).await?;
+    own::serve(&config, options(&config), &mesh, &workers, drain.child()).await.context("cannot serve the daemon's own metrics over HBONE")?;
 
     // the pods, once it is known who is who
     let zds = match &config.mode {
@@ -128,14 +129,12 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
         }
         Mode::Dedicated { name, namespace, service_account } => {
             let info = PodInfo { name: name.clone(), namespace: namespace.clone(), service_account: service_account.clone() };
-            let (net, mesh, drain) = (HostNet::new(options(&config)), mesh.clone(), drain.child());
-            let starting = workers.spawn(async move { Pod::start(PodUid("dedicated".into()), info, net, mesh, drain).await });
-            let pod = starting.await?.context("cannot serve this workload")?;
-            drop(proxy_ready);
-            let stopping = drain_of(&pod);
+            pods.start_dedicated(info).await.context("cannot serve this workload")?;
+            let running = drain.clone();
             tokio::spawn(async move {
-                stopping.cancelled().await;
-                let _ = pod.stop(Stop::Drain).await;
+                synced(watched, &running).await;
+                drop(proxy_ready);
+                running.soft().await;
                 Ok(())
             })
         }
@@ -159,6 +158,9 @@ async fn stop(drain: &Drain, pods: &Pods, deadline: std::time::Duration, signals
     for pod in pods.list() {
         pod.tunnels.drain();
     }
+    if let Some(pod) = pods.dedicated() {
+        pod.tunnels.drain();
+    }
     let drained = tokio::select! {
         drained = drain.shutdown(deadline) => drained,
         _ = signals.next() => drain.shutdown(std::time::Duration::ZERO).await,
@@ -167,10 +169,6 @@ async fn stop(drain: &Drain, pods: &Pods, deadline: std::time::Duration, signals
         Drained::Clean => tracing::info!("all connections ended"),
         Drained::Forced { left } => tracing::warn!(left, "connection failed to drain within the timeout; open ones were cut"),
     }
-}
-
-fn drain_of(pod: &Pod<HostNet>) -> CancellationToken {
-    pod.drain.soft_token()
 }
 
 fn follow_revocations(clock: &Arc<dyn Clock>, path: &Path) -> Arc<Revocations> {
@@ -185,7 +183,7 @@ fn credentials(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Creden
     let channel = channel::connect(&address, tls, channel::tcp)?;
     let headers = CallHeaders::new(token(config), &config.place.cluster_id, &config.ca.headers).context("CA_HEADER_*")?;
     let mode = if matches!(config.mode, Mode::Shared { .. }) { CaMode::Shared } else { CaMode::Dedicated };
-    let authority = Arc::new(GrpcAuthority::new(channel, headers, mode));
+    let authority = Arc::new(GrpcAuthority::new(channel, headers, mode).whose_own_is(own::identity(config)));
     Ok(Credentials::new(authority, clock.clone(), config.certificate_life, rand::random()))
 }
 
@@ -351,6 +349,26 @@ async fn hold(writer: WorldWriter) {
     let _writer = writer;
     std::future::pending::<()>().await;
 }
+
+/// The name servers of this process's own place.
+///
+/// A machine's file may name a stub resolver on its loopback; that one's own questions are captured like everybody's and
+/// would come back to it through us. Where it is systemd's, the servers that it asks are in a file of their own.
+fn resolv(config: &Config) -> Resolv {
+    let read = |path: &str| Resolv::parse(&std::fs::read_to_string(path).unwrap_or_default());
+    let resolv = read("/etc/resolv.conf");
+    let stub = !resolv.servers.is_empty() && resolv.servers.iter().all(|server| server.ip().is_loopback());
+    if stub && matches!(config.mode, Mode::Dedicated { .. }) {
+        let behind = read(BEHIND_THE_STUB);
+        if !behind.servers.is_empty() {
+            return Resolv { servers: behind.servers, ..resolv };
+        }
+    }
+    resolv
+}
+
+/// Where systemd-resolved writes the servers that it asks.
+const BEHIND_THE_STUB: &str = "/run/systemd/resolve/resolv.conf";
 
 fn naming(config: &Config, resolv: &Resolv) -> Dns {
     let dedicated = matches!(config.mode, Mode::Dedicated { .. });

@@ -12,6 +12,7 @@ use mesh_hbone::Limits;
 use mesh_identity::store::Credentials;
 use mesh_identity::tls::Tls;
 use mesh_model::directory::OwnWorkload;
+use mesh_model::identity::SpiffeId;
 use mesh_model::workload::Workload;
 use mesh_net::net::Net;
 use mesh_runtime::{Drain, Drained, Watched};
@@ -80,10 +81,20 @@ pub struct Settings {
     pub drain: Duration,
 }
 
+/// Whom the listeners of a pod serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// The pod's application: its identity is the workload's, and any port may be asked for.
+    Workload,
+    /// The daemon itself: as whom it speaks, and the one port of its own that may be asked for.
+    Daemon { identity: SpiffeId, port: u16 },
+}
+
 /// One enrolled pod.
 pub struct Pod<N: Net> {
     pub uid: PodUid,
     pub info: PodInfo,
+    pub serves: Serves,
     pub own: OwnWorkload,
     pub net: N,
     pub mesh: Arc<Mesh>,
@@ -103,8 +114,27 @@ impl<N: Net> Pod<N> {
     /// When a port cannot be bound.
     pub async fn start(uid: PodUid, info: PodInfo, net: N, mesh: Arc<Mesh>, drain: Drain) -> io::Result<Arc<Pod<N>>> {
         let ports = Ports::bind(&net, &mesh.settings).await?;
+        let pod = Pod::watched(uid, info, Serves::Workload, net, mesh, drain);
+        capture::serve(&pod, ports);
+        Ok(pod)
+    }
+
+    /// The daemon's own listener: tunnels to one port of its own, as itself.
+    ///
+    /// # Errors
+    /// When the port cannot be bound.
+    pub async fn start_own(info: PodInfo, serves: Serves, net: N, mesh: Arc<Mesh>, drain: Drain) -> io::Result<Arc<Pod<N>>> {
+        let listener = capture::listen_for_tunnels(&net, &mesh.settings).await?;
+        let pod = Pod::watched(PodUid("own".into()), info, serves, net, mesh, drain);
+        capture::serve_tunnels(&pod, listener);
+        Ok(pod)
+    }
+
+    /// A pod whose connections are judged again when policy changes.
+    fn watched(uid: PodUid, info: PodInfo, serves: Serves, net: N, mesh: Arc<Mesh>, drain: Drain) -> Arc<Pod<N>> {
         let own = OwnWorkload {
-            node: mesh.settings.node.clone(),
+            // The daemon's own workload is named in full, and may be described without a node.
+            node: mesh.settings.node.clone().filter(|_| serves == Serves::Workload),
             namespace: info.namespace.clone(),
             service_account: info.service_account.clone(),
             name: info.name.clone(),
@@ -117,6 +147,7 @@ impl<N: Net> Pod<N> {
             places: Arc::new(Semaphore::new(mesh.settings.connections_per_pod)),
             uid,
             info,
+            serves,
             own,
             net,
             mesh,
@@ -127,8 +158,18 @@ impl<N: Net> Pod<N> {
             let watch = watcher.permits.clone().watch(watcher.mesh.world.clone(), watcher.own.clone());
             tokio::select! { () = watch => {}, () = forced.cancelled() => {} }
         });
-        capture::serve(&pod, ports);
-        Ok(pod)
+        pod
+    }
+
+    /// As whom the pod speaks.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownOwnWorkload`].
+    pub async fn identity(&self) -> Result<SpiffeId, Refusal> {
+        match &self.serves {
+            Serves::Workload => Ok(self.me().await?.identity()),
+            Serves::Daemon { identity, .. } => Ok(identity.clone()),
+        }
     }
 
     /// The pod's own workload, as the control plane describes it; waits for that a while.
@@ -165,6 +206,10 @@ impl<N: Net> Pod<N> {
             network: &settings.network,
             own_ports: &settings.own_ports,
             tunnel_over_loopback: settings.tunnel_over_loopback,
+            only_port: match self.serves {
+                Serves::Workload => None,
+                Serves::Daemon { port, .. } => Some(port),
+            },
         }
     }
 

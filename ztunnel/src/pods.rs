@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use mesh_net::linux::PodNet;
+use mesh_net::linux::{HostNet, PodNet};
+use mesh_net::net::Net;
 use mesh_net::netns::Netns;
 use mesh_net::sockopt::Options;
 use mesh_runtime::{Drain, Drained};
@@ -34,6 +35,8 @@ pub struct Pods {
     workers: Handle,
     drain: Drain,
     running: Mutex<HashMap<PodUid, Arc<Pod<PodNet>>>>,
+    /// In dedicated mode: the one that is served.
+    dedicated: OnceLock<Arc<Pod<HostNet>>>,
     waiting: Mutex<Vec<(PodUid, PodInfo)>>,
     counts: Counts,
 }
@@ -65,7 +68,18 @@ impl Pods {
             started: recorder.counter(&families::PROXIES_STARTED, &[]),
             stopped: recorder.counter(&families::PROXIES_STOPPED, &[]),
         };
-        Ok(Pods { mesh, home: Netns::current()?, options, dns, workers, drain, running: Mutex::default(), waiting: Mutex::default(), counts })
+        Ok(Pods {
+            mesh,
+            home: Netns::current()?,
+            options,
+            dns,
+            workers,
+            drain,
+            running: Mutex::default(),
+            dedicated: OnceLock::new(),
+            waiting: Mutex::default(),
+            counts,
+        })
     }
 
     /// Serves a pod from now on.
@@ -77,16 +91,7 @@ impl Pods {
         let net = PodNet::new(pod.netns.0.clone(), self.home.clone(), Options { mark, ..self.options.clone() })?;
         let drain = self.drain.child();
         let (uid, info, mesh, dns) = (pod.uid.clone(), pod.info.clone(), self.mesh.clone(), self.dns.clone());
-        let starting = async move {
-            let started = Pod::start(uid, info, net.clone(), mesh, drain.clone()).await?;
-            if let Some(dns) = dns
-                && let Err(error) = dns.serve(&started, net).await
-            {
-                let _ = started.stop(Stop::Immediate).await;
-                return Err(error);
-            }
-            Ok::<_, io::Error>(started)
-        };
+        let starting = start_with_dns(uid, info, net, mesh, drain, dns);
         let started = self.workers.spawn(starting).await.map_err(io::Error::other)??;
         tracing::info!(pod = %pod.info.name, namespace = %pod.info.namespace, uid = %pod.uid.0, "serving a pod");
         self.counts.started.increment(1);
@@ -95,8 +100,30 @@ impl Pods {
         Ok(())
     }
 
+    /// Serves the one workload of dedicated mode, in this process's own network, until the daemon drains.
+    ///
+    /// # Errors
+    /// A port is taken; it names the port.
+    pub async fn start_dedicated(&self, info: PodInfo) -> io::Result<()> {
+        let net = HostNet::new(self.options.clone());
+        let (mesh, dns, drain) = (self.mesh.clone(), self.dns.clone(), self.drain.child());
+        let starting = start_with_dns(PodUid("dedicated".into()), info, net, mesh, drain, dns);
+        let started = self.workers.spawn(starting).await.map_err(io::Error::other)??;
+        tracing::info!(name = %started.info.name, namespace = %started.info.namespace, "serving this machine's workload");
+        self.counts.started.increment(1);
+        self.counts.active.set(1.0);
+        self.have_certificate_ready(&started);
+        let _ = self.dedicated.set(started); // there is one, and it is started once
+        Ok(())
+    }
+
+    /// The workload of dedicated mode.
+    pub fn dedicated(&self) -> Option<&Arc<Pod<HostNet>>> {
+        self.dedicated.get()
+    }
+
     /// The certificate is there before the first connection asks for it.
-    fn have_certificate_ready(&self, pod: &Arc<Pod<PodNet>>) {
+    fn have_certificate_ready<N: Net>(&self, pod: &Arc<Pod<N>>) {
         let pod = pod.clone();
         self.workers.spawn(async move {
             let known = tokio::select! { known = pod.me() => known, () = pod.drain.soft() => return };
@@ -155,10 +182,29 @@ impl Pods {
     }
 }
 
+/// A pod with its DNS, or neither.
+async fn start_with_dns<N: Net>(
+    uid: PodUid,
+    info: PodInfo,
+    net: N,
+    mesh: Arc<Mesh>,
+    drain: Drain,
+    dns: Option<Dns>,
+) -> io::Result<Arc<Pod<N>>> {
+    let started = Pod::start(uid, info, net, mesh, drain).await?;
+    if let Some(dns) = dns
+        && let Err(error) = dns.serve(&started).await
+    {
+        let _ = started.stop(Stop::Immediate).await;
+        return Err(error);
+    }
+    Ok(started)
+}
+
 impl Dns {
-    async fn serve(&self, pod: &Pod<PodNet>, net: PodNet) -> io::Result<()> {
+    async fn serve<N: Net>(&self, pod: &Pod<N>) -> io::Result<()> {
         let settings = Settings {
-            net,
+            net: pod.net.clone(),
             own: pod.own.clone(),
             naming: self.naming.clone(),
             world: pod.mesh.world.clone(),

@@ -292,7 +292,7 @@ fn admission(
     identity: Option<&SpiffeId>,
     hop: &Hop,
 ) -> Result<Admission, Refusal> {
-    let host = Host { me: target, network: &target.network, own_ports: question.own_ports, tunnel_over_loopback: true };
+    let host = Host { me: target, network: &target.network, own_ports: question.own_ports, tunnel_over_loopback: true, only_port: None };
     // The port that the caller's kernel will choose plays no part in any decision.
     let peer = SocketAddr::new(peer, 0);
     match &hop.via {

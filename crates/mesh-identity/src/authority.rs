@@ -56,12 +56,18 @@ pub struct GrpcAuthority {
     channel: Channel,
     headers: Arc<CallHeaders>,
     mode: Mode,
+    own: Option<SpiffeId>,
 }
 
 impl GrpcAuthority {
     /// `channel` comes from `crate::channel::connect`; `headers` carries the token, the cluster and what is configured.
     pub fn new(channel: Channel, headers: CallHeaders, mode: Mode) -> GrpcAuthority {
-        GrpcAuthority { channel, headers: Arc::new(headers), mode }
+        GrpcAuthority { channel, headers: Arc::new(headers), mode, own: None }
+    }
+
+    /// The identity that the token itself proves: a certificate for it names nobody else, whatever the mode.
+    pub fn whose_own_is(self, own: Option<SpiffeId>) -> GrpcAuthority {
+        GrpcAuthority { own, ..self }
     }
 
     async fn ask(&self, csr: String, identity: &SpiffeId, lifetime: Duration) -> Result<Vec<String>, SignFailure> {
@@ -70,8 +76,10 @@ impl GrpcAuthority {
             csr,
             validity_duration: i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX),
             metadata: match self.mode {
-                Mode::Shared => Some(wire::one_string(wire::IMPERSONATED_IDENTITY, identity.to_string())),
-                Mode::Dedicated => None,
+                Mode::Shared if self.own.as_ref() != Some(identity) => {
+                    Some(wire::one_string(wire::IMPERSONATED_IDENTITY, identity.to_string()))
+                }
+                Mode::Shared | Mode::Dedicated => None,
             },
         });
         *request.metadata_mut() = self.headers.metadata().await?;

@@ -17,7 +17,13 @@ impl Case<'_> {
     fn decide(&self) -> Result<Admission, Refusal> {
         let me = self.mesh.workload(self.me);
         let network: Arc<str> = "".into();
-        let host = Host { me: &me, network: &network, own_ports: &[15008, 15006, 15001], tunnel_over_loopback: self.loopback };
+        let host = Host {
+            me: &me,
+            network: &network,
+            own_ports: &[15008, 15006, 15001],
+            tunnel_over_loopback: self.loopback,
+            only_port: None,
+        };
         let identity = SpiffeId::new("cluster.local", "shop", "client");
         let arrival = Arrival {
             local: me.addresses[0],
@@ -278,7 +284,7 @@ fn through_a_gateway_of_another_network_the_address_is_nobodys() {
     // Network names do not differ by case.
     let me = mesh.workload("server");
     let network: Arc<str> = "Prod".into();
-    let host = Host { me: &me, network: &network, own_ports: &[], tunnel_over_loopback: true };
+    let host = Host { me: &me, network: &network, own_ports: &[], tunnel_over_loopback: true, only_port: None };
     let authority = "10.0.0.2:80".parse().unwrap();
     let arrival = Arrival {
         local: me.addresses[0],
@@ -323,7 +329,8 @@ fn plaintext_goes_where_it_was_meant_to() {
     let mesh = fixture::parse(SHOP).unwrap();
     let me = mesh.workload("server");
     let network: Arc<str> = "".into();
-    let host = Host { me: &me, network: &network, own_ports: &[15008, 15006, 15001], tunnel_over_loopback: true };
+    let host =
+        Host { me: &me, network: &network, own_ports: &[15008, 15006, 15001], tunnel_over_loopback: true, only_port: None };
     let decide = |peer: &str, to: &str| admit_plaintext(&mesh.directory, &host, peer.parse().unwrap(), to.parse().unwrap());
     let admission = decide("10.0.0.1:40000", "10.0.0.2:8080").unwrap();
     assert_eq!(admission.dial, "10.0.0.2:8080".parse().unwrap());
@@ -335,5 +342,33 @@ fn plaintext_goes_where_it_was_meant_to() {
     for port in [15001, 15006, 15008] {
         let to = format!("10.0.0.2:{port}");
         assert_eq!(decide("10.0.0.1:40000", &to), Err(Refusal::SelfCall { to: to.parse().unwrap() }));
+    }
+}
+
+// Z-267: the daemon's own listener serves one port, and no other address either.
+#[test]
+fn where_one_port_is_served_no_other_is() {
+    let mesh = fixture::parse("node a: zt 10.0.0.1 sa=mesh/zt").unwrap();
+    let me = mesh.workload("zt");
+    let network: Arc<str> = "".into();
+    let host = Host { me: &me, network: &network, own_ports: &[15008], tunnel_over_loopback: true, only_port: Some(15020) };
+    for (authority, answer) in [
+        ("10.0.0.1:15020", "10.0.0.1:15020"),
+        ("10.0.0.1:15021", "only the daemon's metrics are served here, not 10.0.0.1:15021"),
+        ("10.0.0.1:15000", "only the daemon's metrics are served here, not 10.0.0.1:15000"),
+        ("10.0.0.1:15008", "attempted recursive call to ourselves: 10.0.0.1:15008"),
+        ("10.0.0.2:15020", "ip mismatch: 10.0.0.2 != 10.0.0.1"),
+    ] {
+        let arrival = Arrival {
+            local: me.addresses[0],
+            peer: "10.0.0.9:40000".parse().unwrap(),
+            identity: None,
+            authority: &authority.parse().unwrap(),
+            forwarded_host: None,
+            from_network: None,
+        };
+        let said = admit(&mesh.directory, &host, &arrival)
+            .map_or_else(|refusal| refusal.to_string(), |admission| admission.dial.to_string());
+        assert_eq!(said, answer, "{authority}");
     }
 }

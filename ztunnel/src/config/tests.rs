@@ -96,6 +96,35 @@ fn dedicated_mode_is_one_workload() {
     assert!(parse(&[("PROXY_MODE", "dedicated")], &[]).unwrap_err().starts_with("PROXY_WORKLOAD_INFO="));
 }
 
+/// The controller compares the client's words with its token, which is the workload's.
+#[test]
+fn a_dedicated_daemon_speaks_as_its_workload() {
+    let dedicated = [("PROXY_MODE", "dedicated"), ("PROXY_WORKLOAD_INFO", "shop/vm-1/cart")];
+    let of = |more: &[(&str, &str)]| {
+        let place = good(&[&dedicated[..], more].concat()).place;
+        [place.pod_namespace, place.pod_name, place.service_account].join("/")
+    };
+    assert_eq!(of(&[]), "shop/vm-1/cart");
+    assert_eq!(of(&[("POD_NAME", "daemon"), ("POD_NAMESPACE", "other")]), "other/daemon/cart");
+    let asks = [&dedicated[..], &[("XDS_ON_DEMAND", "true"), ("ISTIO_META_DNS_CAPTURE", "false")]].concat();
+    assert!(parse(&asks, &[]).unwrap_err().contains("in dedicated mode nobody tells the daemon of its own workload"));
+}
+
+// Z-267
+#[test]
+fn the_daemon_has_an_identity_of_its_own_where_it_was_told_all_of_it() {
+    let told = [("POD_NAMESPACE", "mesh"), ("POD_NAME", "zt-1"), ("SERVICE_ACCOUNT", "zt"), ("TRUST_DOMAIN", "td")];
+    let identity = |set: &[(&str, &str)]| crate::own::identity(&good(set)).map(|identity| identity.to_string());
+    assert_eq!(identity(&told).as_deref(), Some("spiffe://td/ns/mesh/sa/zt"));
+    assert_eq!(identity(&told[..3]).as_deref(), Some("spiffe://cluster.local/ns/mesh/sa/zt"));
+    for left_out in 0..3 {
+        let some: Vec<_> = told.iter().enumerate().filter(|(at, _)| *at != left_out).map(|(_, one)| *one).collect();
+        assert_eq!(identity(&some), None, "without {}", told[left_out].0);
+    }
+    let dedicated = [&told[..], &[("PROXY_MODE", "dedicated"), ("PROXY_WORKLOAD_INFO", "shop/vm-1/cart")]].concat();
+    assert_eq!(identity(&dedicated), None, "the port is the workload's");
+}
+
 const FILE: &str = "
 defaultConfig:
   discoveryAddress: istiod.file:15012

@@ -50,6 +50,7 @@ fn every_refusal_has_its_text() {
             Some(400),
             "ip mismatch: 10.0.0.2 != 10.0.0.3",
         ),
+        (Refusal::NotServed { to }, "resolve", Some(400), "only the daemon's metrics are served here, not 10.0.0.2:80"),
         (
             Refusal::UnknownHostname { hostname: "a.test".into() },
             "resolve",

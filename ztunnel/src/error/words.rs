@@ -6,7 +6,7 @@ use super::{Counted, Reason, Words};
 
 impl Reason {
     /// All reasons, for documentation and tests.
-    pub const ALL: [Reason; 48] = [
+    pub const ALL: [Reason; 49] = [
         Reason::SelfCall,
         Reason::UnknownOwnWorkload,
         Reason::UnknownWaypoint,
@@ -21,6 +21,7 @@ impl Reason {
         Reason::NotConnect,
         Reason::BadAuthority,
         Reason::IpMismatch,
+        Reason::NotServed,
         Reason::UnknownHostname,
         Reason::UnresolvedPort,
         Reason::NoVip,
@@ -187,6 +188,15 @@ impl Reason {
                 sentence: "A peer asked this pod for a tunnel to an address that is not the pod's, nor behind it as a waypoint.",
                 advice: "Often the address was reused and the peer will learn of it soon; if it stays, compare what the two \
                          nodes know with `isthmus status`.",
+                status: Some(400),
+                flags: ResponseFlags::Connect,
+                counted: Counted::Early,
+            },
+            Reason::NotServed => Words {
+                code: "not_served",
+                stem: "only the daemon's metrics are served here",
+                sentence: "A peer asked the node daemon itself for a tunnel to another port than that of its metrics.",
+                advice: "Ask for the metrics port (15020); nothing else of the daemon is reached through the mesh.",
                 status: Some(400),
                 flags: ResponseFlags::Connect,
                 counted: Counted::Early,

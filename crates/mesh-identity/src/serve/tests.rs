@@ -145,6 +145,19 @@ async fn without_impersonation_the_certificate_is_the_callers_own() {
     assert_eq!(bench.last().1, "issued spiffe://td/ns/shop/sa/own");
 }
 
+// Z-267: what the token proves is asked for without naming anybody, all else by name.
+#[tokio::test]
+async fn a_daemon_asks_for_its_own_certificate_as_itself() {
+    let bench = bench().await;
+    let own = id("shop", "own");
+    let daemon = bench.authority("node-token", Mode::Shared).whose_own_is(Some(own.clone()));
+    ask(&daemon, &id("shop", "cart")).await.unwrap();
+    assert_eq!(bench.last().1, "issued spiffe://td/ns/shop/sa/cart");
+    let another = bench.authority("pod-token", Mode::Shared).whose_own_is(Some(own.clone()));
+    ask(&another, &own).await.unwrap();
+    assert_eq!(bench.last().1, "issued spiffe://td/ns/shop/sa/own", "this caller may not name anybody, and did not");
+}
+
 // V-30, V-31, spec/controlplane.md 3.4: what a refused caller learns
 #[tokio::test]
 async fn refusals_have_their_codes_and_are_opaque() {
