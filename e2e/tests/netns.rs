@@ -5,21 +5,26 @@
 //! parts of names to run: `cargo test -p e2e --test netns -- redis half_close`. Without root all are counted SKIPPED.
 
 mod netns {
+    pub mod annex;
     pub mod app;
     pub mod attacks;
     pub mod faults;
     pub mod lifecycle;
+    pub mod machine;
     pub mod mesh;
+    pub mod own;
     pub mod peer;
     pub mod policy;
     pub mod programs;
+    pub mod sandwich;
+    pub mod waypoint;
 }
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use netns::mesh::Mesh;
-use netns::{attacks, faults, lifecycle, policy, programs};
+use netns::{attacks, faults, lifecycle, machine, own, policy, programs, sandwich, waypoint};
 
 /// What a check found: nothing to say, or why it could not look.
 pub enum Outcome {
@@ -49,10 +54,18 @@ macro_rules! checks {
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let mut checks: Vec<Check> = [programs::checks(), policy::checks(), attacks::checks(), lifecycle::checks(), faults::checks()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let rooms = [
+        programs::checks(),
+        policy::checks(),
+        attacks::checks(),
+        waypoint::checks(),
+        sandwich::checks(),
+        own::checks(),
+        machine::checks(),
+        lifecycle::checks(),
+        faults::checks(),
+    ];
+    let mut checks: Vec<Check> = rooms.into_iter().flatten().collect();
     checks.retain(|check| wanted.is_empty() || wanted.iter().any(|part| check.name.contains(part.as_str())));
     if std::env::args().any(|argument| argument == "--list") {
         checks.iter().for_each(|check| println!("{}: test", check.name));

@@ -1,7 +1,7 @@
 //! Applications of this process inside a pod's network: servers that count what reaches them, clients that show how a
 //! connection ends. Real sockets on the real kernel; nothing in them knows of the mesh.
 
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use isthmus::lab::state::PodState;
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 
-use crate::netns::mesh::Mesh;
+use crate::netns::mesh::{MARKER, Mesh};
 
 /// A socket of a check never waits longer.
 pub const PATIENCE: Duration = Duration::from_secs(12);
@@ -125,6 +125,14 @@ pub fn greet(conversation: &mut Conversation) -> std::io::Result<()> {
     let line = format!("{}\n", conversation.from.ip());
     conversation.stream.write_all(line.as_bytes())?;
     echo(conversation)
+}
+
+/// Whom a server of [`greet`] takes the client for, and a word over the same connection.
+pub fn greeted(mut stream: TcpStream) -> Result<String> {
+    let mut line = String::new();
+    BufReader::new(stream.try_clone()?).read_line(&mut line)?;
+    ask(&mut stream, MARKER)?;
+    Ok(line.trim().to_owned())
 }
 
 /// Connects from a pod.

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use isthmus::lab::netns;
-use isthmus::lab::node::wire_netns;
 use nix::sys::signal::Signal;
 use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber};
 
+use super::annex::Annex;
 use super::app::{End, Server, ask, dial, echo, watch};
 use super::mesh::{MARKER, Mesh, SOON, until, until_ok, until_refused, v4};
 use crate::{Check, checks};
@@ -29,43 +29,13 @@ pub fn checks() -> Vec<Check> {
     ]
 }
 
-/// A place for one more daemon: a namespace on the wire, which goes with the mesh.
-struct Annex<'a> {
-    name: String,
-    wire: String,
-    mesh: &'a Mesh,
-}
-
-impl Annex<'_> {
-    fn build<'a>(mesh: &'a Mesh, address: &str) -> Result<Annex<'a>> {
-        let annex = Annex { name: format!("isthmus-{}-annex", mesh.name), wire: wire_netns(&mesh.name), mesh };
-        netns::add(&annex.name)?;
-        netns::ip_batch(None, &format!("link add annex netns {} type veth peer name eth0 netns {}\n", annex.wire, annex.name))?;
-        netns::ip_batch(Some(&annex.wire), "link set annex master wire\nlink set annex up\n")?;
-        netns::ip_batch(Some(&annex.name), &format!("link set lo up\nlink set eth0 up\naddr add {address}/24 dev eth0\n"))?;
-        Ok(annex)
-    }
-
-    fn metric(&self, family: &str) -> Option<f64> {
-        let text = self.mesh.rt.block_on(isthmus::mesh::ask::get(&self.name, 15020, "/metrics")).ok()?;
-        String::from_utf8_lossy(&text).lines().find(|line| line.starts_with(family))?.rsplit(' ').next()?.parse().ok()
-    }
-}
-
-impl Drop for Annex<'_> {
-    fn drop(&mut self) {
-        let _ = netns::delete(&self.name);
-        let _ = netns::ip_batch(Some(&self.wire), "link del annex\n");
-    }
-}
-
 // Z-226
 fn a_taken_admin_port_stops_the_start(mesh: &Mesh) -> Result<()> {
-    let annex = Annex::build(mesh, "10.244.0.97")?;
+    let annex = Annex::build(mesh, "annex", 97)?;
     let nowhere = mesh.scratch("nowhere.sock").display().to_string();
     for (taken, name) in [("127.0.0.1:15000", "admin"), ("[::]:15020", "metrics"), ("[::]:15021", "readiness")] {
-        let _taken = Server::bind(mesh, &annex.name, taken.parse()?, echo)?;
-        let mut daemon = mesh.another_daemon("node-1", &annex.name, &[("INPOD_UDS", &nowhere)], &mesh.scratch(name))?;
+        let _taken = Server::bind(mesh, &annex.netns, taken.parse()?, echo)?;
+        let mut daemon = mesh.another_daemon("node-1", &annex.netns, &[("INPOD_UDS", &nowhere)], &mesh.scratch(name))?;
         let (status, said) = daemon.ends(SOON)?;
         ensure!(!status.success() && said.contains(taken) && said.contains(name), "{taken}: {status}, {said}");
     }
@@ -74,17 +44,17 @@ fn a_taken_admin_port_stops_the_start(mesh: &Mesh) -> Result<()> {
 
 // Z-222, Z-229
 fn a_daemon_ends_when_it_is_told_to(mesh: &Mesh) -> Result<()> {
-    let annex = Annex::build(mesh, "10.244.0.98")?;
+    let annex = Annex::build(mesh, "annex", 98)?;
     let nowhere = mesh.scratch("nowhere.sock").display().to_string();
     for way in ["SIGTERM", "SIGINT", "/quitquitquit"] {
-        let mut daemon = mesh.another_daemon("node-1", &annex.name, &[("INPOD_UDS", &nowhere)], &mesh.scratch("ends"))?;
-        until(SOON, "the daemon's pages are there", || annex.metric("istio_build"))?;
+        let mut daemon = mesh.another_daemon("node-1", &annex.netns, &[("INPOD_UDS", &nowhere)], &mesh.scratch("ends"))?;
+        until(SOON, "the daemon's pages are there", || annex.metric("istio_build", &[]))?;
         match way {
             "SIGTERM" => daemon.signal(Signal::SIGTERM),
             "SIGINT" => daemon.signal(Signal::SIGINT),
             _ => {
                 let output = std::process::Command::new("nsenter")
-                    .arg(format!("--net={}", netns::path(&annex.name).display()))
+                    .arg(format!("--net={}", netns::path(&annex.netns).display()))
                     .args(["curl", "-sS", "-m", "5", "-X", "POST", "http://localhost:15000/quitquitquit"])
                     .output()?;
                 ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -155,12 +125,12 @@ fn a_daemon_hands_over_to_another(mesh: &Mesh) -> Result<()> {
     ask(&mut short, MARKER)?;
     ask(&mut long, MARKER)?;
     let callers = Callers::start(mesh)?;
-    let annex = Annex::build(mesh, "10.244.0.99")?;
+    let annex = Annex::build(mesh, "annex", 99)?;
     let first = mesh.daemon("node-1").context("the first daemon runs")?;
-    let mut second = mesh.another_daemon("node-1", &annex.name, &[("INSTANCE_IP", "10.244.0.99")], &mesh.scratch("second"))?;
+    let mut second = mesh.another_daemon("node-1", &annex.netns, &[("INSTANCE_IP", "10.244.0.99")], &mesh.scratch("second"))?;
     let pods = mesh.state().pods.iter().filter(|pod| pod.wanted && pod.node == "node-1").count() as f64;
     until(Duration::from_secs(20), "the second daemon has all pods", || {
-        annex.metric("workload_manager_active_proxy_count").filter(|count| *count >= pods)
+        annex.metric("workload_manager_active_proxy_count", &[]).filter(|count| *count >= pods)
     })?;
     first.signal(Signal::SIGTERM);
     let told = Instant::now();

@@ -59,6 +59,7 @@ impl Mesh {
             .args(["--name", &name, "up", "-f"])
             .arg(folder.path())
             .env("CRL_PATH", scratch_file(&folder, "crl"))
+            .env("MACHINE_ACCOUNTS", super::machine::ACCOUNT)
             .stdin(Stdio::null())
             .stderr(out.try_clone()?)
             .stdout(out)

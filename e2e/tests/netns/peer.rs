@@ -61,9 +61,22 @@ pub fn handshake(
     as_whom: &Credential,
     at: SystemTime,
 ) -> Result<Secured<TlsStream<tokio::net::TcpStream>>> {
+    handshake_with(mesh, from, to, as_whom, &account("blank"), at)
+}
+
+/// The same to the tunnel port of anybody.
+pub fn handshake_with(
+    mesh: &Mesh,
+    from: &PodState,
+    to: SocketAddr,
+    as_whom: &Credential,
+    whom: &SpiffeId,
+    at: SystemTime,
+) -> Result<Secured<TlsStream<tokio::net::TcpStream>>> {
     let stream = dial(mesh, from, to)?;
     stream.set_nonblocking(true)?;
-    mesh.rt.block_on(async { Ok(tls(at).connect(tokio::net::TcpStream::from_std(stream)?, as_whom, &[account("blank")]).await?) })
+    let whom = std::slice::from_ref(whom);
+    mesh.rt.block_on(async { Ok(tls(at).connect(tokio::net::TcpStream::from_std(stream)?, as_whom, whom).await?) })
 }
 
 /// A tunnel to `authority` through the daemon at `to`.
@@ -74,7 +87,19 @@ pub fn connect(
     as_whom: &Credential,
     authority: &str,
 ) -> Result<Result<Tunnel, OpenError>> {
-    let secured = handshake(mesh, from, to, as_whom, SystemTime::now())?;
+    connect_with(mesh, from, to, as_whom, &account("blank"), authority)
+}
+
+/// The same through anybody's daemon.
+pub fn connect_with(
+    mesh: &Mesh,
+    from: &PodState,
+    to: SocketAddr,
+    as_whom: &Credential,
+    whom: &SpiffeId,
+    authority: &str,
+) -> Result<Result<Tunnel, OpenError>> {
+    let secured = handshake_with(mesh, from, to, as_whom, whom, SystemTime::now())?;
     let head: mesh_hbone::ConnectHead =
         authority.parse().with_context(|| format!("{authority} is no authority that our client can send"))?;
     let opened = mesh.rt.block_on(mesh_hbone::dial::open_alone(secured.stream, &Limits::default(), &ConnectRequest::new(head)));
@@ -83,7 +108,19 @@ pub fn connect(
 
 /// The status of a CONNECT to `authority`, written as it is: also what our own client would never send.
 pub fn status(mesh: &Mesh, from: &PodState, to: SocketAddr, as_whom: &Credential, authority: &str) -> Result<u16> {
-    let secured = handshake(mesh, from, to, as_whom, SystemTime::now())?;
+    status_of(mesh, from, to, as_whom, &account("blank"), authority)
+}
+
+/// The same through anybody's daemon.
+pub fn status_of(
+    mesh: &Mesh,
+    from: &PodState,
+    to: SocketAddr,
+    as_whom: &Credential,
+    whom: &SpiffeId,
+    authority: &str,
+) -> Result<u16> {
+    let secured = handshake_with(mesh, from, to, as_whom, whom, SystemTime::now())?;
     let authority = authority.to_owned();
     mesh.rt.block_on(async {
         tokio::time::timeout(super::mesh::SOON, async {

@@ -426,7 +426,7 @@ fn bytes_are_counted_exactly(mesh: &Mesh) -> Result<()> {
         .with_context(|| format!("opened, closed, sent, received at source and destination grew by {grown:?}, not {expected:?}"))
 }
 
-// Z-238, Z-267
+// Z-238
 fn every_metric_is_there(mesh: &Mesh) -> Result<()> {
     let text = mesh.metrics("node-1")?;
     for family in [

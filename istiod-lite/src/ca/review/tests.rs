@@ -70,6 +70,7 @@ fn case(yaml: &str) -> Case {
         tokens: Tokens::Cluster(Reviews::new(server.client(), AUDIENCE)),
         cluster_id: "Kubernetes".into(),
         rules: Rules::parse("istio-system/ztunnel", "cluster.local").unwrap(),
+        machines: vec![],
         placements: placed,
         clock: Arc::new(At(now())),
     };
