@@ -5,10 +5,14 @@
 //! ```
 //! A part (one pod of the node) is a `child`: it can be stopped alone, and stops with the whole.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
@@ -23,8 +27,22 @@ const UNWIND: Duration = Duration::from_millis(500);
 pub struct Drain {
     soft: CancellationToken,
     forced: CancellationToken,
+    /// What `forced` says, to be looked at without its lock.
+    cut: Arc<Cut>,
     tracker: TaskTracker,
     whole: Option<Arc<Drain>>,
+}
+
+#[derive(Debug, Default)]
+struct Cut {
+    here: AtomicBool,
+    whole: Option<Arc<Cut>>,
+}
+
+impl Cut {
+    fn is_told(&self) -> bool {
+        self.here.load(Ordering::Acquire) || self.whole.as_ref().is_some_and(|whole| whole.is_told())
+    }
 }
 
 /// How a shutdown went.
@@ -46,7 +64,13 @@ pub struct Busy {
 
 impl Drain {
     pub fn new() -> Drain {
-        Drain { soft: CancellationToken::new(), forced: CancellationToken::new(), tracker: TaskTracker::new(), whole: None }
+        Drain {
+            soft: CancellationToken::new(),
+            forced: CancellationToken::new(),
+            cut: Arc::default(),
+            tracker: TaskTracker::new(),
+            whole: None,
+        }
     }
 
     /// A part of this whole: stops with it, can be stopped alone before, and the whole waits for its work.
@@ -54,6 +78,7 @@ impl Drain {
         Drain {
             soft: self.soft.child_token(),
             forced: self.forced.child_token(),
+            cut: Arc::new(Cut { whole: Some(self.cut.clone()), ..Cut::default() }),
             tracker: TaskTracker::new(),
             whole: Some(Arc::new(self.clone())),
         }
@@ -65,8 +90,21 @@ impl Drain {
     }
 
     /// Resolves when work in progress has to be let go. A level: it stays resolved.
-    pub fn forced(&self) -> WaitForCancellationFuture<'_> {
-        self.forced.cancelled()
+    ///
+    /// Every connection polls this whenever it is woken. The token is asked only when there is news or somebody else is
+    /// to be woken: asking takes a lock that all connections share.
+    pub async fn forced(&self) {
+        let mut told = pin!(self.forced.cancelled());
+        let mut registered: Option<Waker> = None;
+        poll_fn(|cx| {
+            let is_registered = registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            if is_registered && !self.cut.is_told() {
+                return Poll::Pending;
+            }
+            registered = Some(cx.waker().clone());
+            told.as_mut().poll(cx)
+        })
+        .await;
     }
 
     pub fn is_soft(&self) -> bool {
@@ -103,11 +141,11 @@ impl Drain {
         F::Output: Send + 'static,
     {
         let busy = self.busy();
-        tokio::spawn(async move {
-            let output = task.await;
+        // `map` and no `async` block, which would hold the task twice: where it was caught and where it is awaited.
+        tokio::spawn(task.map(move |output| {
             drop(busy);
             output
-        })
+        }))
     }
 
     /// Asks for an end without waiting for it.
@@ -120,17 +158,23 @@ impl Drain {
         self.soft.cancel();
         self.tracker.close();
         if !deadline.is_zero() && tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok() {
-            self.forced.cancel();
+            self.force();
             return Drained::Clean;
         }
         if self.tracker.is_empty() {
-            self.forced.cancel();
+            self.force();
             return Drained::Clean;
         }
-        self.forced.cancel();
+        self.force();
         // Whoever is left after this is reported, not waited for: a stuck task must not hold the process.
         let _ = tokio::time::timeout(UNWIND, self.tracker.wait()).await;
         Drained::Forced { left: self.tracker.len() }
+    }
+
+    /// First what is looked at, then what wakes: whoever is woken sees it.
+    fn force(&self) {
+        self.cut.here.store(true, Ordering::Release);
+        self.forced.cancel();
     }
 }
 
@@ -196,6 +240,31 @@ mod tests {
         let _work = other.spawn(async move { watch.forced().await });
         assert_eq!(node.shutdown(Duration::from_secs(1)).await, Drained::Forced { left: 0 });
         assert!(other.is_soft());
+    }
+
+    #[tokio::test]
+    async fn whoever_polled_last_is_told() {
+        use std::sync::atomic::AtomicUsize;
+        use std::task::{Context, Wake};
+        #[derive(Default)]
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let node = Drain::new();
+        let pod = node.child();
+        let mut forced = pin!(pod.forced());
+        let (first, last) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        for count in [&first, &first, &last, &last] {
+            let waker = Waker::from(count.clone());
+            assert!(forced.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        let _ = node.shutdown(Duration::ZERO).await;
+        assert_eq!((first.0.load(Ordering::Relaxed), last.0.load(Ordering::Relaxed)), (0, 1));
+        let waker = Waker::from(last.clone());
+        assert!(forced.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
     }
 
     #[tokio::test]
