@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use socket2::Socket;
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use crate::net::{Accept, Accepted, Datagrams, Net, Source, canonical};
@@ -84,8 +84,7 @@ impl Place {
         {
             tracing::warn!(%error, ?from, %to, "cannot keep the source address of clients, the application sees this pod's");
         }
-        let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
-        match timeout(self.options.connect_timeout, connecting).await {
+        match timeout(self.options.connect_timeout, connect(socket, to)).await {
             Ok(connected) => connected,
             Err(_) => {
                 let text = format!("no answer from {to} in {:?}", self.options.connect_timeout);
@@ -100,6 +99,23 @@ impl Place {
         let local = inner.local_addr()?;
         Ok(UdpSockets { inner, local })
     }
+}
+
+/// A peer in the same namespace has often answered within the call: then there is nothing to wait for.
+async fn connect(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let connected = socket.peer_addr().is_ok();
+    let stream = TcpStream::from_std(socket.into())?;
+    if !connected {
+        stream.writable().await?; // or broken
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+    }
+    Ok(stream)
 }
 
 macro_rules! net_of_place {

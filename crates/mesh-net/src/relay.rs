@@ -108,7 +108,7 @@ where
             (true, false) => Side::Second,
             (false, true) => Side::First,
         };
-        let wait = half_closed.get_or_insert_with(|| HalfClosed::begin(half_closed_max));
+        let wait = half_closed.get_or_insert_with(|| Box::new(HalfClosed::begin(half_closed_max)));
         wait.poll(cx, reader, first, second)
     })
     .await;
@@ -222,7 +222,8 @@ fn end_of(side: Side, error: io::Error) -> End {
     }
 }
 
-/// The bounded wait for the second direction. Its timer exists only here: a connection with both directions open has none.
+/// The bounded wait for the second direction. It exists, and its timer, only then: a connection with both directions open
+/// has none.
 struct HalfClosed {
     until: Instant,
     check: Pin<Box<Sleep>>,

@@ -167,12 +167,7 @@ fn spoof(socket: &Socket, to: SocketAddr, source: IpAddr, spoofing: Spoofing) ->
         let text = format!("a connection to {} cannot come from {source}: another address family", to.ip());
         return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
     }
-    transparent(socket, source)?;
-    if source.is_ipv4() {
-        socket.set_freebind_v4(true)?
-    } else {
-        socket.set_freebind_v6(true)?
-    }
+    transparent(socket, source)?; // lets it bind to any address; IP_FREEBIND would add nothing
     bind_source(socket, source)
 }
 
