@@ -3,7 +3,7 @@
 //! A connection's life, as the ledger sees it:
 //!
 //! ```text
-//!   Open (dial) --> unsettled: one rider --> live: min(limit, peer's) riders --> idle --300 s, or evicted--> forgotten
+//!   Open (dial) --> unsettled: one rider --> live: min(limit, peer's) riders --> idle --300 s (20 s beside others), or evicted--> forgotten
 //!        |                                      |  GOAWAY, error, retired
 //!        +--> failed                            +--> shut: riders finish, no new ones --> forgotten with the last
 //! ```
@@ -28,6 +28,7 @@ pub struct Rules {
     pub streams_before_spread: usize,
     pub idle_connections: usize,
     pub idle_release: Duration,
+    pub surplus_release: Duration,
 }
 
 /// The answer to a request for a seat.
@@ -198,9 +199,16 @@ impl<K: Clone + Eq + Hash> Ledger<K> {
 
     /// Whether this connection has been unused for too long; it is forgotten then.
     pub fn expired(&mut self, id: ConnectionId, now: Instant) -> bool {
-        let since = self.connections.get(&id).and_then(|entry| entry.idle_since);
-        let over = since.is_some_and(|since| now.saturating_duration_since(since) >= self.rules.idle_release);
+        let Some(entry) = self.connections.get(&id) else { return false };
+        let surplus = self.is_surplus(&entry.key).then_some(self.rules.surplus_release);
+        let most = surplus.map_or(self.rules.idle_release, |surplus| surplus.min(self.rules.idle_release));
+        let over = entry.idle_since.is_some_and(|since| now.saturating_duration_since(since) >= most);
         over && self.shut(id)
+    }
+
+    /// Whether there are more connections for this key than one that carries little would have.
+    fn is_surplus(&self, key: &K) -> bool {
+        self.keys.get(key).is_some_and(|lane| lane.connections.len() > self.rules.connections_per_key)
     }
 
     /// Every connection and dial whose key is no longer wanted takes no new riders. Returns all connections concerned

@@ -19,7 +19,8 @@ pub struct Limits {
     pub header_list: u32,
     /// Streams a peer may have open on one connection, and requests being answered at one time (V-03).
     pub streams_served: u32,
-    /// Bytes that one stream may queue in front of a slow socket: one large read. 200 streams make 12.5 MiB.
+    /// Bytes that one stream may queue in front of a slow socket: one large read of a relay, so that it wakes the
+    /// connection once for all of it. 200 streams make 50 MiB, and no more than the peer's windows let out.
     pub send_buffer: usize,
 
     /// Streams of ours on one connection; the peer's MAX_CONCURRENT_STREAMS lowers it.
@@ -33,6 +34,9 @@ pub struct Limits {
     pub idle_connections: usize,
     /// How long a pool keeps an unused connection.
     pub idle_release: Duration,
+    /// How long it keeps one beside others for the same key: what a burst has left behind is given back within a minute
+    /// (one keepalive interval later), and the next stream still finds a connection.
+    pub surplus_release: Duration,
 
     /// From the first byte to preface and SETTINGS; a silent peer is dropped then (T-09).
     pub handshake: Duration,
@@ -62,12 +66,13 @@ impl Default for Limits {
             frame_size: 1 << 20,
             header_list: 16 << 10,
             streams_served: 200,
-            send_buffer: 64 << 10,
+            send_buffer: 256 << 10,
             streams_per_connection: 100,
             connections_per_key: 1,
             streams_before_spread: 4,
             idle_connections: 500,
             idle_release: Duration::from_secs(300),
+            surplus_release: Duration::from_secs(20),
             handshake: Duration::from_secs(5),
             connect: Duration::from_secs(10),
             response: Duration::from_secs(35),

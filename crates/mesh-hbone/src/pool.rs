@@ -103,6 +103,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Pool<K> {
             streams_before_spread: limits.streams_before_spread,
             idle_connections: limits.idle_connections,
             idle_release: limits.idle_release,
+            surplus_release: limits.surplus_release,
         };
         let state = State { ledger: Ledger::new(rules), links: HashMap::new(), waiting: HashMap::new() };
         let dial_limits = limits.clone();

@@ -19,6 +19,10 @@ use tokio::sync::OwnedSemaphorePermit;
 /// What one call asks of the windows at most: more than the send buffer holds would only be kept from other streams.
 const PIECE_MAX: usize = 256 << 10;
 
+/// One DATA frame of bulk: what TLS takes with one call. The far end passes each on when it is whole, so that it delivers
+/// the first while the next ones arrive.
+const FRAME_BYTES: usize = 64 << 10;
+
 /// One stream inside an HBONE connection.
 pub struct Tunnel {
     send: SendStream<Bytes>,
@@ -142,7 +146,7 @@ impl Duplex for Tunnel {
     fn poll_write_chunk(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<()>> {
         while !chunk.is_empty() {
             let room = ready!(self.poll_room(cx, chunk.len()))?;
-            let piece = chunk.split_to(room.min(chunk.len()));
+            let piece = chunk.split_to(room.min(chunk.len()).min(FRAME_BYTES));
             self.send_piece(cx, piece, false)?;
         }
         Poll::Ready(Ok(()))

@@ -14,6 +14,7 @@ fn rules() -> Rules {
         streams_before_spread: 4,
         idle_connections: 2,
         idle_release: 300 * S,
+        surplus_release: 20 * S,
     }
 }
 
@@ -143,6 +144,27 @@ fn an_unused_connection_goes_after_its_time_and_a_used_one_stays() {
     assert!(ledger.expired(b, now + 301 * S));
     assert!(!ledger.expired(a, now + 10_000 * S));
     assert!(matches!(ledger.ask(&'b'), Answer::Open(_)));
+}
+
+#[test]
+fn what_a_burst_left_behind_goes_soon_and_one_connection_stays() {
+    let (mut ledger, now) = pool(rules());
+    let burst: Vec<ConnectionId> = (0..3)
+        .map(|_| {
+            let connection = connect(&mut ledger, 'a', 1, now);
+            assert_eq!(ride(&mut ledger, 'a'), connection);
+            connection
+        })
+        .collect();
+    for connection in &burst[..2] {
+        ledger.left(*connection, now);
+    }
+    assert!(!ledger.expired(burst[0], now + 19 * S));
+    assert!(ledger.expired(burst[0], now + 20 * S));
+    assert!(ledger.expired(burst[1], now + 20 * S), "the third has a rider, and is one that a key may have");
+    ledger.left(burst[2], now + 20 * S);
+    assert!(!ledger.expired(burst[2], now + 319 * S), "the last one has the whole time");
+    assert!(ledger.expired(burst[2], now + 320 * S));
 }
 
 #[test]
