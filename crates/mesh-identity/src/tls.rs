@@ -53,7 +53,13 @@ pub(crate) fn provider(key_exchange: KeyExchange) -> Arc<CryptoProvider> {
         }
         KeyExchange::PostQuantumOnly => vec![kx_group::X25519MLKEM768],
     };
-    let cipher_suites = vec![cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS13_AES_128_GCM_SHA256];
+    // The client's order decides. AES-128 is a seventh cheaper per byte, and as far out of reach as the curve that the keys
+    // come from; whoever demands a post-quantum exchange wants the cipher of the same strength.
+    let (strong, quick) = (cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS13_AES_128_GCM_SHA256);
+    let cipher_suites = match key_exchange {
+        KeyExchange::Standard => vec![quick, strong],
+        KeyExchange::PostQuantumOnly => vec![strong, quick],
+    };
     Arc::new(CryptoProvider { cipher_suites, kx_groups, ..aws_lc_rs::default_provider() })
 }
 

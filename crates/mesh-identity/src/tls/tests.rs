@@ -293,7 +293,7 @@ fn the_hello_shows_no_name_and_only_what_we_speak() {
     assert_eq!(hello.server_name(), None);
     assert_eq!(hello.alpn().unwrap().collect::<Vec<_>>(), [b"h2"]);
     let suites: Vec<u16> = hello.cipher_suites().iter().map(|suite| u16::from(*suite)).collect();
-    assert_eq!(suites, [0x1302, 0x1301], "AES-256-GCM, AES-128-GCM");
+    assert_eq!(suites, [0x1301, 0x1302], "AES-128-GCM, AES-256-GCM");
     let groups = hello.named_groups().unwrap();
     assert_eq!(groups, [NamedGroup::X25519, NamedGroup::secp256r1, NamedGroup::secp384r1, NamedGroup::X25519MLKEM768]);
 }
