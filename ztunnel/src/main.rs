@@ -8,7 +8,7 @@ use std::time::Duration;
 use mesh_runtime::knobs;
 use mesh_telemetry::lines::{Lines, ROOM_BYTES, WhenFull};
 use ztunnel::config::{Config, Told};
-use ztunnel::node;
+use ztunnel::{give_back, node};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -53,24 +53,9 @@ fn start() -> anyhow::Result<()> {
         .build()?;
     // Control has a thread of its own: a scrape or a large update never delays a byte.
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control.spawn(give_back());
+    control.spawn(give_back::run(workers.handle().clone()));
     let ended = control.block_on(node::run(config, log, workers.handle().clone()));
     workers.shutdown_background();
     lines.flush(Duration::from_secs(1));
     ended
-}
-
-/// How often memory that nobody uses is given back to the kernel: well within a minute after connections close.
-const GIVE_BACK_EVERY: Duration = Duration::from_secs(15);
-/// The thread does nothing.
-const GIVE_BACK_STACK: usize = 64 * 1024;
-
-/// The allocator looks for pages to give back while it is busy, and when a thread ends. A daemon whose connections have
-/// just closed is not busy, so a thread ends.
-async fn give_back() {
-    loop {
-        tokio::time::sleep(GIVE_BACK_EVERY).await;
-        // Where no thread can be had, there is more to worry about than memory.
-        let _ = std::thread::Builder::new().name("give-back".to_owned()).stack_size(GIVE_BACK_STACK).spawn(|| {});
-    }
 }
