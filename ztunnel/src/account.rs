@@ -78,10 +78,17 @@ pub struct Account {
     from: SocketAddr,
     to: SocketAddr,
     begun: Instant,
-    told: Option<Box<Told>>,
+    measured: Option<Measured>,
     forward: AtomicU64,
     backward: AtomicU64,
     _live: Option<Entry>,
+}
+
+/// A connection of which is known who talks to whom. What it has in common with the others of its pair is theirs together.
+struct Measured {
+    handles: Arc<Handles>,
+    address: SocketAddr,
+    authority: Option<Box<str>>,
 }
 
 /// Who talks to whom: known with the hop, or with the admission.
@@ -96,7 +103,6 @@ pub struct Told {
     /// The authority of the tunnel, if there is one.
     pub authority: Option<String>,
     pub security: Security,
-    handles: Option<Arc<Handles>>,
 }
 
 impl Told {
@@ -110,18 +116,17 @@ impl Told {
             address,
             authority: None,
             security: Security::Unknown,
-            handles: None,
         }
     }
 
-    fn subject(&self, reporter: Reporter) -> Subject {
+    fn subject(self, reporter: Reporter) -> Subject {
         Subject {
             reporter,
-            source: self.source.clone(),
-            source_principal: self.source_identity.clone(),
-            destination: self.destination.clone(),
-            destination_principal: self.destination_identity.clone(),
-            service: self.service.clone().map(Same),
+            source: self.source,
+            source_principal: self.source_identity,
+            destination: self.destination,
+            destination_principal: self.destination_identity,
+            service: self.service.map(Same),
             security: self.security,
         }
     }
@@ -149,7 +154,7 @@ impl Accounts {
             from,
             to,
             begun: Instant::now(),
-            told: None,
+            measured: None,
             forward: AtomicU64::new(0),
             backward: AtomicU64::new(0),
             _live: None,
@@ -193,13 +198,18 @@ fn reporter(direction: Direction) -> Reporter {
 impl Account {
     /// Who talks to whom is known now: from here on the connection is measured.
     pub fn tell(&mut self, mut told: Told) {
+        let (address, authority) = (told.address, told.authority.take().map(String::into_boxed_str));
         let handles = self.books.0.traffic.handles(&told.subject(reporter(self.direction)));
         handles.opened();
-        told.handles = Some(handles);
-        self.told = Some(Box::new(told));
+        self.measured = Some(Measured { handles, address, authority });
         if self.books.0.log.wants(Level::Debug) {
             self.write(Event::Opened);
         }
+    }
+
+    /// Who connected, and where they meant to go, as far as that was known at the beginning.
+    pub fn ends(&self) -> (SocketAddr, SocketAddr) {
+        (self.from, self.to)
     }
 
     /// Shows the connection among the live ones, until it is closed.
@@ -214,11 +224,9 @@ impl Account {
             self.count_trouble(closed);
         }
         let flags = ended.err().map_or(ResponseFlags::None, |closed| closed.reason().words().flags);
-        match (&self.told, ended) {
-            (Some(told), _) => {
-                if let Some(handles) = &told.handles {
-                    handles.closed(flags);
-                }
+        match (&self.measured, ended) {
+            (Some(measured), _) => {
+                measured.handles.closed(flags);
                 self.write_end(ended);
             }
             (None, Err(closed)) => self.write_denied(closed),
@@ -285,14 +293,15 @@ impl Account {
     }
 
     fn write(&self, event: Event<'_>) {
-        let told = self.told.as_deref();
+        let measured = self.measured.as_ref();
+        let about = measured.map(|measured| measured.handles.subject());
         let line = Line {
             src_addr: self.from,
-            src: told.map_or_else(Who::default, |told| who(&told.source, told.source_identity.as_ref())),
-            dst_addr: told.map_or(self.to, |told| told.address),
-            hbone_addr: told.and_then(|told| told.authority.as_deref()),
-            service: told.and_then(|told| told.service.as_ref()).map(|service| &*service.hostname),
-            dst: told.map_or_else(Who::default, |told| who(&told.destination, told.destination_identity.as_ref())),
+            src: about.map_or_else(Who::default, |about| who(&about.source, about.source_principal.as_ref())),
+            dst_addr: measured.map_or(self.to, |measured| measured.address),
+            hbone_addr: measured.and_then(|measured| measured.authority.as_deref()),
+            service: about.and_then(|about| about.service.as_ref()).map(|service| &*service.0.hostname),
+            dst: about.map_or_else(Who::default, |about| who(&about.destination, about.destination_principal.as_ref())),
             direction: self.direction,
             event,
         };
@@ -329,15 +338,15 @@ fn why<'a>(closed: &Closed, error: &'a str) -> Why<'a> {
 impl Meter for Account {
     fn forward(&self, bytes: u64) {
         self.forward.fetch_add(bytes, Relaxed);
-        if let Some(handles) = self.told.as_ref().and_then(|told| told.handles.as_ref()) {
-            handles.received(bytes);
+        if let Some(measured) = &self.measured {
+            measured.handles.received(bytes);
         }
     }
 
     fn backward(&self, bytes: u64) {
         self.backward.fetch_add(bytes, Relaxed);
-        if let Some(handles) = self.told.as_ref().and_then(|told| told.handles.as_ref()) {
-            handles.sent(bytes);
+        if let Some(measured) = &self.measured {
+            measured.handles.sent(bytes);
         }
     }
 }

@@ -4,7 +4,6 @@
 //! the pod's own workload (its list of policies), or a policy that selects it. Changes to other workloads wake nobody.
 //! A connection is registered before it is judged, so no change can fall in between.
 
-use std::collections::HashMap;
 use std::future::pending;
 use std::sync::Arc;
 
@@ -16,11 +15,11 @@ use mesh_xds::world::{Follower, World};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::numbered::Numbered;
+
 /// Allowed, and watched. Dropping it ends the watch.
 #[derive(Debug)]
 pub struct Permit {
-    /// What allowed it, for the log and for `why`.
-    pub verdict: Verdict,
     lost: oneshot::Receiver<Because>,
     _held: Held,
 }
@@ -32,21 +31,18 @@ pub struct Permits {
     policy_in_log: bool,
 }
 
-#[derive(Debug, Default)]
-struct Book {
-    next: u64,
-    flows: HashMap<u64, (Flow, oneshot::Sender<Because>)>,
-}
+/// Each flow, and whom to tell when policy does not allow it any more.
+type Book = Numbered<(Flow, oneshot::Sender<Because>)>;
 
 #[derive(Debug)]
 struct Held {
-    permits: Permits,
+    book: Arc<Mutex<Book>>,
     id: u64,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.permits.book.lock().flows.remove(&self.id);
+        self.book.lock().remove(self.id);
     }
 }
 
@@ -89,29 +85,25 @@ impl Permits {
         let (held, lost) = self.register(flow.clone());
         let verdict = world.with(|world| decide(&world.policies, workload, &flow));
         note(&verdict, &flow, self.policy_in_log);
-        if verdict.is_allowed() { Ok(Permit { verdict, lost, _held: held }) } else { Err(verdict) }
+        if verdict.is_allowed() { Ok(Permit { lost, _held: held }) } else { Err(verdict) }
     }
 
     fn register(&self, flow: Flow) -> (Held, oneshot::Receiver<Because>) {
         let (sender, lost) = oneshot::channel();
-        let mut book = self.book.lock();
-        let id = book.next;
-        book.next += 1;
-        book.flows.insert(id, (flow, sender));
-        (Held { permits: self.clone(), id }, lost)
+        let id = self.book.lock().add((flow, sender));
+        (Held { book: self.book.clone(), id }, lost)
     }
 
     /// Takes back the permits that policy does not give any more.
     fn judge_again(&self, world: &World, workload: &Workload) {
         let mut book = self.book.lock();
         let refused: Vec<(u64, Because)> = book
-            .flows
             .iter()
-            .map(|(id, (flow, _))| (*id, decide(&world.policies, workload, flow).because))
+            .map(|(id, (flow, _))| (id, decide(&world.policies, workload, flow).because))
             .filter(|(_, because)| !because.is_allowed())
             .collect();
         for (id, because) in refused {
-            if let Some((_, lost)) = book.flows.remove(&id) {
+            if let Some((_, lost)) = book.remove(id) {
                 // The connection may have ended by itself in this moment.
                 let _ = lost.send(because);
             }
@@ -119,7 +111,7 @@ impl Permits {
     }
 
     pub fn len(&self) -> usize {
-        self.book.lock().flows.len()
+        self.book.lock().len()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -100,22 +100,22 @@ enum Door {
 /// One task per connection, no larger than that connection's page needs.
 async fn accept_at<N: Net>(pod: Arc<Pod<N>>, door: Door, mut listener: N::Listener) {
     while let Some(accepted) = next(&pod, &mut listener).await {
-        let carried = pod.clone();
+        let pod = pod.clone();
         match door {
             Door::Outbound => {
                 let Some(caught) = seat(&pod, accepted, Direction::Outbound) else { continue };
-                drop(pod.drain.spawn(async move { outbound::outbound(&carried, caught).await }));
+                drop(pod.clone().drain.spawn(outbound::outbound(pod, caught)));
             }
             Door::Plaintext => {
                 let Some(caught) = seat(&pod, accepted, Direction::Inbound) else { continue };
-                drop(pod.drain.spawn(async move { passthrough::passthrough(&carried, caught).await }));
+                drop(pod.clone().drain.spawn(passthrough::passthrough(pod, caught)));
             }
             Door::Socks5 => {
                 let Some(caught) = seat(&pod, accepted, Direction::Outbound) else { continue };
-                drop(pod.drain.spawn(async move { socks5::socks5(&carried, caught).await }));
+                drop(pod.clone().drain.spawn(socks5::socks5(pod, caught)));
             }
             // Each tunnel takes a place of its own; the connection that carries them is bounded by its handshake.
-            Door::Hbone => drop(pod.drain.spawn(async move { hbone::serve(carried, accepted).await })),
+            Door::Hbone => drop(pod.clone().drain.spawn(hbone::serve(pod, accepted))),
         }
     }
 }
@@ -149,3 +149,6 @@ fn seat<N: Net>(pod: &Pod<N>, accepted: Accepted<N::Stream>, direction: Directio
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

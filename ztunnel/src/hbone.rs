@@ -58,8 +58,7 @@ async fn carry<N: Net>(pod: &Arc<Pod<N>>, accepted: Accepted<N::Stream>) -> Resu
 fn arrived<N: Net>(pod: &Arc<Pod<N>>, peer: &Arc<Peer>, asked: Result<Connect, Malformed>) {
     match asked {
         Ok(ask) => {
-            let (served, peer) = (pod.clone(), peer.clone());
-            drop(pod.drain.spawn(async move { inbound(&served, &peer, ask).await }));
+            drop(pod.drain.spawn(inbound(pod.clone(), peer.clone(), Box::new(ask))));
         }
         Err(malformed) => malformed_request(pod, peer.address, peer.local, malformed),
     }

@@ -13,9 +13,11 @@ use mesh_telemetry::access_log::Direction;
 use mesh_telemetry::labels::Security;
 use mesh_telemetry::traffic::Party;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::SemaphorePermit;
 
 use crate::account::{Account, Told};
 use crate::admit::{Admission, Arrival, admit};
+use crate::authorize::Permit;
 use crate::baggage;
 use crate::error::{At, Closed, Fault, Refusal, Side, Stage};
 use crate::live::{self, Connection, Protocol};
@@ -33,16 +35,48 @@ pub struct Peer {
     pub identity: SpiffeId,
 }
 
-pub async fn inbound<N: Net>(pod: &Pod<N>, peer: &Peer, mut ask: Connect) {
+pub async fn inbound<N: Net>(pod: Arc<Pod<N>>, peer: Arc<Peer>, ask: Box<Connect>) {
     let mut account = pod.mesh.accounts.open(Direction::Inbound, peer.address, peer.local);
-    let closed = carry(pod, peer, &mut ask, &mut account).await;
-    if let Err(closed) = &closed {
-        ask.refuse(status(closed)); // nothing, if it was accepted before
-    }
+    let closed = carry(&pod, &peer, ask, &mut account).await;
     account.close(closed.as_ref().copied());
 }
 
-async fn carry<N: Net>(pod: &Pod<N>, peer: &Peer, ask: &mut Connect, account: &mut Account) -> Result<(), Closed> {
+async fn carry<N: Net>(pod: &Pod<N>, peer: &Peer, ask: Box<Connect>, account: &mut Account) -> Result<(), Closed> {
+    // boxed: what deciding and opening need is no part of a connection that has long been open
+    let Way { _place, permit, mut tunnel, mut app } = Box::pin(answer(pod, peer, ask, account)).await?;
+
+    // relay: needs the permit; ends when it is lost
+    relay(&mut tunnel, &mut app, account, &mut Watch::permit(permit, &pod.drain)).await
+}
+
+/// How the connection goes on.
+struct Way<'p, S> {
+    /// Among the pod's connections.
+    _place: SemaphorePermit<'p>,
+    permit: Permit,
+    tunnel: Tunnel,
+    app: S,
+}
+
+async fn answer<'p, N: Net>(
+    pod: &'p Pod<N>,
+    peer: &Peer,
+    mut ask: Box<Connect>,
+    account: &mut Account,
+) -> Result<Way<'p, N::Stream>, Closed> {
+    let opened = open(pod, peer, &mut ask, account).await;
+    if let Err(closed) = &opened {
+        ask.refuse(status(closed)); // nothing, if it was accepted before
+    }
+    opened
+}
+
+async fn open<'p, N: Net>(
+    pod: &'p Pod<N>,
+    peer: &Peer,
+    ask: &mut Connect,
+    account: &mut Account,
+) -> Result<Way<'p, N::Stream>, Closed> {
     let limit = pod.mesh.settings.connections_per_pod;
     let _place = pod.places.try_acquire().map_err(|_| Refusal::TooManyConnections { limit })?;
     pod.mesh.freshness.check()?;
@@ -60,16 +94,14 @@ async fn carry<N: Net>(pod: &Pod<N>, peer: &Peer, ask: &mut Connect, account: &m
     let mut app = tokio::select! {
         biased;
         () = ask.cancelled() => return Err(Fault::Reset { side: Side::Downstream }).at(Stage::Tunnel, Side::Downstream).map_err(Closed::from),
-        app = Box::pin(pod.net.dial(admission.dial, admission.dial_as)) => app.map_err(Fault::Application).at(Stage::Tunnel, Side::Upstream)?,
+        app = pod.net.dial(admission.dial, admission.dial_as) => app.map_err(Fault::Application).at(Stage::Tunnel, Side::Upstream)?,
     };
     account.show(&pod.live, entry(peer, ask, &admission));
-    let mut tunnel = accept(pod, &me, ask).at(Stage::Tunnel, Side::Downstream)?;
+    let tunnel = accept(pod, &me, ask).at(Stage::Tunnel, Side::Downstream)?;
     if let Some(header) = &admission.proxy_header {
         app.write_all(&header.to_bytes()).await.map_err(Fault::Application).at(Stage::Tunnel, Side::Upstream)?;
     }
-
-    // relay: needs the permit; ends when it is lost
-    relay(&mut tunnel, &mut app, account, Watch::permit(permit, &pod.drain)).await
+    Ok(Way { _place, permit, tunnel, app })
 }
 
 fn admission<N: Net>(pod: &Pod<N>, me: &Workload, peer: &Peer, ask: &Connect) -> Result<Admission, Refusal> {

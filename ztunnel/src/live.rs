@@ -1,10 +1,11 @@
 //! The connections of one pod that are open now: for `/config_dump` and for counting. Entered and left by a guard.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+
+use crate::numbered::Numbered;
 
 /// One open connection as the dump shows it (spec/dataplane.md 8.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,13 +32,7 @@ pub enum Protocol {
 
 /// The open connections of one pod. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Live(Arc<Mutex<Book>>);
-
-#[derive(Debug, Default)]
-struct Book {
-    next: u64,
-    open: HashMap<u64, Connection>,
-}
+pub struct Live(Arc<Mutex<Numbered<Connection>>>);
 
 /// A connection's place among the live ones; leaving is `Drop`.
 #[derive(Debug)]
@@ -57,22 +52,19 @@ impl Protocol {
 
 impl Live {
     pub fn enter(&self, connection: Connection) -> Entry {
-        let mut book = self.0.lock();
-        let id = book.next;
-        book.next += 1;
-        book.open.insert(id, connection);
+        let id = self.0.lock().add(connection);
         Entry { live: self.clone(), id }
     }
 
     /// All that are open, in the order in which they came.
     pub fn list(&self) -> Vec<Connection> {
-        let mut open: Vec<(u64, Connection)> = self.0.lock().open.iter().map(|(id, open)| (*id, open.clone())).collect();
+        let mut open: Vec<(u64, Connection)> = self.0.lock().iter().map(|(id, open)| (id, open.clone())).collect();
         open.sort_by_key(|(id, _)| *id);
         open.into_iter().map(|(_, connection)| connection).collect()
     }
 
     pub fn len(&self) -> usize {
-        self.0.lock().open.len()
+        self.0.lock().len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -82,11 +74,6 @@ impl Live {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let mut book = self.live.0.lock();
-        book.open.remove(&self.id);
-        // A map that once held ten thousand gives its memory back.
-        if book.open.capacity() > 64 && book.open.len() < book.open.capacity() / 4 {
-            book.open.shrink_to_fit();
-        }
+        self.live.0.lock().remove(self.id);
     }
 }

@@ -1,5 +1,6 @@
 //! A connection leaving a pod, from the first SYN we caught to the last byte we counted.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -26,43 +27,56 @@ use crate::resolve::{Ask, Hop, Known, Passage, Path, Resolution, Via, resolve};
 /// Times that a decision may say what it lacks: an address, the waypoint in front of it, and a name.
 const ROUNDS_MAX: usize = 4;
 
-pub async fn outbound<N: Net>(pod: &Pod<N>, mut caught: Captured<N::Stream>) {
-    let mut account = pod.mesh.accounts.open(Direction::Outbound, caught.from, caught.to);
-    let closed = carry(pod, &mut caught, &mut account).await;
-    if closed.is_err() {
-        caught.stream.reset(); // the client must not take a refusal for a clean end
+#[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice, for as long as the connection is open")]
+pub fn outbound<N: Net>(pod: Arc<Pod<N>>, caught: Captured<N::Stream>) -> impl Future<Output = ()> + Send {
+    let Captured { from, to, mut stream, place } = caught;
+    let mut account = pod.mesh.accounts.open(Direction::Outbound, from, to);
+    async move {
+        let closed = carry(&pod, &mut stream, &mut account).await;
+        if closed.is_err() {
+            stream.reset(); // the client must not take a refusal for a clean end
+        }
+        account.close(closed.as_ref().copied());
+        drop(place);
     }
-    account.close(closed.as_ref().copied());
 }
 
-async fn carry<N: Net>(pod: &Pod<N>, caught: &mut Captured<N::Stream>, account: &mut Account) -> Result<(), Closed> {
+async fn carry<N: Net>(pod: &Pod<N>, client: &mut N::Stream, account: &mut Account) -> Result<(), Closed> {
+    // boxed: what deciding and opening need is no part of a connection that has long been open
+    let mut way = Box::pin(open(pod, account)).await?;
+
+    // then relay until either side is done or we are told to stop
+    let mut watch = Watch::drain(&pod.drain);
+    match &mut way {
+        Way::Tunnel(through) => relay(client, through, account, &mut watch).await,
+        Way::Plain(upstream) => relay(client, upstream, account, &mut watch).await,
+    }
+}
+
+/// How the connection goes on.
+enum Way<S> {
+    Tunnel(Tunnel),
+    Plain(S),
+}
+
+async fn open<N: Net>(pod: &Pod<N>, account: &mut Account) -> Result<Way<N::Stream>, Closed> {
+    let (from, to) = account.ends();
     pod.mesh.freshness.check()?;
     let me = pod.me().await?;
 
     // resolve: a decision; it may tell us what it lacks, then we fetch that and ask again
-    let hop = Box::pin(hop(pod, &me, caught.to)).await?;
+    let hop = hop(pod, &me, to).await?;
     account.tell(told(&me, &hop));
-    account.show(&pod.live, entry(caught, &hop));
+    account.show(&pod.live, entry(from, to, &hop));
 
-    // tunnel, or plain TCP when the far side is not in the mesh; then relay until either side is done or we are told to stop
-    let watch = Watch::drain(&pod.drain);
+    // tunnel, or plain TCP when the far side is not in the mesh
     match &hop.via {
         Via::Tunnel(passage) => {
-            let mut through = tunnel(pod, &me, caught.from, &hop, passage).await?;
-            drop((me, hop)); // an idle connection holds what it needs, and no more
-            relay(&mut caught.stream, &mut through, account, watch).await
+            let request = request(pod, &me, from, &hop, passage);
+            Ok(Way::Tunnel(pod.tunnels.open(&me.identity(), passage, &request).await?))
         }
-        Via::Plain(to) => {
-            let mut upstream = pod.net.dial(*to, Source::Any).await.at(Stage::Tunnel, Side::Upstream)?;
-            relay(&mut caught.stream, &mut upstream, account, watch).await
-        }
+        Via::Plain(to) => Ok(Way::Plain(pod.net.dial(*to, Source::Any).await.at(Stage::Tunnel, Side::Upstream)?)),
     }
-}
-
-/// Boxed, as the decision is: what they need while they run is no part of a connection that has long been open.
-async fn tunnel<N: Net>(pod: &Pod<N>, me: &Workload, from: SocketAddr, hop: &Hop, passage: &Passage) -> Result<Tunnel, Closed> {
-    let request = request(pod, me, from, hop, passage);
-    Ok(Box::pin(pod.tunnels.open(&me.identity(), passage, &request)).await?)
 }
 
 /// The decision, asked again when an address of the mesh has nobody yet: a pod may connect before its peer's description
@@ -127,12 +141,12 @@ fn told(me: &Arc<Workload>, hop: &Hop) -> Told {
     told
 }
 
-fn entry<S>(caught: &Captured<S>, hop: &Hop) -> Connection {
+fn entry(from: SocketAddr, to: SocketAddr, hop: &Hop) -> Connection {
     let protocol = if matches!(hop.via, Via::Tunnel(_)) { Protocol::Hbone } else { Protocol::Tcp };
     Connection {
         direction: live::Direction::Outbound,
-        source: caught.from,
-        original: Some(caught.to.to_string().into()),
+        source: from,
+        original: Some(to.to_string().into()),
         actual: hop.address(),
         protocol,
     }

@@ -46,7 +46,7 @@ impl<'a> Watch<'a> {
 ///
 /// # Errors
 /// Why it ended, unless both sides ended cleanly. Both sides have been reset then.
-pub async fn relay<C, S>(client: &mut C, server: &mut S, account: &Account, mut watch: Watch<'_>) -> Result<(), Closed>
+pub async fn relay<C, S>(client: &mut C, server: &mut S, account: &Account, watch: &mut Watch<'_>) -> Result<(), Closed>
 where
     C: Duplex,
     S: Duplex,

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_net::duplex::Duplex;
@@ -38,8 +39,8 @@ enum Target {
     Name(String, u16),
 }
 
-pub async fn socks5<N: Net>(pod: &Pod<N>, mut caught: Captured<N::Stream>) {
-    match timeout(PATIENCE, negotiate(pod, &mut caught.stream)).await {
+pub async fn socks5<N: Net>(pod: Arc<Pod<N>>, mut caught: Captured<N::Stream>) {
+    match timeout(PATIENCE, negotiate(&pod, &mut caught.stream)).await {
         Ok(Ok(Some(to))) => outbound(pod, Captured { to, ..caught }).await,
         // Answered with the reason, as far as the client got.
         Ok(Ok(None)) => {}

@@ -128,6 +128,11 @@ impl Handles {
         }
     }
 
+    /// Whom and what they are about: shared by all connections of the pair.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
     pub fn opened(&self) {
         self.opened.increment(1);
     }
