@@ -3,7 +3,7 @@
 //!
 //! Here: text to nouns, and what is wrong with the text, with its line. Not here: reading and watching the file.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -151,9 +151,6 @@ fn field_at(text: &str, line: usize) -> Option<String> {
     path.reverse();
     (!path.is_empty()).then(|| path.join("."))
 }
-
-/// The ports of a service, or of an endpoint for it.
-type Ports = BTreeMap<u16, u16>;
 
 #[cfg(test)]
 mod tests;

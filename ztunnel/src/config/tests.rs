@@ -1,3 +1,5 @@
+use super::control_plane::{SYSTEM_ROOTS, TOKEN_FILE};
+use super::operators::after_grace;
 use super::*;
 
 fn map(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
