@@ -241,16 +241,6 @@ pub struct Words {
     /// What a peer that asked for a tunnel is answered; `None` where no peer is waiting for an answer.
     pub status: Option<u16>,
     pub flags: ResponseFlags,
-    pub counted: Counted,
-}
-
-/// Where the end of the connection is seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counted {
-    /// A warning in the log; no traffic metric, because source and destination were not known yet.
-    Early,
-    /// The access log and the traffic metrics.
-    InFull,
 }
 
 impl Stage {

@@ -1,6 +1,7 @@
 //! Moving the bytes of one connection, for as long as it may: until both sides are done, the permit is lost, or the pod
 //! is cut off.
 
+use mesh_identity::known::REVOKED;
 use mesh_net::duplex::Duplex;
 use mesh_net::relay::{End, Relayed, Side as RelaySide};
 use mesh_runtime::Drain;
@@ -8,7 +9,6 @@ use mesh_runtime::Drain;
 use crate::account::Account;
 use crate::authorize::Permit;
 use crate::error::{Closed, Failure, Fault, Refusal, Side, Stage};
-use crate::tunnel::REVOKED;
 
 /// What may end a relay before its sides do. An inbound connection cannot be relayed without its permit.
 pub struct Watch<'a> {

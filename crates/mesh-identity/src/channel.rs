@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -24,13 +23,14 @@ use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::clock::{Clock, TlsTime};
+use crate::known::{Known, Peer};
 use crate::pem;
 use crate::tls::{ALPN_H2, Always, HANDSHAKE_TIMEOUT, KeyExchange, TlsFailure, never_resume, peer_identity, provider};
 use crate::verify::{NamedServer, OptionalClient, Roots};
@@ -437,7 +437,7 @@ impl ServingTls {
             Err(_elapsed) => return Err(TlsFailure::TimedOut(HANDSHAKE_TIMEOUT)),
         };
         let identity = peer_identity(stream.get_ref().1);
-        Ok(Served { stream, caller: Caller { identity, from: None } })
+        Ok(Known { stream, peer: Caller { identity, from: None } })
     }
 }
 
@@ -475,12 +475,10 @@ pub struct Caller {
     pub from: Option<SocketAddr>,
 }
 
+impl Peer for Caller {}
+
 /// A connection that the controller accepted.
-#[derive(Debug)]
-pub struct Served<IO> {
-    stream: server::TlsStream<IO>,
-    caller: Caller,
-}
+pub type Served<IO> = Known<server::TlsStream<IO>, Caller>;
 
 impl<IO> Served<IO> {
     pub fn from(&self) -> Option<SocketAddr> {
@@ -492,39 +490,7 @@ impl<IO> tonic::transport::server::Connected for Served<IO> {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Caller {
-        self.caller.clone()
-    }
-}
-
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Served<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Served<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.peer.clone()
     }
 }
 
@@ -614,7 +580,7 @@ impl Incoming {
             let _ = stream.set_nodelay(true); // only a matter of speed
             let mut served = tls.accept_for(protocol, stream).await;
             if let Ok(served) = &mut served {
-                served.caller.from = Some(from);
+                served.peer.from = Some(from);
             }
             (from, served)
         }));

@@ -225,6 +225,16 @@ impl Registered {
     pub fn is_revoked(&self) -> bool {
         self.revoked.is_cancelled()
     }
+
+    /// Cancelled at that moment.
+    pub(crate) fn token(&self) -> CancellationToken {
+        self.revoked.clone()
+    }
+
+    /// In no book: revoked by nobody but the holder of its token.
+    pub(crate) fn alone() -> Registered {
+        Registered { book: None, revoked: CancellationToken::new() }
+    }
 }
 
 impl Drop for Registered {
@@ -277,7 +287,7 @@ impl Revocations {
     /// second sees the other, so no reload can fall between.
     pub fn register(self: &Arc<Self>, chain: &[CertificateDer<'_>], roots: &Arc<Roots>, usage: Usage) -> Registered {
         if !self.enabled || chain.is_empty() {
-            return Registered { book: None, revoked: CancellationToken::new() };
+            return Registered::alone();
         }
         let key = ChainKey { digest: digest(chain), roots: Arc::as_ptr(roots).addr(), usage };
         let (entry, is_new) = self.enter(&key, chain, roots, usage);

@@ -2,7 +2,7 @@
 
 use mesh_telemetry::labels::ResponseFlags;
 
-use super::{Counted, Reason, Words};
+use super::{Reason, Words};
 
 impl Reason {
     /// All reasons, for documentation and tests.
@@ -67,7 +67,6 @@ impl Reason {
                 advice: "Connect to the application's port; 15001, 15006, 15008 (and 15080 with SOCKS5) belong to the mesh.",
                 status: Some(503),
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::UnknownOwnWorkload => Words {
                 code: "unknown_own_workload",
@@ -77,7 +76,6 @@ impl Reason {
                          namespace, name and service account are what the controller sees, and that NODE_NAME is right.",
                 status: Some(503),
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::UnknownWaypoint => Words {
                 code: "unknown_waypoint",
@@ -87,7 +85,6 @@ impl Reason {
                 advice: "Check that the waypoint named in istio.io/use-waypoint exists and is ready, or remove the label.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::UnknownNetworkGateway => Words {
                 code: "unknown_network_gateway",
@@ -96,7 +93,6 @@ impl Reason {
                 advice: "Check that the east-west gateway exists, is ready and lists its HBONE port.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::NoHealthyUpstream => Words {
                 code: "no_healthy_upstream",
@@ -106,7 +102,6 @@ impl Reason {
                          one must be on this node. `isthmus why` lists what is against each endpoint.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::NoRoute => Words {
                 code: "no_route",
@@ -115,7 +110,6 @@ impl Reason {
                 advice: "Check the workload's addresses, the service's ipFamilies, and the gateway of its network.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::NoServiceForAddress => Words {
                 code: "no_service_for_address",
@@ -124,7 +118,6 @@ impl Reason {
                 advice: "Call it by its service: only services reach across networks.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::CrossNetwork => Words {
                 code: "cross_network",
@@ -133,7 +126,6 @@ impl Reason {
                 advice: "Run an endpoint of the service in this network, or prefer it with trafficDistribution: PreferClose.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::NameUnresolved => Words {
                 code: "name_unresolved",
@@ -142,7 +134,6 @@ impl Reason {
                 advice: "Check that the hostname in the ServiceEntry resolves from the node.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::UnknownInMesh => Words {
                 code: "unknown_in_mesh",
@@ -153,7 +144,6 @@ impl Reason {
                          pod or service, and whether MESH_RANGES is right.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::TooManyRounds => Words {
                 code: "too_many_rounds",
@@ -162,7 +152,6 @@ impl Reason {
                 advice: "Look at the controller's log; this happens when it changes the destination again and again.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::NotConnect => Words {
                 code: "not_connect",
@@ -171,7 +160,6 @@ impl Reason {
                 advice: "Port 15008 is for the mesh; call the application's port.",
                 status: Some(400),
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::BadAuthority => Words {
                 code: "bad_authority",
@@ -180,7 +168,6 @@ impl Reason {
                 advice: "The peer's HBONE client is at fault.",
                 status: Some(400),
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::IpMismatch => Words {
                 code: "ip_mismatch",
@@ -190,7 +177,6 @@ impl Reason {
                          nodes know with `isthmus status`.",
                 status: Some(400),
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::NotServed => Words {
                 code: "not_served",
@@ -199,7 +185,6 @@ impl Reason {
                 advice: "Ask for the metrics port (15020); nothing else of the daemon is reached through the mesh.",
                 status: Some(400),
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::UnknownHostname => Words {
                 code: "unknown_hostname",
@@ -208,7 +193,6 @@ impl Reason {
                 advice: "Check that the service exists in this cluster under the same name.",
                 status: Some(503),
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::UnresolvedPort => Words {
                 code: "unresolved_port",
@@ -217,7 +201,6 @@ impl Reason {
                 advice: "Check the service's ports and the pod's named ports.",
                 status: Some(503),
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::NoVip => Words {
                 code: "no_vip",
@@ -226,7 +209,6 @@ impl Reason {
                 advice: "A headless service cannot be reached by name through this waypoint.",
                 status: Some(503),
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::PolicyDenied => Words {
                 code: "denied",
@@ -235,7 +217,6 @@ impl Reason {
                 advice: "To allow it, change the policy that is named; under STRICT a plaintext peer must be enrolled.",
                 status: Some(401),
                 flags: ResponseFlags::Deny,
-                counted: Counted::InFull,
             },
             Reason::PolicyMayDeny => Words {
                 code: "malformed_deny",
@@ -244,7 +225,6 @@ impl Reason {
                 advice: "Correct the policy that is named.",
                 status: Some(401),
                 flags: ResponseFlags::Deny,
-                counted: Counted::InFull,
             },
             Reason::PolicyNoneAllowed => Words {
                 code: "none_allowed",
@@ -253,7 +233,6 @@ impl Reason {
                 advice: "Add the source to one of them if it should be allowed; behind a waypoint the source is the waypoint.",
                 status: Some(401),
                 flags: ResponseFlags::Deny,
-                counted: Counted::InFull,
             },
             Reason::PolicyMalformedAllow => Words {
                 code: "malformed_allow",
@@ -262,7 +241,6 @@ impl Reason {
                 advice: "Correct the policy that is named.",
                 status: Some(401),
                 flags: ResponseFlags::Deny,
-                counted: Counted::InFull,
             },
             Reason::PolicyUnknown => Words {
                 code: "unknown_policy",
@@ -271,7 +249,6 @@ impl Reason {
                 advice: "It should come within moments; if not, look at the controller's log for the policy that is named.",
                 status: Some(401),
                 flags: ResponseFlags::Deny,
-                counted: Counted::InFull,
             },
             Reason::PolicyUnreadable => Words {
                 code: "unreadable_policy",
@@ -280,7 +257,6 @@ impl Reason {
                 advice: "Look at the controller's log for the rejection of the policy that is named, and correct it.",
                 status: Some(401),
                 flags: ResponseFlags::Deny,
-                counted: Counted::InFull,
             },
             Reason::PolicyNotSynced => Words {
                 code: "policies_not_synced",
@@ -289,7 +265,6 @@ impl Reason {
                 advice: "Wait until the daemon is ready; if it does not become ready, check XDS_ADDRESS and the controller.",
                 status: Some(401),
                 flags: ResponseFlags::Deny,
-                counted: Counted::InFull,
             },
             Reason::PolicyChanged => Words {
                 code: "policy_changed",
@@ -298,7 +273,6 @@ impl Reason {
                 advice: "This is how a policy takes effect on connections that are already open.",
                 status: None,
                 flags: ResponseFlags::Deny,
-                counted: Counted::InFull,
             },
             Reason::Revoked => Words {
                 code: "revoked",
@@ -307,7 +281,6 @@ impl Reason {
                 advice: "Restart the peer to get a new certificate, if the revocation was meant for an old one.",
                 status: None,
                 flags: ResponseFlags::CertRevoked,
-                counted: Counted::InFull,
             },
             Reason::Stale => Words {
                 code: "stale",
@@ -316,7 +289,6 @@ impl Reason {
                 advice: "Restore the connection to the controller.",
                 status: Some(503),
                 flags: ResponseFlags::Deny,
-                counted: Counted::Early,
             },
             Reason::TooManyConnections => Words {
                 code: "too_many_connections",
@@ -325,7 +297,6 @@ impl Reason {
                 advice: "Close idle connections, or raise the limit; docs/config.md names it.",
                 status: Some(503),
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::Draining => Words {
                 code: "draining",
@@ -334,7 +305,6 @@ impl Reason {
                 advice: "Nothing, when it was meant; the successor takes the connection.",
                 status: Some(503),
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::BindFailed => Words {
                 code: "bind_failed",
@@ -343,7 +313,6 @@ impl Reason {
                 advice: "Another program in the pod uses it, or IPv6 is off in the kernel and IPV6_ENABLED=false is missing.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::ApplicationUnreachable => Words {
                 code: "application_unreachable",
@@ -352,7 +321,6 @@ impl Reason {
                 advice: "Check that it listens on this port, on the pod's address and not on 127.0.0.1 alone.",
                 status: Some(503),
                 flags: ResponseFlags::Connect,
-                counted: Counted::InFull,
             },
             Reason::IoError => Words {
                 code: "io_error",
@@ -362,7 +330,6 @@ impl Reason {
                          otherwise look at the network between the nodes.",
                 status: Some(503),
                 flags: ResponseFlags::Connect,
-                counted: Counted::InFull,
             },
             Reason::ConnectTimeout => Words {
                 code: "connect_timeout",
@@ -371,7 +338,6 @@ impl Reason {
                 advice: "Allow TCP 15008 between pods in NetworkPolicies and firewalls.",
                 status: None,
                 flags: ResponseFlags::NetworkPolicy,
-                counted: Counted::InFull,
             },
             Reason::ServerTlsFailed => Words {
                 code: "server_tls_failed",
@@ -380,7 +346,6 @@ impl Reason {
                 advice: "It has no certificate of this mesh, or one of another trust domain, or it is not a mesh peer at all.",
                 status: None,
                 flags: ResponseFlags::TlsFailure,
-                counted: Counted::Early,
             },
             Reason::TlsSetupFailed => Words {
                 code: "tls_setup_failed",
@@ -389,7 +354,6 @@ impl Reason {
                 advice: "Look at /config_dump for the certificate; the CA may have sent an unusable one.",
                 status: None,
                 flags: ResponseFlags::TlsFailure,
-                counted: Counted::InFull,
             },
             Reason::IdentityUnavailable => Words {
                 code: "identity_unavailable",
@@ -398,7 +362,6 @@ impl Reason {
                 advice: "Check CA_ADDRESS, the token and the CA's log; the CA gives this node only identities of pods on it.",
                 status: None,
                 flags: ResponseFlags::IdentityError,
-                counted: Counted::InFull,
             },
             Reason::Http2Handshake => Words {
                 code: "http2_handshake",
@@ -407,7 +370,6 @@ impl Reason {
                 advice: "The peer's tunnel port is served by something that does not speak HBONE, or it is overloaded.",
                 status: None,
                 flags: ResponseFlags::H2HandshakeFailure,
-                counted: Counted::InFull,
             },
             Reason::Http2Failed => Words {
                 code: "http2_failed",
@@ -416,7 +378,6 @@ impl Reason {
                 advice: "Look at the same time in the log of the other node.",
                 status: None,
                 flags: ResponseFlags::H2HandshakeFailure,
-                counted: Counted::InFull,
             },
             Reason::TunnelRefused => Words {
                 code: "tunnel_refused",
@@ -426,7 +387,6 @@ impl Reason {
                 advice: "The log of the other node has the reason.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::InFull,
             },
             Reason::TunnelUnanswered => Words {
                 code: "tunnel_unanswered",
@@ -435,7 +395,6 @@ impl Reason {
                 advice: "Its application may accept connections too slowly; look at the log of the other node.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::InFull,
             },
             Reason::PeerSilent => Words {
                 code: "peer_silent",
@@ -444,7 +403,6 @@ impl Reason {
                 advice: "The node or pod is gone, or the network between is cut.",
                 status: None,
                 flags: ResponseFlags::H2HandshakeFailure,
-                counted: Counted::InFull,
             },
             Reason::PeerFloods => Words {
                 code: "peer_floods",
@@ -453,7 +411,6 @@ impl Reason {
                 advice: "Find out what runs there; the log names its identity.",
                 status: None,
                 flags: ResponseFlags::H2HandshakeFailure,
-                counted: Counted::InFull,
             },
             Reason::PoolDraining => Words {
                 code: "pool_draining",
@@ -462,7 +419,6 @@ impl Reason {
                 advice: "Nothing, when the pod was stopped.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::InFull,
             },
             Reason::HandshakeTimeout => Words {
                 code: "handshake_timeout",
@@ -471,7 +427,6 @@ impl Reason {
                 advice: "A port scanner does this; so does a peer whose CPU is exhausted.",
                 status: None,
                 flags: ResponseFlags::TlsFailure,
-                counted: Counted::Early,
             },
             Reason::DnsFailed => Words {
                 code: "dns_failed",
@@ -480,7 +435,6 @@ impl Reason {
                 advice: "Check the name servers in the daemon's /etc/resolv.conf.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::Early,
             },
             Reason::Disconnected => Words {
                 code: "disconnected",
@@ -489,7 +443,6 @@ impl Reason {
                 advice: "Nothing, when programs end this way; otherwise look at the side that is named.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::InFull,
             },
             Reason::Reset => Words {
                 code: "reset",
@@ -498,7 +451,6 @@ impl Reason {
                 advice: "Look at the side that is named.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::InFull,
             },
             Reason::DrainTimeout => Words {
                 code: "drain_timeout",
@@ -507,7 +459,6 @@ impl Reason {
                 advice: "Raise the drain deadline if such connections should end by themselves.",
                 status: None,
                 flags: ResponseFlags::Connect,
-                counted: Counted::InFull,
             },
         }
     }
