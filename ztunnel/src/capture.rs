@@ -49,15 +49,16 @@ impl<L> Ports<L> {
     /// When one of them cannot be bound; it names the port.
     pub async fn bind<N: Net<Listener = L>>(net: &N, settings: &Settings) -> io::Result<Ports<L>> {
         let everywhere = any(settings.ipv6);
-        let listen = async |ip: IpAddr, port: u16| listen(net, SocketAddr::new(ip, port)).await;
+        let tunnels = net.between_nodes(settings.dead_after);
+        let listen = async |net: &N, ip: IpAddr, port: u16| listen(net, SocketAddr::new(ip, port)).await;
         let socks5 = match settings.socks5 {
-            true => Some(listen(Ipv4Addr::LOCALHOST.into(), SOCKS5).await?),
+            true => Some(listen(net, Ipv4Addr::LOCALHOST.into(), SOCKS5).await?),
             false => None,
         };
         Ok(Ports {
-            outbound: listen(everywhere, OUTBOUND).await?,
-            plaintext: listen(everywhere, PLAINTEXT).await?,
-            hbone: listen(everywhere, HBONE).await?,
+            outbound: listen(net, everywhere, OUTBOUND).await?,
+            plaintext: listen(net, everywhere, PLAINTEXT).await?,
+            hbone: listen(&tunnels, everywhere, HBONE).await?,
             socks5,
         })
     }

@@ -117,6 +117,8 @@ pub struct Tunnels {
     pub frame_size: u32,
     pub streams_per_connection: usize,
     pub unused_release: Duration,
+    /// A node that answers nothing for so long is gone.
+    pub dead_after: Duration,
     pub baggage: bool,
 }
 

@@ -340,6 +340,8 @@ impl Fault {
         match self {
             Fault::Bind(_) => Reason::BindFailed,
             Fault::Application(_) => Reason::ApplicationUnreachable,
+            // A machine that is gone: its kernel answers nothing.
+            Fault::Io(why) if why.kind() == io::ErrorKind::TimedOut => Reason::PeerSilent,
             Fault::Io(_) => Reason::IoError,
             Fault::ServerTls(_) => Reason::ServerTlsFailed,
             Fault::TlsSetup(_) => Reason::TlsSetupFailed,

@@ -20,6 +20,7 @@ pub mod admit;
 pub mod proxy_header;
 pub mod authorize;
 pub mod tunnel;
+pub mod gone;
 pub mod relay;
 pub mod account;
 pub mod live;

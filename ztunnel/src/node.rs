@@ -242,6 +242,7 @@ fn settings(config: &Config) -> Settings {
             idle_release: tunnels.unused_release,
             ..defaults
         },
+        dead_after: tunnels.dead_after,
         connections_per_pod: config.pods.connections,
         own_workload_wait: OWN_WORKLOAD_WAIT,
         drain: RELEASE_DRAIN,

@@ -26,6 +26,8 @@ use crate::resolve::{Ask, Hop, Known, Passage, Path, Resolution, Via, resolve};
 
 /// Times that a decision may say what it lacks: an address, the waypoint in front of it, and a name.
 const ROUNDS_MAX: usize = 4;
+/// Times that another endpoint is drawn for one that is gone: of two endpoints the other comes up 255 times of 256.
+const DRAWS_MAX: usize = 8;
 
 #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice, for as long as the connection is open")]
 pub fn outbound<N: Net>(pod: Arc<Pod<N>>, caught: Captured<N::Stream>) -> impl Future<Output = ()> + Send {
@@ -88,7 +90,7 @@ async fn hop<N: Net>(pod: &Pod<N>, me: &Workload, to: SocketAddr) -> Result<Hop,
     let mut world = pod.mesh.world.clone();
     loop {
         world.see();
-        let hop = decide(pod, me, to).await?;
+        let hop = draw(pod, me, to).await?;
         if !in_mesh || hop.path != Path::Unknown {
             return Ok(hop);
         }
@@ -96,6 +98,19 @@ async fn hop<N: Net>(pod: &Pod<N>, me: &Workload, to: SocketAddr) -> Result<Hop,
             return Err(Refusal::UnknownInMesh { to }.into());
         }
     }
+}
+
+/// The decision, drawn again while it names a far end that was found gone and there may be another.
+async fn draw<N: Net>(pod: &Pod<N>, me: &Workload, to: SocketAddr) -> Result<Hop, Closed> {
+    let mut hop = decide(pod, me, to).await?;
+    for _ in 0..DRAWS_MAX {
+        let gone = matches!(&hop.via, Via::Tunnel(passage) if pod.tunnels.is_gone(passage.address));
+        if !gone || hop.service.is_none() {
+            break;
+        }
+        hop = decide(pod, me, to).await?;
+    }
+    Ok(hop)
 }
 
 async fn decide<N: Net>(pod: &Pod<N>, me: &Workload, to: SocketAddr) -> Result<Hop, Closed> {

@@ -73,6 +73,8 @@ pub struct Settings {
     pub socks5: bool,
     /// Windows, streams and times of tunnels.
     pub hbone: Limits,
+    /// `TUNNEL_DEAD_AFTER`: a node that answers nothing for so long is gone, with the tunnels to it.
+    pub dead_after: Duration,
     /// Connections that one pod may have open at one time, in both directions together.
     pub connections_per_pod: usize,
     /// How long a connection waits for the control plane to describe the pod (5 s, spec/dataplane.md 5.1).

@@ -11,6 +11,7 @@ use mesh_net::net::{Net, Source};
 use mesh_net::readahead::ReadAhead;
 
 use crate::error::{Failure, Fault, Side, Stage};
+use crate::gone::Gone;
 use crate::pod::Mesh;
 use crate::resolve::Passage;
 
@@ -28,11 +29,13 @@ pub struct Key {
 pub struct Tunnels {
     pool: Pool<Key>,
     credentials: Credentials,
+    gone: Gone,
 }
 
 impl Tunnels {
     pub fn new<N: Net>(net: &N, mesh: &Mesh) -> Tunnels {
-        let (net, tls, credentials) = (net.clone(), mesh.tls.clone(), mesh.credentials.clone());
+        let net = net.between_nodes(mesh.settings.dead_after);
+        let (tls, credentials) = (mesh.tls.clone(), mesh.credentials.clone());
         let pool = Pool::new(mesh.settings.hbone.clone(), move |key: Key| {
             let (net, tls, credentials) = (net.clone(), tls.clone(), credentials.clone());
             async move {
@@ -42,7 +45,7 @@ impl Tunnels {
                 Ok(Known { stream: secured.stream, peer: UntilRevoked::new(secured.registered) })
             }
         });
-        Tunnels { pool, credentials: mesh.credentials.clone() }
+        Tunnels { pool, credentials: mesh.credentials.clone(), gone: Gone::default() }
     }
 
     /// A tunnel, on a connection that exists or a new one.
@@ -56,11 +59,15 @@ impl Tunnels {
         }
         let key = Key { source: source.clone(), expect: passage.expect.clone(), address: passage.address };
         let opened = self.pool.open(&key, request).await;
-        opened.map(|(tunnel, _)| tunnel).map_err(|why: OpenError| Failure {
-            stage: Stage::Tunnel,
-            side: Side::Upstream,
-            fault: Fault::Open(why),
+        opened.map(|(tunnel, _)| tunnel).map_err(|why: OpenError| {
+            self.gone.learn(passage.address, &why);
+            Failure { stage: Stage::Tunnel, side: Side::Upstream, fault: Fault::Open(why) }
         })
+    }
+
+    /// Whether nobody answered at this address a moment ago.
+    pub fn is_gone(&self, address: SocketAddr) -> bool {
+        self.gone.holds(address)
     }
 
     /// Takes nothing new; what is open goes on.

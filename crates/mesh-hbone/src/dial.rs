@@ -46,8 +46,10 @@ pub(crate) trait Watch: Send + Sync {
     fn streams(&self, limit: usize);
     /// No new streams here: the peer has sent GOAWAY.
     fn unusable(&self);
-    /// A keepalive interval is over.
+    /// Time for slow checks.
     fn tick(&self);
+    /// Whether tunnels are open there, or being opened.
+    fn is_used(&self) -> bool;
 }
 
 /// How one request on one connection went wrong, and so what may be done with it. In none of these cases have bytes of
@@ -72,6 +74,15 @@ enum Step {
     Beat(Beat),
 }
 
+/// What to do about a connection that has not said a word since a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// Ask elsewhere: it stood before, and what is at its other end may be gone.
+    Leave,
+    /// Wait until it is known to be dead: there is nowhere else to ask.
+    Bear,
+}
+
 /// Client preface and SETTINGS out; the peer's are awaited by the driver, within the same limit.
 pub(crate) async fn handshake<T>(io: T, limits: &Limits) -> Result<(Client, Driver<T>), OpenError>
 where
@@ -85,7 +96,7 @@ where
         .map_err(|_| OpenError::Handshake(format!("nothing could be sent within {:?}", limits.handshake).into()))?
         .map_err(|error| OpenError::Handshake(error.to_string().into()))?;
     let ping = connection.ping_pong().expect("it is taken once per connection, here");
-    let pulse = Pulse::new(ping, limits, wire.clone());
+    let pulse = Pulse::new(ping, limits, limits.ping_dialled, wire.clone());
     let driver = Driver { connection, pulse, wire: wire.clone(), streams: None, told_unusable: false };
     Ok((Client { send, wire }, driver))
 }
@@ -100,11 +111,14 @@ where
         fn streams(&self, _: usize) {}
         fn unusable(&self) {}
         fn tick(&self) {}
+        fn is_used(&self) -> bool {
+            true
+        }
     }
     let (client, driver) = handshake(io, limits).await?;
     // The driver ends when the client and the tunnel are gone, or the peer is.
     tokio::spawn(async move { driver.run(&Nobody, &CancellationToken::new()).await });
-    client.open(request, limits, Lease::Alone).await.map_err(Turned::into_error)
+    client.open(request, limits, Silence::Bear, Lease::Alone).await.map_err(Turned::into_error)
 }
 
 fn builder(limits: &Limits) -> h2::client::Builder {
@@ -130,22 +144,25 @@ impl Client {
         mut self,
         request: &ConnectRequest,
         limits: &Limits,
+        silence: Silence,
         lease: Lease,
     ) -> Result<(Tunnel, response::Parts), Turned> {
         let (answer, send) = self.send.send_request(request.to_http(), false).map_err(|error| Turned::Closed(http2(error)))?;
-        let response = self.answer(answer, limits).await?;
+        let response = self.answer(answer, limits, silence).await?;
         established(response, send, lease)
     }
 
     /// Waits for the answer. A peer that falls silent is found out long before the answer is overdue: its connection is
-    /// probed, and without a single byte since the request it is given up.
-    async fn answer(&self, mut answer: ResponseFuture, limits: &Limits) -> Result<Response<h2::RecvStream>, Turned> {
+    /// probed, and without a single byte since the request it is left, or else given up when the probe is overdue.
+    async fn answer(&self, mut answer: ResponseFuture, limits: &Limits, silence: Silence) -> Result<Response<h2::RecvStream>, Turned> {
         let (asked, heard) = (Instant::now(), self.wire.heard());
         if let Ok(done) = timeout(limits.suspect, &mut answer).await {
             return done.map_err(turned);
         }
         if self.wire.heard() == heard {
             self.wire.probe.notify_one();
+        }
+        if self.wire.heard() == heard && silence == Silence::Leave {
             if let Ok(done) = timeout(limits.suspect * 2, &mut answer).await {
                 return done.map_err(turned);
             }
@@ -250,7 +267,7 @@ where
             return Poll::Ready(Step::Closed(result));
         }
         self.tell(watch);
-        self.pulse.poll(cx).map(Step::Beat)
+        self.pulse.poll(cx, || watch.is_used()).map(Step::Beat)
     }
 
     /// What changed in this poll that the owner wants to know.

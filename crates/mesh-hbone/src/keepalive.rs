@@ -81,6 +81,11 @@ impl Keepalive {
         matches!(self.phase, Phase::Quiet { .. })
     }
 
+    /// The time for a PING had come, and none was wanted.
+    pub fn skipped(&mut self, now: Instant) {
+        self.phase = Phase::Quiet { until: now + self.after };
+    }
+
     pub fn pinged(&mut self, now: Instant, heard: u64) {
         self.phase = Phase::Pinged { until: now + self.timeout, heard };
     }

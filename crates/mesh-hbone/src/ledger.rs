@@ -191,6 +191,11 @@ impl<K: Clone + Eq + Hash> Ledger<K> {
         self.connections.get(&id).is_some_and(|entry| entry.limit.is_some())
     }
 
+    /// Whether anybody rides on the connection.
+    pub fn is_used(&self, id: ConnectionId) -> bool {
+        self.connections.get(&id).is_some_and(|entry| entry.riders > 0)
+    }
+
     /// The connection is over; whoever was on it knows.
     pub fn gone(&mut self, id: ConnectionId) {
         self.shut(id);

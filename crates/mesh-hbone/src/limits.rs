@@ -46,12 +46,19 @@ pub struct Limits {
     /// waypoint between us doubles that.
     pub response: Duration,
     /// A request unanswered for this long on a connection that has been silent since makes us send a PING; twice as
-    /// long after that without a byte, and the request moves to a new connection (F-29: 5 s in all).
+    /// long after that without a byte, and the request moves to a new connection. A slow application delays no PING, and
+    /// three quarters of a second are longer than any round trip; moving costs a handshake and breaks nothing.
     pub suspect: Duration,
 
-    /// First PING, and from each answer to the next PING.
+    /// On a dialled connection with tunnels: from an answer to the next PING. Somebody there may only wait for bytes, and
+    /// this PING is what the kernel then misses an acknowledgement of: with the four seconds of
+    /// `mesh_net::Net::between_nodes` that makes the five within which a node that is gone is told (F-29).
+    pub ping_dialled: Duration,
+    /// On a served connection, and on a dialled one without tunnels: first PING, and from each answer to the next. The
+    /// field's daemons say 10 s and 20 s (spec/dataplane.md 1.7), and with them a daemon that hangs is noticed after half
+    /// a minute (F-05: 5 to 10 s).
     pub ping_after: Duration,
-    /// Without a byte for so long after a PING the peer is dead.
+    /// Without a byte for so long after a PING the peer is dead: more than a daemon that is frozen for 3 s (G13).
     pub ping_timeout: Duration,
     /// A served connection without a stream for so long is closed with GOAWAY: three times what a pool keeps one.
     pub idle_served: Duration,
@@ -76,9 +83,10 @@ impl Default for Limits {
             handshake: Duration::from_secs(5),
             connect: Duration::from_secs(10),
             response: Duration::from_secs(35),
-            suspect: Duration::from_millis(1200),
-            ping_after: Duration::from_secs(10),
-            ping_timeout: Duration::from_secs(20),
+            suspect: Duration::from_millis(250),
+            ping_dialled: Duration::from_millis(750),
+            ping_after: Duration::from_secs(4),
+            ping_timeout: Duration::from_secs(5),
             idle_served: Duration::from_secs(900),
         }
     }

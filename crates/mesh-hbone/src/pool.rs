@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connect::ConnectRequest;
-use crate::dial::{self, Client, Driver, Turned, Watch};
+use crate::dial::{self, Client, Driver, Silence, Turned, Watch};
 use crate::error::OpenError;
 use crate::ledger::{Answer, ConnectionId, DialId, Ledger, Row, Rules};
 use crate::limits::{Limits, ROUNDS_MAX};
@@ -127,7 +127,9 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Pool<K> {
         loop {
             rounds += 1;
             let Boarded { client, connection, used, seat } = self.inner.board(key).await?;
-            let turned = match client.open(request, &self.inner.limits, Lease::Pooled { _seat: seat }).await {
+            let silence = if used && !moved { Silence::Leave } else { Silence::Bear };
+            let lease = Lease::Pooled { _seat: seat };
+            let turned = match client.open(request, &self.inner.limits, silence, lease).await {
                 Ok(opened) => return Ok(opened),
                 Err(turned) => turned,
             };
@@ -483,6 +485,10 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Watch for Watcher<K> {
         if let Some(pool) = self.pool.upgrade() {
             pool.shut(self.connection);
         }
+    }
+
+    fn is_used(&self) -> bool {
+        self.pool.upgrade().is_some_and(|pool| pool.state.lock().ledger.is_used(self.connection))
     }
 
     fn tick(&self) {

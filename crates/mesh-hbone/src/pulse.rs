@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep};
@@ -20,10 +21,18 @@ pub(crate) struct Pulse {
     window: Window,
     wire: Arc<Wire>,
     sleep: Pin<Box<Sleep>>,
+    /// When the next slow checks are due.
+    tick: Instant,
+    /// Without anybody to tell, a PING goes out only so long after the last.
+    at_ease: Duration,
+    last: Instant,
 }
 
+/// Slow checks need no shorter time: what they look for lasts minutes.
+const TICK_EVERY: Duration = Duration::from_secs(10);
+
 pub(crate) enum Beat {
-    /// A keepalive interval is over: time for slow checks.
+    /// Time for slow checks, with the first PING after they are due.
     Tick,
     /// Announce this stream window.
     Window(u32),
@@ -34,18 +43,23 @@ pub(crate) enum Beat {
 }
 
 impl Pulse {
-    pub fn new(ping: PingPong, limits: &Limits, wire: Arc<Wire>) -> Self {
+    /// `after`: from an answer to the next PING.
+    pub fn new(ping: PingPong, limits: &Limits, after: Duration, wire: Arc<Wire>) -> Self {
         let settle_by = Instant::now() + limits.handshake;
         Pulse {
             ping,
-            keepalive: Keepalive::new(limits.ping_after, limits.ping_timeout, settle_by.into_std()),
+            keepalive: Keepalive::new(after, limits.ping_timeout, settle_by.into_std()),
             window: Window::new(limits.stream_window, limits.stream_window_max),
             wire,
             sleep: Box::pin(tokio::time::sleep_until(settle_by)),
+            tick: Instant::now() + TICK_EVERY,
+            at_ease: limits.ping_after,
+            last: Instant::now(),
         }
     }
 
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Beat> {
+    /// `is_used`: whether somebody would want to know at once that the peer is gone.
+    pub fn poll(&mut self, cx: &mut Context<'_>, is_used: impl Fn() -> bool) -> Poll<Beat> {
         if self.wire.settled() && self.keepalive.settled(now()) {
             self.rearm();
         }
@@ -59,13 +73,20 @@ impl Pulse {
         self.measure();
         while self.sleep.as_mut().poll(cx).is_ready() {
             let step = self.keepalive.at(now(), self.wire.heard());
+            if step == Step::Ping && self.last.elapsed() < self.at_ease && !is_used() {
+                self.keepalive.skipped(now());
+                self.rearm();
+                continue;
+            }
             if step == Step::Ping {
                 self.ping_now();
             }
             self.rearm();
             match step {
                 Step::Wait => {}
+                Step::Ping if Instant::now() < self.tick => {}
                 Step::Ping => {
+                    self.tick = Instant::now() + TICK_EVERY;
                     return Poll::Ready(match self.window.quiet(self.wire.data()) {
                         Some(size) => Beat::Window(size),
                         None => Beat::Tick,
@@ -97,6 +118,7 @@ impl Pulse {
     fn ping_now(&mut self) {
         // An error means that the connection is over, which its own poll reports.
         let _ = self.ping.send_ping(Ping::opaque());
+        self.last = Instant::now();
         self.keepalive.pinged(now(), self.wire.heard());
     }
 

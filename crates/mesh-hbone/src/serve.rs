@@ -130,7 +130,7 @@ where
         let ping = connection.ping_pong().expect("it is taken once per connection, here");
         Session {
             connection,
-            pulse: Pulse::new(ping, limits, wire.clone()),
+            pulse: Pulse::new(ping, limits, limits.ping_after, wire.clone()),
             wire,
             limits,
             places: Arc::new(Semaphore::new(limits.streams_served as usize)),
@@ -197,7 +197,7 @@ where
             Poll::Ready(None) => return Poll::Ready(Event::Closed(Ok(()))),
             Poll::Pending => {}
         }
-        self.pulse.poll(cx).map(Event::Beat)
+        self.pulse.poll(cx, || true).map(Event::Beat)
     }
 
     fn arrived(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use socket2::Socket;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -32,7 +33,7 @@ struct Place {
     spoofing_failed: AtomicBool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Within {
     pod: Netns,
     home: Netns,
@@ -62,6 +63,11 @@ impl PodNet {
 }
 
 impl Place {
+    fn between_nodes(&self, dead_after: Duration) -> Arc<Place> {
+        let options = self.options.between_nodes(dead_after);
+        Arc::new(Place { within: self.within.clone(), options, spoofing_failed: AtomicBool::new(false) })
+    }
+
     fn run<T>(&self, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         match &self.within {
             Some(within) => within.pod.run(&within.home, make),
@@ -124,6 +130,10 @@ macro_rules! net_of_place {
             type Stream = TcpStream;
             type Listener = Listener;
             type Datagrams = UdpSockets;
+
+            fn between_nodes(&self, dead_after: Duration) -> Self {
+                $name(self.0.between_nodes(dead_after))
+            }
 
             async fn listen(&self, at: SocketAddr) -> io::Result<Listener> {
                 self.0.listen(at)

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -14,6 +15,10 @@ pub trait Net: Clone + Send + Sync + 'static {
     type Stream: Duplex + AsyncRead + AsyncWrite + Unpin + Send + 'static;
     type Listener: Accept<Stream = Self::Stream>;
     type Datagrams: Datagrams;
+
+    /// The same place for sockets from node to node: a peer whose machine has answered nothing for `dead_after`, to bytes
+    /// or to the kernel's own probes, is gone. Their reads then fail with `TimedOut`, and a dial waits no longer either.
+    fn between_nodes(&self, dead_after: Duration) -> Self;
 
     /// Listens for connections. `[::]` takes IPv4 too; port 0 takes any port ([`Accept::local_addr`] tells which).
     ///

@@ -65,6 +65,24 @@ impl Default for Keepalive {
     }
 }
 
+/// What goes from node to node is probed as often as the kernel can: a probe is 40 bytes that no daemon wakes up for.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+impl Options {
+    /// For sockets from node to node. The kernels of both ends probe each other, so a daemon that stands still or gets
+    /// little CPU is not taken for a machine that is gone.
+    pub fn between_nodes(&self, dead_after: Duration) -> Options {
+        // With a user timeout that ends a silent connection the count is not looked at (tcp(7)); the largest there is.
+        let keepalive = Keepalive { idle: PROBE_EVERY, interval: PROBE_EVERY, retries: 127 };
+        Options {
+            keepalive: Some(keepalive),
+            user_timeout: Some(dead_after),
+            connect_timeout: dead_after.min(self.connect_timeout),
+            ..self.clone()
+        }
+    }
+}
+
 /// A listening TCP socket. Mark, keepalive and `TCP_NODELAY` are set here once: accepted sockets inherit them.
 ///
 /// # Errors

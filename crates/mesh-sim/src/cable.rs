@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// What the scenario does to the cables between two nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -35,23 +36,41 @@ pub(crate) struct Cable {
     /// The longest time that a chunk takes; the shortest is a tenth of it.
     pub latency: Duration,
     pub tap: Arc<Mutex<Option<Tap>>>,
+    /// Held for so long, both ends find each other gone: their kernels' probes are not answered.
+    pub dead_after: Option<Duration>,
 }
 
 /// Carries both directions until both ended or the cable was reset.
 pub(crate) async fn carry(cable: Cable, near: Memory, far: Memory) {
     let (near, far) = (Arc::new(Mutex::new(near)), Arc::new(Mutex::new(far)));
-    let mut watch = cable.state.clone();
-    let reset = async move { drop(watch.wait_for(|state| *state == State::Reset).await) };
+    let lost = lost(cable.state.clone(), cable.dead_after);
     let there = one_way(&cable, cable.seed, &near, &far);
     let back = one_way(&cable, cable.seed ^ 1, &far, &near);
     let ended = tokio::select! {
         biased;
-        () = reset => false,
+        () = lost => false,
         (there, back) = async { tokio::join!(there, back) } => there && back,
     };
     if !ended {
         near.lock().reset();
         far.lock().reset();
+    }
+}
+
+/// The cable is reset, or held for longer than its ends put up with.
+async fn lost(mut state: watch::Receiver<State>, dead_after: Option<Duration>) {
+    loop {
+        let now = match state.wait_for(|state| *state != State::Whole).await {
+            Ok(now) => *now,
+            Err(_) => return,
+        };
+        let (State::Held, Some(dead_after)) = (now, dead_after) else {
+            drop(state.wait_for(|state| *state == State::Reset).await);
+            return;
+        };
+        if timeout(dead_after, state.wait_for(|state| *state != State::Held)).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -65,6 +65,8 @@ pub struct SimNet {
     fabric: Fabric,
     ip: IpAddr,
     role: Role,
+    /// A peer that answers nothing for so long is gone, as the kernel finds it out.
+    dead_after: Option<Duration>,
 }
 
 pub struct SimListener {
@@ -115,12 +117,12 @@ impl Fabric {
 
     /// The application's network in a pod.
     pub fn application(&self, ip: IpAddr) -> SimNet {
-        SimNet { fabric: self.clone(), ip, role: Role::Application }
+        SimNet { fabric: self.clone(), ip, role: Role::Application, dead_after: None }
     }
 
     /// The daemon's network in a pod.
     pub fn daemon(&self, ip: IpAddr) -> SimNet {
-        SimNet { fabric: self.clone(), ip, role: Role::Daemon }
+        SimNet { fabric: self.clone(), ip, role: Role::Daemon, dead_after: None }
     }
 
     /// Does something to every connection between two nodes, those of now and those to come.
@@ -134,18 +136,20 @@ impl Fabric {
         *self.0.lock().tap.lock() = Some(tap);
     }
 
-    async fn dial(&self, from_pod: IpAddr, role: Role, to: SocketAddr, source: Source) -> io::Result<Memory> {
-        let (way, latency) = {
+    async fn dial(&self, net: &SimNet, to: SocketAddr, source: Source) -> io::Result<Memory> {
+        let patience = net.dead_after.unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT);
+        let (mut way, latency) = {
             let mut wiring = self.0.lock();
-            let way = wiring.way(from_pod, role, to, source)?;
+            let way = wiring.way(net.ip, net.role, to, source)?;
             let latency = if way.cable.is_some() { wiring.rng.random_range(1..2_000) } else { wiring.rng.random_range(1..50) };
             (way, Duration::from_micros(latency))
         };
         tokio::time::sleep(latency).await;
-        if let Some(cable) = &way.cable {
+        if let Some(cable) = &mut way.cable {
+            cable.dead_after = net.dead_after;
             let mut state = cable.state.clone();
             let answer = async { drop(state.wait_for(|state| *state != State::Held).await) };
-            if tokio::time::timeout(CONNECT_TIMEOUT, answer).await.is_err() {
+            if tokio::time::timeout(patience, answer).await.is_err() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             if *cable.state.borrow() == State::Reset {
@@ -166,7 +170,7 @@ impl Fabric {
             Ok(()) => Ok(near),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(io::ErrorKind::ConnectionRefused.into()),
             Err(mpsc::error::TrySendError::Full(_)) => {
-                tokio::time::sleep(CONNECT_TIMEOUT).await;
+                tokio::time::sleep(patience).await;
                 Err(io::ErrorKind::TimedOut.into())
             }
         }
@@ -226,7 +230,7 @@ impl Wiring {
         let cable = (far_node != node).then(|| {
             let seed = self.rng.next_u64();
             let tap = self.tap.clone();
-            Cable { state: self.link(&node, &far_node).subscribe(), seed, latency: LATENCY, tap }
+            Cable { state: self.link(&node, &far_node).subscribe(), seed, latency: LATENCY, tap, dead_after: None }
         });
         Ok(Way { listener, from, to, local: SocketAddr::new(to.ip(), port), cable })
     }
@@ -242,6 +246,10 @@ impl Net for SimNet {
     type Listener = SimListener;
     type Datagrams = SimDatagrams;
 
+    fn between_nodes(&self, dead_after: Duration) -> SimNet {
+        SimNet { dead_after: Some(dead_after), ..self.clone() }
+    }
+
     async fn listen(&self, at: SocketAddr) -> io::Result<SimListener> {
         let mut wiring = self.fabric.0.lock();
         let port = if at.port() == 0 { wiring.port() } else { at.port() };
@@ -253,7 +261,7 @@ impl Net for SimNet {
     }
 
     async fn dial(&self, to: SocketAddr, from: Source) -> io::Result<Memory> {
-        self.fabric.dial(self.ip, self.role, to, from).await
+        self.fabric.dial(self, to, from).await
     }
 
     async fn bind_datagrams(&self, at: SocketAddr) -> io::Result<SimDatagrams> {

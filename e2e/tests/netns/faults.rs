@@ -18,6 +18,8 @@ pub fn checks() -> Vec<Check> {
     checks![
         resets_are_told_as_resets,
         a_frozen_daemon_breaks_nothing_in_three_seconds,
+        a_hanging_daemon_is_given_up_within_ten_seconds,
+        a_daemon_with_a_tenth_of_its_time_breaks_nothing,
         a_short_partition_breaks_nothing,
         a_node_without_power_is_noticed,
         a_killed_controller_stops_nothing,
@@ -107,6 +109,63 @@ fn a_frozen_daemon_breaks_nothing_in_three_seconds(mesh: &Mesh) -> Result<()> {
     Ok(())
 }
 
+// F-05: a daemon that hangs for longer is given up, although its machine answers.
+fn a_hanging_daemon_is_given_up_within_ten_seconds(mesh: &Mesh) -> Result<()> {
+    let _server = Server::start(mesh, &mesh.pod("blank"), 7000, echo)?;
+    let mut stream = open(mesh, "client")?;
+    stream.set_read_timeout(None)?;
+    let daemon = mesh.daemon("node-2").context("the daemon runs")?;
+    daemon.signal(Signal::SIGSTOP);
+    let frozen = Instant::now();
+    let told = (|| {
+        stream.write_all(b"x")?;
+        let (at, end) = watch(stream).recv_timeout(SOON).context("the client is told")?;
+        ensure!(end == End::Reset, "{end:?}");
+        Ok(at - frozen)
+    })();
+    daemon.signal(Signal::SIGCONT);
+    let told = told?;
+    ensure!(told > Duration::from_secs(4), "it was given up after {told:?}: a freeze of 3 s must not be mistaken for it");
+    let back = until_ok(SOON, || open(mesh, "client"))?;
+    ensure!(back < Duration::from_secs(1), "served again {back:?} after the daemon moved on");
+    println!("  the client was told after {:.1} s", told.as_secs_f32());
+    Ok(())
+}
+
+// F-54, G13: a daemon that gets a tenth of its time is slow, and not dead.
+fn a_daemon_with_a_tenth_of_its_time_breaks_nothing(mesh: &Mesh) -> Result<()> {
+    const LASTS: Duration = Duration::from_secs(12);
+    let _server = Server::start(mesh, &mesh.pod("blank"), 7000, echo)?;
+    let mut streams = (0..20).map(|_| open(mesh, "client")).collect::<Result<Vec<_>>>()?;
+    let daemon = mesh.daemon("node-2").context("the daemon runs")?;
+    let over = Arc::new(AtomicUsize::new(0));
+    let stop = over.clone();
+    let throttle = std::thread::spawn(move || {
+        while stop.load(Ordering::SeqCst) == 0 {
+            daemon.signal(Signal::SIGSTOP);
+            std::thread::sleep(Duration::from_millis(90)); // the part of the time that is taken from it
+            daemon.signal(Signal::SIGCONT);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let began = Instant::now();
+    let mut words = 0;
+    let talk = (|| {
+        while began.elapsed() < LASTS {
+            for stream in &mut streams {
+                ask(stream, MARKER).context("an open connection")?;
+                words += 1;
+            }
+            open(mesh, "other").context("a new connection")?;
+        }
+        Ok(())
+    })();
+    over.store(1, Ordering::SeqCst);
+    let _ = throttle.join();
+    println!("  {words} words with a tenth of the time");
+    talk
+}
+
 /// The wire of a node, cut in both directions without anybody being told.
 struct Cut(String);
 
@@ -157,23 +216,29 @@ fn a_short_partition_breaks_nothing(mesh: &Mesh) -> Result<()> {
 
 // F-29
 fn a_node_without_power_is_noticed(mesh: &Mesh) -> Result<()> {
-    /// A PING goes out after 10 s of silence, and 20 s without a byte after it is the end (`mesh_hbone::Limits`).
-    const NOTICED_WITHIN: Duration = Duration::from_secs(35);
+    /// What is promised. The kernel gives up after 4 s (`TUNNEL_DEAD_AFTER`) and looks every second.
+    const NOTICED_WITHIN: Duration = Duration::from_millis(5_500);
     let (client, web) = (mesh.pod("client"), mesh.pod("web"));
     let _server = Server::start(mesh, &mesh.pod("blank"), 7000, echo)?;
     let mut stream = open(mesh, "client")?;
     stream.set_read_timeout(None)?;
+    // Of another pod, so on a tunnel connection of its own: it has nothing to say, and only waits.
+    let idle = open(mesh, "other")?;
+    idle.set_read_timeout(None)?;
     let cut = Cut::of(mesh, "node-2")?;
     let off = Instant::now();
     stream.write_all(b"x")?;
     let ends = watch(stream);
+    let waits = watch(idle);
     let new = mesh.exec("client", &["curl", "-sS", "-m", "20", &format!("http://{}/", v4(&web, 8080))])?;
     let new_failed = off.elapsed();
     ensure!(!new.status.success(), "nobody can answer");
-    ensure!(new_failed < Duration::from_secs(15), "a new connection was told after {new_failed:?}");
+    ensure!(new_failed < NOTICED_WITHIN, "a new connection was told after {new_failed:?}");
     let (at, end) = ends.recv_timeout(NOTICED_WITHIN).context("the open connection ends")?;
     ensure!(end == End::Reset, "the client is told that this was not all: {end:?}");
     ensure!(at - off < NOTICED_WITHIN, "{:?}", at - off);
+    let (waited, end) = waits.recv_timeout(NOTICED_WITHIN).context("who only waits is told too")?;
+    ensure!(end == End::Reset && waited - off < NOTICED_WITHIN, "who only waits: {end:?} after {:?}", waited - off);
     // Pods of the node that is there are reached meanwhile.
     let near = mesh.curl("client", "http://near/")?;
     ensure!(near.contains(SAID), "{near}");
@@ -181,8 +246,9 @@ fn a_node_without_power_is_noticed(mesh: &Mesh) -> Result<()> {
     let healed = until_ok(SOON, || call(mesh, &client, &web))?;
     ensure!(healed < Duration::from_secs(3), "after the node is back it took {healed:?}");
     println!(
-        "  open connection ended after {:.1} s, new one refused after {:.1} s, served again {:.1} s after the node was back",
+        "  open connection ended after {:.1} s, a waiting one after {:.1} s, new one refused after {:.1} s, served again {:.1} s after the node was back",
         (at - off).as_secs_f32(),
+        (waited - off).as_secs_f32(),
         new_failed.as_secs_f32(),
         healed.as_secs_f32()
     );

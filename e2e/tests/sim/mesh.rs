@@ -80,6 +80,8 @@ pub struct Sim {
     pub truth: Vec<Edit>,
     /// What is wrong with this mesh on purpose, to show that the laws can be broken.
     pub sabotage: Sabotage,
+    /// Of certificates.
+    life: Duration,
     ca: Arc<Ca>,
     apps: BTreeMap<IpAddr, JoinHandle<()>>,
     rng: SmallRng,
@@ -109,8 +111,12 @@ impl Fetch for NothingMore {
 
 impl Sim {
     pub fn new(seed: u64, sabotage: Sabotage) -> Sim {
+        Sim::with_certificates_of(CERTIFICATE_LIFE, seed, sabotage)
+    }
+
+    pub fn with_certificates_of(life: Duration, seed: u64, sabotage: Sabotage) -> Sim {
         let clock = SimClock::start();
-        let lifetimes = Lifetimes { default: CERTIFICATE_LIFE, max: CERTIFICATE_LIFE };
+        let lifetimes = Lifetimes { default: life, max: life };
         let ca = Ca::self_signed("cluster.local", Duration::from_secs(3_600 * 24 * 3_650), lifetimes, clock.now()).expect("a root can be made");
         let fabric = Fabric::new(seed);
         let markers = Arc::new(AtomicU64::new(0));
@@ -130,6 +136,7 @@ impl Sim {
             markers,
             truth: vec![Edit::AddressesSynced, Edit::PoliciesSynced],
             sabotage,
+            life,
             ca: Arc::new(ca),
             apps: BTreeMap::new(),
             rng: SmallRng::seed_from_u64(seed),
@@ -142,7 +149,7 @@ impl Sim {
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let inner = LocalAuthority::new(self.ca.clone(), clock.clone());
         let authority = Arc::new(Moody { inner, away: self.ca_away.clone() });
-        let credentials = Credentials::new(authority, clock.clone(), CERTIFICATE_LIFE, self.rng.random());
+        let credentials = Credentials::new(authority, clock.clone(), self.life, self.rng.random());
         let certificates = tokio::spawn(credentials.clone().run());
         let recorder = Recorder::new(Series::DEFAULT);
         let closed = self.closed.clone();
@@ -299,6 +306,7 @@ fn settings(node: &str) -> Settings {
         baggage: true,
         on_demand: false,
         hbone: Limits::default(),
+        dead_after: Duration::from_secs(4),
         connections_per_pod: 1_000,
         own_workload_wait: Duration::from_secs(5),
         drain: Duration::from_secs(5),

@@ -8,6 +8,7 @@ use mesh_model::address::NetworkAddress;
 use mesh_model::change::Change;
 use mesh_model::service::Service;
 use mesh_policy::{Action, Group, Policy, Scope};
+use mesh_sim::cable::State;
 use mesh_xds::world::Edit;
 use tokio::time::Instant;
 
@@ -25,7 +26,10 @@ async fn settle() {
 
 /// Two pods, each on a node and enrolled or not.
 async fn two(client: (&str, bool), server: (&str, bool)) -> Sim {
-    let mut sim = Sim::new(1, Sabotage::Nothing);
+    between(Sim::new(1, Sabotage::Nothing), client, server).await
+}
+
+async fn between(mut sim: Sim, client: (&str, bool), server: (&str, bool)) -> Sim {
     sim.add_node("a");
     sim.add_node("b");
     sim.add_pod(client.0, ip(1), "front", client.1).await;
@@ -171,6 +175,115 @@ async fn a_servers_node_that_stops_cuts_its_connections() {
     assert!(matches!(calling.await.unwrap(), Call::Cut { by: Some(_), .. }));
     settle().await;
     assert_eq!(answered_by(&ask(&sim, at(ip(2))).await), "cart-2");
+}
+
+/// An open call and a new one while the link is held: how long after its beginning each ended, and how.
+async fn outage(held: Duration) -> ((Duration, Call), (Duration, Call)) {
+    let sim = two(("a", true), ("b", true)).await;
+    let net = sim.fabric.application(ip(1));
+    let open = tokio::spawn(async move {
+        let ended = call(net, at(ip(2)), 1, 200, Duration::from_millis(100), |_| {}).await;
+        (Instant::now(), ended)
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let off = Instant::now();
+    sim.fabric.link("a", "b", State::Held);
+    let new = async {
+        let ended = ask(&sim, at(ip(2))).await;
+        (off.elapsed(), ended)
+    };
+    let back = async {
+        tokio::time::sleep(held).await;
+        sim.fabric.link("a", "b", State::Whole);
+    };
+    let (new, (), open) = tokio::join!(new, back, open);
+    let (ended, open) = open.unwrap();
+    ((ended - off, open), new)
+}
+
+// F-29, G13: whoever talks to a node that is gone is told within five seconds; so is whoever begins.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_gone_is_told_within_five_seconds() {
+    let ((open, ended), (new, refused)) = outage(Duration::from_secs(30)).await;
+    assert!(matches!(ended, Call::Cut { by: Some(_), .. }), "{ended:?}");
+    assert!(matches!(refused, Call::Cut { by: None, .. }), "{refused:?}");
+    for (what, after) in [("open", open), ("new", new)] {
+        assert!((Duration::from_secs(3)..Duration::from_secs(5)).contains(&after), "{what}: after {after:?}");
+    }
+}
+
+// F-29: one endpoint's node is gone, and connections to the service go to the other. Who found it out was told.
+#[tokio::test(start_paused = true)]
+async fn connections_go_elsewhere_once_a_node_was_found_gone() {
+    let mut sim = two(("a", true), ("b", true)).await;
+    sim.add_node("c");
+    sim.add_pod("c", ip(3), "bank", true).await;
+    let vip = serve_by(&mut sim, &[ip(2), ip(3)]);
+    settle().await;
+    sim.fabric.link("a", "b", State::Held);
+    let mut failed = 0;
+    for _ in 0..60 {
+        let begun = Instant::now();
+        match ask(&sim, vip).await {
+            Call::Answered { by, .. } => assert_eq!(by, "bank-3"),
+            ended => {
+                failed += 1;
+                assert!(begun.elapsed() < Duration::from_secs(5), "{ended:?} after {:?}", begun.elapsed());
+            }
+        }
+    }
+    assert_eq!(failed, 1, "of 60 one connection found out");
+}
+
+// F-13, G5: certificates of two seconds are renewed under connections of a second and of a minute, and nobody notices.
+#[tokio::test(start_paused = true)]
+async fn certificates_of_two_seconds_cut_nothing() {
+    let sim = Sim::with_certificates_of(Duration::from_secs(2), 1, Sabotage::Nothing);
+    let sim = between(sim, ("a", true), ("b", true)).await;
+    let net = sim.fabric.application(ip(1));
+    let long = tokio::spawn(async move { call(net, at(ip(2)), 9, 600, Duration::from_millis(100), |_| {}).await });
+    for number in 0..250 {
+        assert_eq!(answered_by(&ask(&sim, at(ip(2))).await), "cart-2", "call {number}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(answered_by(&long.await.unwrap()), "cart-2");
+}
+
+// F-09: without an authority everything goes on until the certificates end, and never in the clear afterwards.
+#[tokio::test(start_paused = true)]
+async fn an_authority_may_be_away_until_certificates_end() {
+    let away = |sim: &Sim, away: bool| sim.ca_away.store(away, std::sync::atomic::Ordering::Relaxed);
+    let sim = between(Sim::with_certificates_of(Duration::from_secs(60), 1, Sabotage::Nothing), ("a", true), ("b", true)).await;
+    assert_eq!(answered_by(&ask(&sim, at(ip(2))).await), "cart-2", "both have their certificates");
+    away(&sim, true);
+    let begun = Instant::now();
+    let (mut last_answer, mut refused) = (Duration::ZERO, 0);
+    while begun.elapsed() < Duration::from_secs(120) {
+        let asked = begun.elapsed();
+        match ask(&sim, at(ip(2))).await {
+            Call::Answered { .. } => {
+                assert_eq!(refused, 0, "answered after the end, at {asked:?}");
+                last_answer = asked;
+            }
+            _ => refused += 1,
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!((55..=61).contains(&last_answer.as_secs()) && refused > 3, "the last answer after {last_answer:?}, then {refused} refusals");
+    away(&sim, false);
+    let back = Instant::now();
+    while !matches!(ask(&sim, at(ip(2))).await, Call::Answered { .. }) {
+        assert!(back.elapsed() < Duration::from_secs(4), "still nothing");
+    }
+    assert!(back.elapsed() < Duration::from_secs(2), "{:?} after the authority was back", back.elapsed());
+    assert_eq!(sim.markers.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+// F-30, G13: an outage of three seconds is none.
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_three_seconds_breaks_nothing() {
+    let ((_, open), (_, new)) = outage(Duration::from_secs(3)).await;
+    assert_eq!((answered_by(&open), answered_by(&new)), ("cart-2", "cart-2"));
 }
 
 // Z-227 Z-228 in one daemon: what is open ends by itself within the drain time, or is cut at its end.

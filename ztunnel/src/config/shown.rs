@@ -34,6 +34,7 @@ impl Config {
                 "frameSize": tunnels.frame_size,
                 "poolMaxStreamsPerConn": tunnels.streams_per_connection,
                 "poolUnusedReleaseTimeout": duration_text(tunnels.unused_release),
+                "deadAfter": duration_text(tunnels.dead_after),
                 "enableResponseBaggage": tunnels.baggage,
             },
             "pods": {

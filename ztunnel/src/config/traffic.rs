@@ -22,14 +22,14 @@ pub(super) fn sockets(knobs: &mut Knobs<'_>, mode: &Mode) -> Sockets {
         "where it is possible",
         "Applications see their real client's address; `true`: or nothing works.",
     );
-    let on = knobs.value::<bool>("KEEPALIVE_ENABLED", "true", "TCP keepalive.");
+    let on = knobs.value::<bool>("KEEPALIVE_ENABLED", "true", "TCP keepalive of connections with applications and with what is outside the mesh; for tunnels see TUNNEL_DEAD_AFTER.");
     let idle = knobs.value("KEEPALIVE_TIME", "180s", "Silence before the first probe.");
     let interval = knobs.value("KEEPALIVE_INTERVAL", "180s", "Time between probes.");
     let retries = knobs.within("KEEPALIVE_RETRIES", "9", 1..=127, "Probes without an answer before a connection is given up.");
     let user_timeout = knobs.value::<bool>(
         "USER_TIMEOUT_ENABLED",
         "false",
-        "Give up a connection whose bytes are not acknowledged, after time + retries × interval.",
+        "Give up such a connection when its bytes are not acknowledged for time + retries × interval.",
     );
     let ipv6 = knobs.value("IPV6_ENABLED", "true", "Listen on IPv6 too, and tell IPv6 addresses by DNS.");
     let spoofing = match spoof {
@@ -82,12 +82,28 @@ pub(super) fn tunnels(knobs: &mut Knobs<'_>) -> Tunnels {
             "Streams of ours on one tunnel connection; the peer's limit lowers it.",
         ),
         unused_release: knobs.value("POOL_UNUSED_RELEASE_TIMEOUT", "5m", "How long a tunnel connection without streams is kept."),
+        dead_after: dead_after(knobs),
         baggage: knobs.value(
             "ENABLE_RESPONSE_BAGGAGE",
             "true",
             "Tell peers about the workload, and read what they tell (for telemetry only).",
         ),
     }
+}
+
+/// Between 1 s, the kernel's shortest probe, and what is longer than no limit of our own.
+const DEAD_AFTER: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+
+fn dead_after(knobs: &mut Knobs<'_>) -> Duration {
+    let after = knobs.value(
+        "TUNNEL_DEAD_AFTER",
+        "4s",
+        "A node whose kernel answers nothing for so long is gone, with the tunnels to it. Longer than the outages of the network that should go unnoticed.",
+    );
+    if !DEAD_AFTER.contains(&after) {
+        knobs.refuse("TUNNEL_DEAD_AFTER", "a time from 1s to 1h");
+    }
+    after
 }
 
 pub(super) fn pods(knobs: &mut Knobs<'_>) -> Pods {

@@ -146,20 +146,20 @@ async fn a_peer_that_does_not_speak_http2_is_dropped_at_the_handshake_limit() {
     assert!(matches!(served.done.await.unwrap(), Err(ServeError::Handshake(_))));
 }
 
-// Interop 13.11, spec/dataplane.md 1.7
+// Interop 13.11, spec/dataplane.md 1.7, F-05: a daemon that hangs is found out within ten seconds
 #[tokio::test(start_paused = true)]
-async fn a_peer_is_pinged_after_ten_seconds_and_dropped_after_twenty_more() {
+async fn a_peer_is_pinged_after_four_seconds_and_dropped_after_five_more() {
     let (io, served) = serving(Limits::default(), BUFFER);
     let mut raw = Raw::client(io).await;
     let start = Instant::now();
     raw.until(PING).await;
-    assert_eq!(start.elapsed().as_secs(), 10);
+    assert_eq!(start.elapsed().as_secs(), 4);
     raw.until(PING).await;
-    assert_eq!(start.elapsed().as_secs(), 20, "the first was answered");
+    assert_eq!(start.elapsed().as_secs(), 8, "the first was answered");
     // From here on nothing is read or written.
     let error = served.done.await.unwrap().unwrap_err();
     assert!(matches!(error, ServeError::Silent { .. }), "{error}");
-    assert!((39..=50).contains(&start.elapsed().as_secs()));
+    assert!((16..=18).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -272,7 +272,7 @@ fn working(forever: bool) -> (DuplexStream, Arc<Gauge>, tokio::task::JoinHandle<
     (near, gauge, done)
 }
 
-// V-01
+// T-11 in its parts, V-01 to V-10; this is V-01
 #[tokio::test(start_paused = true)]
 async fn rapid_reset_ends_the_connection_and_never_makes_many_work() {
     for forever in [false, true] {

@@ -53,6 +53,21 @@ async fn accepted_sockets_inherit_the_options() {
     assert_eq!(accepted.from.ip(), IpAddr::from(Ipv4Addr::LOCALHOST));
 }
 
+// F-29
+#[tokio::test]
+async fn sockets_between_nodes_notice_a_machine_that_is_gone() {
+    let net = HostNet::new(Options::default()).between_nodes(Duration::from_millis(4000));
+    let mut listener = net.listen(at("127.0.0.1:0")).await.unwrap();
+    let to = listener.local_addr();
+    let (dialed, accepted) = connect(&net, &mut listener, to, Source::Any).await;
+    for stream in [&dialed, &accepted.stream] {
+        let socket = SockRef::from(stream);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(1));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(1));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(4)));
+    }
+}
+
 #[tokio::test]
 async fn ports_are_shared_only_on_request() {
     for (port_reuse, shared) in [(true, true), (false, false)] {
