@@ -1,5 +1,5 @@
 # The commands of this project. `make demo` and `make test` do their own set-up.
-.PHONY: help demo test lint bench bench-control parity
+.PHONY: help demo test lint bench bench-control parity fuzz
 
 help:            ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -18,6 +18,9 @@ lint:            ## clippy, as strict as CI
 
 parity:          ## which rows of the parity list have a test, and why the others have none
 	@scripts/parity.sh
+
+fuzz:            ## made-up bytes into each parser of bytes that a peer sends (SECONDS_EACH=60, NAMES="dns crl")
+	@cargo run -q -p fuzz -- --seconds-each $(or $(SECONDS_EACH),10) $(NAMES)
 
 bench:           ## speed and memory beside a chain of two plain HAProxy (as root; ARGS="--only bulk", "--help")
 	@scripts/packages.sh bench

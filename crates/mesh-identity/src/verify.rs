@@ -127,6 +127,10 @@ pub fn identity_of(leaf: &CertificateDer<'_>) -> Result<SpiffeId, NotOurPeer> {
         .subject_alternative_name()
         .map_err(|_| none("its subject alternative names cannot be read"))?
         .ok_or_else(|| none("it has no subject alternative name"))?;
+    // The reader skips what is no text. A second name that only another reader can read is a second name all the same.
+    if names.value.general_names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
+        return Err(none("one of its subject alternative names cannot be read"));
+    }
     let mut uris = names.value.general_names.iter().filter_map(|name| match name {
         GeneralName::URI(uri) => Some(*uri),
         _ => None,

@@ -275,7 +275,11 @@ where
     });
 }
 
-async fn converse<S>(stream: S, peer: Peer, routes: Arc<Routes>, limits: Limits, drain: &Drain) -> Result<(), hyper::Error>
+/// Serves one connection, whatever carries it, to its end.
+///
+/// # Errors
+/// What was wrong with the peer's HTTP, or how its connection broke.
+pub async fn converse<S>(stream: S, peer: Peer, routes: Arc<Routes>, limits: Limits, drain: &Drain) -> Result<(), hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -47,6 +47,20 @@ fn a_second_extension_with_names_is_no_identity() {
     assert!(matches!(identity_of(&leaf.chain[0]), Err(NotOurPeer::NoIdentity(_))));
 }
 
+// V-25: found by fuzzing; one reader saw the second name alone
+#[test]
+fn a_name_that_is_no_text_beside_a_good_one_is_a_second_name() {
+    for first in [&b"spiffe://td/ns/a/sa/\xae"[..], b"spiffe://td/ns/a/sa/b"] {
+        let second = b"spiffe://td/ns/a/sa/c";
+        let names = [&[0x86, first.len() as u8][..], first, &[0x86, second.len() as u8], second].concat();
+        let content = [&[0x30, names.len() as u8][..], &names].concat();
+        let leaf = Signer::root("a").leaf(vec![], 7, |params| {
+            params.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 5, 29, 17], content.clone())];
+        });
+        assert!(matches!(identity_of(&leaf.chain[0]), Err(NotOurPeer::NoIdentity(_))), "{}", first.escape_ascii());
+    }
+}
+
 #[test]
 fn what_is_no_certificate_is_no_identity() {
     for bytes in [&b""[..], b"x", &[0x30, 0x82, 0xff, 0xff], &[0x30; 4096]] {

@@ -17,7 +17,7 @@ use crate::world::{BATCH, Edit};
 impl<D> Client<D> {
     /// Applies a response and returns the ACK or NACK. Yields after each batch, so that a full sync does not hold up
     /// the other tasks of its thread.
-    pub(super) async fn take(&mut self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+    pub async fn take(&mut self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
         self.observe.message(&response.type_url, response.encoded_len());
         let mut outcome = Outcome::default();
         for batch in response.resources.chunks(BATCH) {
