@@ -16,7 +16,7 @@ test:            ## every test that needs no cluster: tables, simulation, networ
 lint:            ## clippy, as strict as CI
 	cargo clippy --workspace --all-targets -- -D warnings
 
-parity:          ## which rows of the parity list have a test, and why the others have none
+parity:          ## which required rows have a test, and why the others have none
 	@scripts/parity.sh
 
 fuzz:            ## made-up bytes into each parser of bytes that a peer sends (SECONDS_EACH=60, NAMES="dns crl")

@@ -49,16 +49,15 @@ impl<L> Ports<L> {
     /// When one of them cannot be bound; it names the port.
     pub async fn bind<N: Net<Listener = L>>(net: &N, settings: &Settings) -> io::Result<Ports<L>> {
         let everywhere = any(settings.ipv6);
-        let tunnels = net.between_nodes(settings.dead_after);
-        let listen = async |net: &N, ip: IpAddr, port: u16| listen(net, SocketAddr::new(ip, port)).await;
+        let listen = async |ip: IpAddr, port: u16| listen(net, SocketAddr::new(ip, port)).await;
         let socks5 = match settings.socks5 {
-            true => Some(listen(net, Ipv4Addr::LOCALHOST.into(), SOCKS5).await?),
+            true => Some(listen(Ipv4Addr::LOCALHOST.into(), SOCKS5).await?),
             false => None,
         };
         Ok(Ports {
-            outbound: listen(net, everywhere, OUTBOUND).await?,
-            plaintext: listen(net, everywhere, PLAINTEXT).await?,
-            hbone: listen(&tunnels, everywhere, HBONE).await?,
+            outbound: listen(everywhere, OUTBOUND).await?,
+            plaintext: listen(everywhere, PLAINTEXT).await?,
+            hbone: listen_for_tunnels(net, settings).await?,
             socks5,
         })
     }
@@ -73,7 +72,7 @@ async fn listen<N: Net>(net: &N, at: SocketAddr) -> io::Result<N::Listener> {
 /// # Errors
 /// When it cannot be bound; it names the port.
 pub async fn listen_for_tunnels<N: Net>(net: &N, settings: &Settings) -> io::Result<N::Listener> {
-    listen(net, SocketAddr::new(any(settings.ipv6), HBONE)).await
+    listen(&net.between_nodes(settings.dead_after), SocketAddr::new(any(settings.ipv6), HBONE)).await
 }
 
 /// Accepts on it until the pod drains.

@@ -482,7 +482,7 @@ pub type Served<IO> = Known<server::TlsStream<IO>, Caller>;
 
 impl<IO> Served<IO> {
     pub fn from(&self) -> Option<SocketAddr> {
-        self.caller.from
+        self.peer.from
     }
 }
 

@@ -116,7 +116,7 @@ fn only_tls13_with_h2_is_spoken(mesh: &Mesh) -> Result<()> {
     Ok(())
 }
 
-// T-02, V-60, Z-261
+// T-02, V-60, V-61, Z-261
 fn a_valid_identity_reaches_its_destination_only(mesh: &Mesh) -> Result<()> {
     // From a pod outside: the mesh would carry an enrolled pod's own tunnels in tunnels.
     let (stranger, blank, web) = (mesh.pod("stranger"), mesh.pod("blank"), mesh.pod("web"));
@@ -152,6 +152,10 @@ fn a_valid_identity_reaches_its_destination_only(mesh: &Mesh) -> Result<()> {
         "2130706433:7000".into(),
         "0x7f000001:7000".into(),
         "017700000001:7000".into(),
+        "[fe80::1%eth0]:7000".into(),
+        "[fe80::1%25eth0]:7000".into(),
+        "[::1%1]:7000".into(),
+        format!("+{}:7000", own.ip()),
         format!("{}:0", own.ip()),
         format!("{}:65536", own.ip()),
         format!("{}:15001", own.ip()),

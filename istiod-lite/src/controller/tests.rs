@@ -197,6 +197,21 @@ async fn a_stream_needs_a_token_and_ends_with_it() {
     assert_eq!(world.with(|world| world.directory.workload_count()), 1, "what was told stays");
 }
 
+// T-08: what nodes are told is not for a pod with its own token, before and after a change.
+#[tokio::test]
+async fn a_pods_own_token_shows_nothing_of_others() {
+    let mesh = mesh(&[("a.yaml", &pod("shop", "a", "10.1.0.1", "app: a")), ("p.yaml", &policy(80))]).await;
+    let (mut told, _contact) = mesh.client(mesh.token("ztunnel", "n1", Duration::from_secs(3600)));
+    let (shown, mut contact) = mesh.client(mesh.token("a-sa", "n1", Duration::from_secs(3600)));
+    until(&mut told, "the daemon is told", |world| world.directory.workload_count() == 1 && has_policy(world, "Value(80)")).await;
+    let answered = contact.wait_for(|contact| contact.connected || contact.last_error.is_some());
+    tokio::time::timeout(SOON, answered).await.expect("the pod gets an answer").unwrap();
+    mesh.write("b.yaml", &pod("shop", "b", "10.1.0.2", "app: b"));
+    until(&mut told, "the daemon is told of the change", |world| world.directory.workload_count() == 2).await;
+    let seen = shown.with(|world| (world.directory.workload_count(), world.policies.len()));
+    assert_eq!(seen, (0, 0), "workloads and policies that a pod was shown");
+}
+
 // a policy could be in the file that cannot be read, so nothing is told before it was read once
 #[tokio::test]
 async fn a_folder_that_was_never_whole_is_not_told() {

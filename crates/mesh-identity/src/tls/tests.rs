@@ -1,4 +1,7 @@
 use super::*;
+
+mod between;
+
 use std::time::SystemTime;
 
 use rcgen::{ExtendedKeyUsagePurpose, SanType};
@@ -140,7 +143,7 @@ impl ResolvesClientCert for Nothing {
     }
 }
 
-// spec/dataplane.md 1.2: the client's rule
+// T-61, spec/dataplane.md 1.2: the client's rule
 #[tokio::test]
 async fn the_client_takes_only_whom_it_expects() {
     let (root, other) = (Signer::root("a"), Signer::root("a"));

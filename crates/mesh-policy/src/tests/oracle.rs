@@ -338,3 +338,33 @@ fn a_million_random_decisions_equal_the_oracle() {
     let expected = ["allowed", "denied", "malformed_allow", "malformed_deny", "no_allow_policy", "none_allowed", "unknown_policy", "unreadable_policy"];
     assert_eq!(met, expected, "{seen:?}");
 }
+
+// V-26: a character of a name stands for itself, whatever it means in patterns elsewhere.
+#[test]
+fn no_character_of_a_principal_is_a_pattern() {
+    let mut dice = Dice(26);
+    let odd = ['.', '*', '+', '?', '^', '$', '[', '(', '\\', '|', 'a', 'b', '%'];
+    let mut word = || (0..=dice.roll(4)).map(|_| dice.pick(&odd)).collect::<String>();
+    let (mut matched, mut other) = (0, 0);
+    for _ in 0..200_000 {
+        let names = [word(), word(), word()];
+        let principal = format!("{}/ns/{}/sa/{}", names[0], names[1], names[2]);
+        // Now and then the pattern is a part of the name, most often it is another name.
+        let wanted = if other % 3 == 0 { principal.clone() } else { format!("{}/ns/{}/sa/{}", word(), names[1], names[2]) };
+        let flow = Flow::new("10.0.0.1".parse().unwrap(), Some(SpiffeId::new(&names[0], &names[1], &names[2])), "10.0.0.2:80".parse().unwrap());
+        let cut = wanted.char_indices().nth(wanted.chars().count() / 2).map_or(0, |(at, _)| at);
+        for (entry, holds) in [
+            (exact(&wanted), principal == wanted),
+            (prefix(&wanted[..cut]), principal.starts_with(&wanted[..cut])),
+            (suffix(&wanted[cut..]), principal.ends_with(&wanted[cut..])),
+        ] {
+            let mut set = PolicySet::default();
+            let policy = policy(Action::Allow, [Match { principals: vec![entry], ..Match::default() }]);
+            set.insert(policy.key(), Arc::new(policy));
+            assert_eq!(decide(&set, &server(), &flow).is_allowed(), holds, "{wanted} and {principal}");
+            matched += usize::from(holds);
+        }
+        other += 1;
+    }
+    assert!(matched > other / 3 && matched < other * 3, "{matched} of {other}");
+}

@@ -105,6 +105,28 @@ fn beyond_the_cap_one_series_counts_for_all() {
     assert!(text(&recorder, later).contains("shop_orders_total{by=\"c\"} 1\n"), "room that became free is not used");
 }
 
+// V-13: a million names that a peer made up
+#[test]
+fn made_up_names_cost_no_memory() {
+    let recorder = recorder(100);
+    let memory = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    for number in 0..10_000 {
+        recorder.counter(&PLAIN, &by(&format!("first {number}"))).increment(1);
+    }
+    let (before, series) = (memory(), recorder.series());
+    for number in 0..1_000_000 {
+        recorder.counter(&PLAIN, &by(&format!("made up {number}"))).increment(1);
+    }
+    assert_eq!((series, recorder.series()), (100, 100));
+    // A name of each would be over 60 MB.
+    assert!(memory() < before + (8 << 20), "{} bytes more", memory() - before);
+    let shown = text(&recorder, Instant::now());
+    assert!(shown.contains("shop_orders_total{overflow=\"true\"} 1009900\n"), "{}", &shown[shown.len() - 200..]);
+}
+
 // Z-068
 #[test]
 fn the_content_type_follows_the_request_and_the_body_does_not() {

@@ -88,7 +88,7 @@ async fn the_second_server_answers_when_the_first_fails_or_is_silent_and_is_aske
     }
 }
 
-// F-50: lies are not believed, and do no harm.
+// F-50, V-67: lies are not believed, and do no harm.
 #[tokio::test]
 async fn packets_that_do_not_answer_the_question_are_not_looked_at() {
     let liar = server(|question| {
