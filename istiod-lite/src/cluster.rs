@@ -10,10 +10,12 @@ use crate::objects::meta::matches;
 use crate::objects::*;
 
 mod labels;
+mod scope;
 #[cfg(test)]
 mod tests;
 
 use labels::LabelIndex;
+use scope::{Aside, Scope};
 
 /// What a source of objects tells.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,10 +34,12 @@ pub struct Change {
 
 type Shelf<T> = BTreeMap<NsName, Arc<T>>;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Cluster {
-    /// Objects with a label `istio.io/rev` of another revision belong to another controller.
-    revision: Arc<str>,
+    scope: Scope,
+    /// Where the mesh's configuration is.
+    config: ObjectKey,
+    aside: Aside,
     pub namespaces: Shelf<Namespace>,
     pub nodes: Shelf<Node>,
     pub pods: Shelf<Pod>,
@@ -47,28 +51,70 @@ pub struct Cluster {
     pub peer_authentications: Shelf<PeerAuthentication>,
     pub gateways: Shelf<Gateway>,
     pub gateway_classes: Shelf<GatewayClass>,
+    pub config_maps: Shelf<ConfigMap>,
 
     selectable: LabelIndex,
     selecting: LabelIndex,
     slices_of_service: BTreeMap<NsName, BTreeSet<NsName>>,
     slices_of_pod: BTreeMap<NsName, BTreeSet<NsName>>,
     pods_of_account: BTreeMap<NsName, BTreeSet<NsName>>,
+    /// Network to the Gateways with its label.
+    gateways_of_network: BTreeMap<Arc<str>, BTreeSet<NsName>>,
     /// hostname -> namespace -> ServiceEntries that claim it. Services are found by their name.
     entries_of_host: BTreeMap<Arc<str>, BTreeMap<Arc<str>, BTreeSet<NsName>>>,
 }
 
 impl Cluster {
-    pub fn new(revision: &str) -> Cluster {
-        Cluster { revision: revision.into(), ..Cluster::default() }
+    /// A cluster without objects. `root` is the namespace of the mesh's own objects.
+    pub fn new(revision: &str, root: &str) -> Cluster {
+        let name = if revision == "default" { "istio".to_owned() } else { format!("istio-{revision}") };
+        Cluster {
+            scope: Scope { revision: revision.into(), root: root.into(), ..Scope::default() },
+            config: ObjectKey::new(Kind::ConfigMap, root, &name),
+            aside: Aside::default(),
+            namespaces: Shelf::default(),
+            nodes: Shelf::default(),
+            pods: Shelf::default(),
+            services: Shelf::default(),
+            slices: Shelf::default(),
+            service_entries: Shelf::default(),
+            workload_entries: Shelf::default(),
+            authorization_policies: Shelf::default(),
+            peer_authentications: Shelf::default(),
+            gateways: Shelf::default(),
+            gateway_classes: Shelf::default(),
+            config_maps: Shelf::default(),
+            selectable: LabelIndex::default(),
+            selecting: LabelIndex::default(),
+            slices_of_service: BTreeMap::new(),
+            slices_of_pod: BTreeMap::new(),
+            pods_of_account: BTreeMap::new(),
+            gateways_of_network: BTreeMap::new(),
+            entries_of_host: BTreeMap::new(),
+        }
     }
 
-    /// Takes one event. `None`: nothing that we look at has changed.
-    pub fn apply(&mut self, event: Event) -> Option<Change> {
-        let (key, after) = match event {
-            Event::Applied(object) if self.is_ours(&object) => (object.key(), Some(object)),
-            Event::Applied(object) => (object.key(), None),
+    /// Takes one event and answers with what is not as it was: nothing that we look at, the object itself, or, when the
+    /// event decides on what is looked at, all objects that came into sight or went out of it.
+    pub fn apply(&mut self, event: Event) -> Vec<Change> {
+        let Some(change) = self.place(event) else { return Vec::new() };
+        let mut changes = vec![change];
+        for namespace in self.rescoped(&changes[0]) {
+            self.sort_anew(&namespace, &mut changes);
+        }
+        changes
+    }
+
+    fn place(&mut self, event: Event) -> Option<Change> {
+        let (key, object) = match event {
+            Event::Applied(object) => (object.key(), Some(object)),
             Event::Deleted(key) => (key, None),
         };
+        self.aside.take(&key);
+        let (after, aside) = object.map_or((None, None), |object| if self.takes(&object) { (Some(object), None) } else { (None, Some(object)) });
+        if let Some(object) = aside {
+            self.aside.put(object);
+        }
         let before = self.object(&key);
         if before == after {
             return None;
@@ -86,12 +132,80 @@ impl Cluster {
         Some(Change { key, before, after })
     }
 
-    fn is_ours(&self, object: &Object) -> bool {
-        let by_revision = matches!(
-            object.kind(),
-            Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::ServiceEntry | Kind::WorkloadEntry
-        );
-        !by_revision || object.meta().label("istio.io/rev").is_none_or(|revision| revision == &*self.revision)
+    fn takes(&self, object: &Object) -> bool {
+        self.scope.takes(object, self.labels_of_namespace(&object.meta().namespace))
+    }
+
+    /// `None`: the namespace is not known.
+    pub fn labels_of_namespace(&self, namespace: &Arc<str>) -> Option<&Labels> {
+        let name = NsName { namespace: "".into(), name: namespace.clone() };
+        self.namespaces.get(&name).map(|namespace| &namespace.meta.labels)
+    }
+
+    /// Takes notice of a change that decides on what is looked at, and names the namespaces to look at anew.
+    fn rescoped(&mut self, change: &Change) -> BTreeSet<Arc<str>> {
+        let next = match change.key.kind {
+            Kind::Namespace if self.scope.hangs_on_namespaces() => return BTreeSet::from([change.key.name.name.clone()]),
+            Kind::ConfigMap if change.key == self.config => Scope { config: self.configured(), ..self.scope.clone() },
+            Kind::Service if change.key.name.namespace == self.scope.root => Scope { tags: self.tags(), ..self.scope.clone() },
+            _ => return BTreeSet::new(),
+        };
+        if next == self.scope {
+            return BTreeSet::new();
+        }
+        self.scope = next;
+        self.held(None).into_iter().map(|key| key.name.namespace).chain(self.aside.namespaces().cloned()).collect()
+    }
+
+    /// Objects of a namespace that come into sight or go out of it.
+    fn sort_anew(&mut self, namespace: &Arc<str>, changes: &mut Vec<Change>) {
+        let held = self.held(Some(namespace)).into_iter().filter_map(|key| self.object(&key)).filter(|object| !self.takes(object));
+        let moving: Vec<Object> = held.chain(self.aside.within(namespace).filter(|object| self.takes(object)).cloned()).collect();
+        changes.extend(moving.into_iter().filter_map(|object| self.place(Event::Applied(object))));
+    }
+
+    /// The configuration of the mesh that is in force.
+    pub fn mesh_config(&self) -> Arc<MeshConfig> {
+        self.scope.config.clone()
+    }
+
+    fn configured(&self) -> Arc<MeshConfig> {
+        self.config_maps.get(&self.config.name).map(|map| map.mesh.clone().into()).unwrap_or_default()
+    }
+
+    /// The ConfigMap that holds the configuration of the mesh.
+    pub fn config_key(&self) -> &ObjectKey {
+        &self.config
+    }
+
+    /// Objects that are kept and not looked at.
+    pub fn aside(&self) -> impl Iterator<Item = &Object> {
+        self.aside.objects()
+    }
+
+    /// Other names of our revision: each is a Service of the field's charts with both labels.
+    fn tags(&self) -> BTreeSet<Arc<str>> {
+        let services = Self::within(&self.services, &self.scope.root);
+        let ours = services.filter(|service| service.meta.label("istio.io/rev") == Some(&self.scope.revision));
+        ours.filter_map(|service| service.meta.labels.get("istio.io/tag").cloned()).collect()
+    }
+
+    /// Names of one kind, of all namespaces or of one.
+    fn names(&self, kind: Kind, namespace: Option<&Arc<str>>) -> Box<dyn Iterator<Item = &NsName> + '_> {
+        match kind {
+            Kind::Namespace => keys(&self.namespaces, namespace),
+            Kind::Node => keys(&self.nodes, namespace),
+            Kind::Pod => keys(&self.pods, namespace),
+            Kind::Service => keys(&self.services, namespace),
+            Kind::EndpointSlice => keys(&self.slices, namespace),
+            Kind::ServiceEntry => keys(&self.service_entries, namespace),
+            Kind::WorkloadEntry => keys(&self.workload_entries, namespace),
+            Kind::AuthorizationPolicy => keys(&self.authorization_policies, namespace),
+            Kind::PeerAuthentication => keys(&self.peer_authentications, namespace),
+            Kind::Gateway => keys(&self.gateways, namespace),
+            Kind::GatewayClass => keys(&self.gateway_classes, namespace),
+            Kind::ConfigMap => keys(&self.config_maps, namespace),
+        }
     }
 
     pub fn object(&self, key: &ObjectKey) -> Option<Object> {
@@ -108,7 +222,19 @@ impl Cluster {
             Kind::PeerAuthentication => self.peer_authentications.get(name).cloned().map(Object::PeerAuthentication),
             Kind::Gateway => self.gateways.get(name).cloned().map(Object::Gateway),
             Kind::GatewayClass => self.gateway_classes.get(name).cloned().map(Object::GatewayClass),
+            Kind::ConfigMap => self.config_maps.get(name).cloned().map(Object::ConfigMap),
         }
+    }
+
+    /// Every object that is looked at.
+    pub fn objects(&self) -> impl Iterator<Item = Object> {
+        self.held(None).into_iter().filter_map(|key| self.object(&key))
+    }
+
+    /// The keys of all objects of a namespace; `None`: of all objects.
+    fn held(&self, namespace: Option<&Arc<str>>) -> Vec<ObjectKey> {
+        let of_kind = |kind| self.names(kind, namespace).map(move |name| ObjectKey { kind, name: name.clone() });
+        Kind::ALL.into_iter().flat_map(of_kind).collect()
     }
 
     fn hold(&mut self, name: &NsName, object: &Object) {
@@ -125,6 +251,7 @@ impl Cluster {
             Object::PeerAuthentication(o) => drop(self.peer_authentications.insert(name, o)),
             Object::Gateway(o) => drop(self.gateways.insert(name, o)),
             Object::GatewayClass(o) => drop(self.gateway_classes.insert(name, o)),
+            Object::ConfigMap(o) => drop(self.config_maps.insert(name, o)),
         }
     }
 
@@ -142,6 +269,7 @@ impl Cluster {
             Kind::PeerAuthentication => drop(self.peer_authentications.remove(name)),
             Kind::Gateway => drop(self.gateways.remove(name)),
             Kind::GatewayClass => drop(self.gateway_classes.remove(name)),
+            Kind::ConfigMap => drop(self.config_maps.remove(name)),
         }
     }
 
@@ -155,6 +283,11 @@ impl Cluster {
         }
         match object {
             Object::Pod(pod) => enter(&mut self.pods_of_account, account_of(pod), &key.name),
+            Object::Gateway(gateway) => {
+                if let Some(network) = network_of(gateway) {
+                    enter(&mut self.gateways_of_network, network.clone(), &key.name);
+                }
+            }
             Object::EndpointSlice(slice) => {
                 if let Some(place) = service_of(slice) {
                     enter(&mut self.slices_of_service, place, &key.name);
@@ -183,6 +316,11 @@ impl Cluster {
         }
         match object {
             Object::Pod(pod) => leave(&mut self.pods_of_account, &account_of(pod), &key.name),
+            Object::Gateway(gateway) => {
+                if let Some(network) = network_of(gateway) {
+                    leave(&mut self.gateways_of_network, network, &key.name);
+                }
+            }
             Object::EndpointSlice(slice) => {
                 if let Some(place) = service_of(slice) {
                     leave(&mut self.slices_of_service, &place, &key.name);
@@ -241,6 +379,11 @@ impl Cluster {
         self.pods_of_account.get(account).into_iter().flatten().filter_map(|name| self.pods.get(name))
     }
 
+    /// Gateways with the label of a network.
+    pub fn gateways_of_network(&self, network: &str) -> impl Iterator<Item = &Arc<Gateway>> {
+        self.gateways_of_network.get(network).into_iter().flatten().filter_map(|name| self.gateways.get(name))
+    }
+
     /// ServiceEntries that claim a hostname, by namespace.
     pub fn entries_of_host(&self, host: &str) -> impl Iterator<Item = (&Arc<str>, impl Iterator<Item = &Arc<ServiceEntry>>)> {
         self.entries_of_host.get(host).into_iter().flatten().map(|(namespace, names)| {
@@ -276,6 +419,17 @@ fn selector(object: &Object) -> Option<&Labels> {
         Object::PeerAuthentication(policy) => policy.selector(),
         _ => None,
     }
+}
+
+/// The network that a Gateway leads to.
+pub fn network_of(gateway: &Gateway) -> Option<&Arc<str>> {
+    gateway.meta.labels.get("topology.istio.io/network").filter(|network| !network.is_empty())
+}
+
+fn keys<'a, T>(shelf: &'a Shelf<T>, namespace: Option<&Arc<str>>) -> Box<dyn Iterator<Item = &'a NsName> + 'a> {
+    let Some(namespace) = namespace.cloned() else { return Box::new(shelf.keys()) };
+    let from = NsName { namespace: namespace.clone(), name: "".into() };
+    Box::new(shelf.range(from..).map(|(name, _)| name).take_while(move |name| name.namespace == namespace))
 }
 
 fn account_of(pod: &Pod) -> NsName {

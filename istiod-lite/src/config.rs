@@ -9,6 +9,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use mesh_identity::impersonate::Rules;
 use mesh_identity::sign::Lifetimes;
 
+use crate::ca::rotation::Times;
 use crate::objects::meta::check_name;
 use crate::translate::Settings;
 
@@ -76,6 +77,16 @@ pub struct Config {
     #[arg(long, env = "MAX_WORKLOAD_CERT_TTL", default_value = "90d", value_parser = duration)]
     pub max_cert_ttl: Duration,
 
+    /// Life of a self-signed root
+    #[arg(long, env = "CITADEL_SELF_SIGNED_CA_CERT_TTL", default_value = "3650d", value_parser = duration)]
+    pub self_signed_ca_ttl: Duration,
+    /// A self-signed root with less than this part of its life left is replaced, in percent
+    #[arg(long, env = "CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub root_renewal_percent: u32,
+    /// How long the trust bundle takes to reach those who read it from a file or a ConfigMap
+    #[arg(long, env = "ROOT_DISTRIBUTION_TIME", default_value = "10m", value_parser = duration)]
+    pub root_distribution_time: Duration,
+
     /// PEM file of the ES256 public key that callers' tokens are checked with; with --kubernetes the API server checks them
     #[arg(long, env = "TOKEN_PUBLIC_KEY", required_unless_present = "kubernetes", conflicts_with = "kubernetes", value_name = "FILE")]
     pub token_public_key: Option<PathBuf>,
@@ -95,6 +106,9 @@ pub struct Config {
     /// Send dry-run policies. Node daemons before Istio 1.29 enforce them
     #[arg(long, env = "AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub dry_run_policies: bool,
+    /// Open workloads behind a waypoint to that waypoint, and thereby close them to everybody whom no other policy allows
+    #[arg(long, env = "PILOT_AUTO_ALLOW_WAYPOINT_POLICY", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub auto_allow_waypoints: bool,
     /// Give addresses to hosts of ServiceEntries that have none
     #[arg(long, env = "PILOT_ENABLE_IP_AUTOALLOCATE", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub ip_autoallocate: bool,
@@ -138,6 +152,7 @@ pub struct Meaning {
     /// Namespace and account of each machine's daemon.
     pub machines: Vec<(String, String)>,
     pub lifetimes: Lifetimes,
+    pub times: Times,
     pub serving_names: Vec<String>,
 }
 
@@ -165,10 +180,15 @@ impl Config {
             trust_domain: self.trust_domain.as_str().into(),
             root_namespace: self.namespace.as_str().into(),
             sends_dry_run: self.dry_run_policies,
+            allows_waypoints: self.auto_allow_waypoints,
             vip_pools: self.ip_autoallocate.then_some((self.ipv4_pool, self.ipv6_pool)),
         };
         let lifetimes = Lifetimes { default: self.default_cert_ttl, max: self.max_cert_ttl };
-        Ok(Meaning { settings, rules, machines, lifetimes, serving_names: self.serving_names() })
+        if self.self_signed_ca_ttl < self.max_cert_ttl {
+            return Err("--self-signed-ca-ttl must be at least --max-cert-ttl: certificates end with the root that signed them".into());
+        }
+        let times = Times { distribution: self.root_distribution_time, renew_below_percent: self.root_renewal_percent };
+        Ok(Meaning { settings, rules, machines, lifetimes, times, serving_names: self.serving_names() })
     }
 
     /// The Lease by which replicas of one revision choose who writes.

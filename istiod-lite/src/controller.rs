@@ -25,6 +25,8 @@ use crate::api_server;
 use crate::ca::distribute::distribute;
 use crate::ca::authn::{Authn, DiscoveryAuthn, Tokens};
 use crate::ca::issue::{Counters, Issue};
+use crate::ca::keep::{Keep, Told};
+use crate::ca::live::Live;
 use crate::ca::placements::Placements;
 use crate::ca::review::Reviews;
 use crate::ca::root;
@@ -70,15 +72,30 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
 
     // the authority, and its certificate for our own port
     let now = clock.now();
-    let ca = Arc::new(root::load(&config.plugged_in_ca, &config.ca_home, &config.trust_domain, meaning.lifetimes, now)?);
+    let begin = root::Start {
+        plugged_in: &config.plugged_in_ca,
+        own: &config.ca_home,
+        trust_domain: &config.trust_domain,
+        root_life: config.self_signed_ca_ttl,
+        published: &root::published(config.root_cert_out.as_deref()),
+        lifetimes: meaning.lifetimes,
+    };
+    let (source, stored) = root::load(&begin, now)?;
+    let ca = stored.ca(meaning.lifetimes, now)?;
     let serving = root::serving(&ca, &meaning.serving_names, now)?;
-    let tls = ServingTls::new(serving.chain, &serving.key, ca.roots(), KeyExchange::default(), clock).context("our own certificate cannot be served")?;
+    let tls = ServingTls::new(serving.chain, &serving.key, ca.roots(), KeyExchange::default(), clock.clone()).context("our own certificate cannot be served")?;
+    let tls = Arc::new(tls);
+    if let Some(path) = &config.root_cert_out {
+        root::write_bundle(&ca, path)?;
+    }
+    let live = Arc::new(Live::new(ca, stored.book.longest_life));
+    let keep = Keep { source, stored, is_told: true, live: live.clone(), lifetimes: meaning.lifetimes, times: meaning.times, clock };
 
     // what is told, and to whom
     let (writer, told) = catalog();
     let ads = Ads::new(told.clone(), DiscoveryAuthn(authn.clone()), ServerLimits::default(), rand::random(), drain.soft_token());
     let certificates = Arc::new(Counters::default());
-    let issue = Issue { ca: ca.clone(), authn, counters: certificates.clone() };
+    let issue = Issue { live: live.clone(), authn, counters: certificates.clone() };
 
     // the ports, all of them before anything is served
     let grpc = listen("--secure-grpc-address", config.secure_grpc_address).await?;
@@ -90,9 +107,6 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
     };
     let ready = Ready::new();
     let started = Started { grpc: grpc.local_addr()?, monitoring: monitoring.local_addr()?, http: http.local_addr()?, ready: ready.clone() };
-    if let Some(path) = &config.root_cert_out {
-        root::write_bundle(&ca, path)?;
-    }
 
     // the cluster: sources, translation, status
     let (pages, shown) = watch::channel(Arc::new(Page::default()));
@@ -106,30 +120,32 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
         }
         drain.spawn(apply::keep(path.clone(), shown.clone(), drain.soft_token()));
     }
+    let configuration = translation.cluster().config_key().name.clone();
     let block = Some(ready.block("sources"));
     let reconcile = Reconcile { translation, catalog: writer, placements, pages, numbers, block, origins: Default::default(), findings: Default::default() };
     drain.spawn(reconcile.run(batched, dumped, drain.soft_token()));
     match client {
         Some(client) => {
             let (publisher, statuses) = watched(Statuses::default());
-            drain.spawn(kubernetes::watch(client.clone(), batches, publisher, drain.soft_token()));
-            let writes = Writes { client, bundle: watch::channel(ca.root_bundle()).1, pages: shown.clone(), statuses, webhook: config.webhook() };
+            drain.spawn(kubernetes::watch(client.clone(), configuration, batches, publisher, drain.soft_token()));
+            let writes = Writes { client, bundle: live.bundle(), pages: shown.clone(), statuses, webhook: config.webhook() };
             drain.spawn(lead(writes, &config, drain.soft_token()));
         }
         None => drop(drain.spawn(files::watch(config.folders.clone(), batches, drain.soft_token()))),
     }
 
     // serve
-    let tls = Arc::new(tls);
     let reviews = Arc::new(serve::Counters::default());
     if let Some(https) = https {
         drain.spawn(serve::serve(https, tls.clone(), reviews.clone(), drain.clone()));
     }
-    let sources = Sources { started: Instant::now(), ads: ads.clone(), catalog: told, numbers: counted, certificates, reviews, ca, recorder: metrics::recorder() };
+    let sources = Sources { started: Instant::now(), ads: ads.clone(), catalog: told, numbers: counted, certificates, reviews, authority: live, recorder: metrics::recorder() };
     let routes = Arc::new(Admin { ready, sources, pages: shown, dumps, cluster_id: config.cluster_id }.routes());
     drain.spawn(admin::serve_tcp(monitoring, routes.clone(), admin::Limits::DEFAULT, drain.clone()));
     drain.spawn(admin::serve_tcp(http, routes, admin::Limits::DEFAULT, drain.clone()));
     let services = ads.beside(CaService::new(Arc::new(issue)));
+    let told = Told { serving: tls.clone(), names: meaning.serving_names, root_cert_out: config.root_cert_out };
+    drain.spawn(keep.run(told, drain.soft_token()));
     let connections = incoming(grpc, tls, HandshakeLimits::default());
     let stop = drain.soft_token().cancelled_owned();
     drain.spawn(async move {

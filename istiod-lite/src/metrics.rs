@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mesh_identity::sign::Ca;
 use mesh_runtime::Watched;
 use mesh_telemetry::recorder::{Limits, Recorder};
 use mesh_telemetry::{Family, families};
@@ -16,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::admission::serve;
 use crate::ca::issue::Counters;
+use crate::ca::live::Live;
 use crate::reconcile::Numbers;
 
 const INFO: Family = Family::gauge("pilot_info", "The version that runs");
@@ -43,6 +43,7 @@ const CSR_SIGN: Family = Family::counter_of_fractions("citadel_server_csr_sign_e
 const VALID: Family = Family::counter_of_fractions("galley_validation_passed", "Objects that were validated and found good");
 const INVALID: Family = Family::counter_of_fractions("galley_validation_failed", "Objects that were refused before they were stored");
 const VALIDATION_ERRORS: Family = Family::counter_of_fractions("galley_validation_http_error", "Requests to the webhook that were no reviews");
+const ROOTS: Family = Family::gauge("pilot_ca_roots", "Roots in the trust bundle: more than one while the root is changed");
 const ROOT_EXPIRY: Family = Family::gauge("citadel_server_root_cert_expiry_timestamp", "When the signing certificate ends, seconds since 1970");
 
 /// Where the numbers are.
@@ -54,7 +55,7 @@ pub struct Sources {
     pub numbers: watch::Receiver<Numbers>,
     pub certificates: Arc<Counters>,
     pub reviews: Arc<serve::Counters>,
-    pub ca: Arc<Ca>,
+    pub authority: Arc<Live>,
     pub recorder: Recorder,
 }
 
@@ -116,6 +117,8 @@ pub fn collect(from: &Sources) {
     set(&CA_AUTHN, &[], count(&certificates.unauthenticated) + count(&certificates.not_allowed));
     set(&CSR_PARSE, &[], count(&certificates.bad_requests));
     set(&CSR_SIGN, &[], count(&certificates.sign_errors));
-    let ends = from.ca.not_after().duration_since(UNIX_EPOCH).or_else(|_| SystemTime::UNIX_EPOCH.duration_since(UNIX_EPOCH));
+    let ca = from.authority.ca();
+    set(&ROOTS, &[], ca.roots().len() as f64);
+    let ends = ca.not_after().duration_since(UNIX_EPOCH).or_else(|_| SystemTime::UNIX_EPOCH.duration_since(UNIX_EPOCH));
     set(&ROOT_EXPIRY, &[], ends.unwrap_or_default().as_secs_f64());
 }

@@ -81,13 +81,16 @@ impl Reconcile {
                 None => drop(self.origins.remove(&key)),
             }
         }
-        let mut placements = Placements::clone(&self.placements.load());
-        // First where pods run: a daemon that hears of a new pod asks for its certificate at once.
-        if batch.events.iter().fold(false, |changed, event| placements.apply(event) | changed) {
-            self.placements.publish(placements);
-        }
         let events = batch.events.len();
         let changes = self.translation.apply(batch.events);
+        // First where pods run: a daemon that hears of a new pod asks for its certificate at once.
+        if !changes.pods.is_empty() {
+            let mut placements = Placements::clone(&self.placements.load());
+            for event in &changes.pods {
+                placements.apply(event);
+            }
+            self.placements.publish(placements);
+        }
         publish(&mut self.catalog, &changes);
         if batch.is_whole {
             self.catalog.mark_ready();

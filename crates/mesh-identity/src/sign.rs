@@ -54,7 +54,7 @@ impl Default for Lifetimes {
 }
 
 /// What an operator plugs in (`cacerts`): PEM texts.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PluggedIn {
     /// `ca-cert.pem`: what signs.
     pub certificate: String,
@@ -70,6 +70,7 @@ pub struct PluggedIn {
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
+    not_before: SystemTime,
     not_after: SystemTime,
     /// Elements of the answer between leaf and roots.
     chain: Vec<String>,
@@ -170,10 +171,10 @@ impl Ca {
         let key = pem::private_key(files.key.as_bytes()).map_err(|cause| BadCa::Pem { file: "ca-key.pem", cause })?;
         let key = KeyPair::try_from(&key).map_err(|err| BadCa::Key(err.to_string()))?;
         check_signer(&certificate, &key)?;
-        let (_, not_after) = dates(&certificate).map_err(BadCa::Certificate)?;
+        let (not_before, not_after) = dates(&certificate).map_err(BadCa::Certificate)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|err| BadCa::Certificate(err.to_string()))?;
         let chain = chain.iter().map(pem::encode).collect();
-        let ca = Ca { issuer, certificate, not_after, chain, roots, lifetimes };
+        let ca = Ca { issuer, certificate, not_before, not_after, chain, roots, lifetimes };
         ca.try_out(now)?;
         Ok(ca)
     }
@@ -280,6 +281,11 @@ impl Ca {
     /// The private key as PKCS#8 PEM, for whoever stores it. Not for logs.
     pub fn private_pem(&self) -> String {
         self.issuer.key().serialize_pem()
+    }
+
+    /// When the signing certificate begins.
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
     }
 
     /// When the signing certificate ends.

@@ -17,7 +17,7 @@ use isthmus::mesh::ask::{ADMIN_PORT, METRICS_PORT, get};
 use isthmus::mesh::ca_folder;
 use isthmus::plan::NodePlan;
 use isthmus::tour::wire::Wire;
-use mesh_identity::sign::{Ca, Lifetimes, home};
+use mesh_identity::sign::{Ca, Lifetimes, ROOT_LIFE, home};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -177,7 +177,7 @@ impl Mesh {
     }
 
     pub fn ca(&self) -> Result<Ca> {
-        Ok(home::self_signed(&ca_folder(&self.state().run), "cluster.local", Lifetimes::default(), SystemTime::now())?)
+        Ok(home::self_signed(&ca_folder(&self.state().run), "cluster.local", ROOT_LIFE, Lifetimes::default(), SystemTime::now())?)
     }
 
     /// Begins a new capture of the wire, at both nodes.

@@ -8,13 +8,14 @@ use std::time::Duration;
 use mesh_identity::impersonate::impersonate;
 use mesh_model::identity::SpiffeId;
 use mesh_identity::serve::{Issuing, Outcome, Refused, Shown};
-use mesh_identity::sign::{Ca, CannotSign, Issued};
+use mesh_identity::sign::{CannotSign, Issued};
 
 use super::authn::{Authn, Known};
+use super::live::Live;
 
 #[derive(Debug)]
 pub struct Issue {
-    pub ca: Arc<Ca>,
+    pub live: Arc<Live>,
     pub authn: Arc<Authn>,
     pub counters: Arc<Counters>,
 }
@@ -49,7 +50,10 @@ impl Issuing for Issue {
     }
 
     async fn sign(&self, csr: &str, identity: &SpiffeId, life: Duration) -> Result<Issued, CannotSign> {
-        self.ca.issue(csr, identity, life, self.authn.clock.now())
+        let now = self.authn.clock.now();
+        let issued = self.live.ca().issue(csr, identity, life, now)?;
+        self.live.issued(&issued, now);
+        Ok(issued)
     }
 
     fn answered(&self, shown: &Shown, outcome: &Outcome) {

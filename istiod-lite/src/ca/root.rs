@@ -7,20 +7,62 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use mesh_identity::clock::rfc3339;
 use mesh_identity::sign::{Ca, Lifetimes, Serving, home};
+
+use super::keep::Source;
+use super::stored::Stored;
 
 /// The serving certificate lives as long as the signer: ten years at most (spec/controlplane.md 2.10).
 const SERVING_LIFE: Duration = Duration::from_secs(3650 * 24 * 3600);
 
+/// What the start of the authority hangs on.
+pub struct Start<'a> {
+    pub plugged_in: &'a Path,
+    pub own: &'a Path,
+    pub trust_domain: &'a str,
+    /// Of a new self-signed root.
+    pub root_life: Duration,
+    /// The bundle that clients were told before; empty if there is none.
+    pub published: &'a str,
+    pub lifetimes: Lifetimes,
+}
+
 /// Plugged-in files win; a folder without any means self-signed.
-pub fn load(plugged_in: &Path, own: &Path, trust_domain: &str, lifetimes: Lifetimes, now: SystemTime) -> anyhow::Result<Ca> {
-    if let Some(ca) = home::plugged_in(plugged_in, lifetimes, now).context("the plugged-in authority cannot be used")? {
+pub fn load(start: &Start<'_>, now: SystemTime) -> anyhow::Result<(Source, Stored)> {
+    let Start { plugged_in, own, trust_domain, root_life, published, lifetimes } = *start;
+    if let Some(files) = home::plugged_in_files(plugged_in).context("the plugged-in authority cannot be used")? {
+        let stored = Stored::plugged_in(&files, published, lifetimes, now).with_context(|| format!("the plugged-in authority in {} cannot be used", plugged_in.display()))?;
         tracing::info!(target: "ca", folder = %plugged_in.display(), "certificates are signed with the plugged-in authority");
-        return Ok(ca);
+        if stored.book.roots.get(&stored.book.signer.root).is_some_and(|trust| trust.since == now) {
+            tracing::warn!(target: "ca", "nodes do not know the plugged-in root yet: until each has renewed its certificates, connections between old and new ones can fail. Change the files while the controller runs, and it waits");
+        }
+        return Ok((Source::PluggedIn { folder: plugged_in.to_owned(), seen: Some(files) }, stored));
     }
-    let ca = home::self_signed(own, trust_domain, lifetimes, now).context("the self-signed root cannot be used")?;
-    tracing::info!(target: "ca", folder = %own.display(), "certificates are signed with a self-signed root");
-    Ok(ca)
+    let stored = self_signed(start, now).with_context(|| format!("the self-signed root in {} cannot be used", own.display()))?;
+    tracing::info!(target: "ca", folder = %own.display(), ends = %rfc3339(stored.book.signer.ends), "certificates are signed with a self-signed root");
+    Ok((Source::Own { folder: own.to_owned(), trust_domain: trust_domain.to_owned(), root_life }, stored))
+}
+
+fn self_signed(start: &Start<'_>, now: SystemTime) -> anyhow::Result<Stored> {
+    let Start { own, trust_domain, root_life, lifetimes, .. } = *start;
+    match Stored::parse(&super::home::load(own)?, lifetimes, now) {
+        Ok(Some(stored)) => Ok(stored),
+        Ok(None) => Ok(Stored::new(&home::self_signed(own, trust_domain, root_life, lifetimes, now)?, lifetimes.default)),
+        // Nothing that it signed lives longer than it, so there is nothing left to break.
+        Err(error) if error.is_ended() => {
+            tracing::warn!(target: "ca", folder = %own.display(), %error, "the self-signed root has ended; a new one is made");
+            let stored = Stored::new(&Ca::self_signed(trust_domain, root_life, lifetimes, now)?, lifetimes.default);
+            super::home::save(own, &stored.data())?;
+            Ok(stored)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The bundle that an earlier start wrote for clients; empty when there is none.
+pub fn published(path: Option<&Path>) -> String {
+    path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
 }
 
 /// The certificate of our own port.

@@ -103,6 +103,20 @@ impl Gateway {
 }
 
 impl LabelSelector {
+    /// # Errors
+    /// An operator that is not known, or values that do not fit it.
+    pub fn check(&self) -> Result<(), String> {
+        for MatchExpression { key, operator, values } in &self.match_expressions {
+            match (&**operator, values.is_empty()) {
+                ("In" | "NotIn", false) | ("Exists" | "DoesNotExist", true) => {}
+                ("In" | "NotIn", true) => return Err(format!("matchExpressions: {operator} of {key:?} needs values")),
+                ("Exists" | "DoesNotExist", false) => return Err(format!("matchExpressions: {operator} of {key:?} takes no values")),
+                _ => return Err(format!("matchExpressions: operator {operator:?} is not In, NotIn, Exists or DoesNotExist")),
+            }
+        }
+        Ok(())
+    }
+
     /// An operator that is not known selects nothing.
     pub fn matches(&self, labels: &Labels) -> bool {
         super::meta::matches(&self.match_labels, labels)

@@ -11,6 +11,7 @@ pub mod core;
 pub mod istio;
 pub mod policy;
 pub mod gateway;
+pub mod mesh_config;
 pub mod read;
 pub mod stand_in;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod tests;
 pub use self::core::{EndpointSlice, Namespace, Node, Pod, Service};
 pub use gateway::{Gateway, GatewayClass};
 pub use istio::{ServiceEntry, WorkloadEntry};
+pub use mesh_config::{ConfigMap, MeshConfig};
 pub use meta::{Labels, Meta, NsName, ObjectKey};
 pub use policy::{AuthorizationPolicy, PeerAuthentication};
 
@@ -36,6 +38,8 @@ pub enum Kind {
     PeerAuthentication,
     Gateway,
     GatewayClass,
+    /// The one that holds the mesh's configuration.
+    ConfigMap,
 }
 
 /// One object of any kind; cloning shares it.
@@ -52,6 +56,7 @@ pub enum Object {
     PeerAuthentication(Arc<PeerAuthentication>),
     Gateway(Arc<Gateway>),
     GatewayClass(Arc<GatewayClass>),
+    ConfigMap(Arc<ConfigMap>),
 }
 
 /// What an `apiVersion` and `kind` mean to us.
@@ -65,7 +70,7 @@ pub enum Known {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Namespace,
         Kind::Node,
         Kind::Pod,
@@ -77,6 +82,7 @@ impl Kind {
         Kind::PeerAuthentication,
         Kind::Gateway,
         Kind::GatewayClass,
+        Kind::ConfigMap,
     ];
 
     pub fn name(self) -> &'static str {
@@ -92,6 +98,7 @@ impl Kind {
             Kind::PeerAuthentication => "PeerAuthentication",
             Kind::Gateway => "Gateway",
             Kind::GatewayClass => "GatewayClass",
+            Kind::ConfigMap => "ConfigMap",
         }
     }
 
@@ -109,18 +116,19 @@ impl Kind {
             Kind::PeerAuthentication => "peerauthentications",
             Kind::Gateway => "gateways",
             Kind::GatewayClass => "gatewayclasses",
+            Kind::ConfigMap => "configmaps",
         }
     }
 
     /// Whether an API server has the kind by itself; the others come with a CustomResourceDefinition.
     pub fn is_built_in(self) -> bool {
-        matches!(self, Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice)
+        matches!(self, Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::ConfigMap)
     }
 
     /// API group and the versions of it that have the same fields.
     pub fn group_versions(self) -> (&'static str, &'static [&'static str]) {
         match self {
-            Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service => ("", &["v1"]),
+            Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::ConfigMap => ("", &["v1"]),
             Kind::EndpointSlice => ("discovery.k8s.io", &["v1"]),
             Kind::ServiceEntry | Kind::WorkloadEntry => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
             Kind::AuthorizationPolicy | Kind::PeerAuthentication => ("security.istio.io", &["v1", "v1beta1"]),
@@ -165,6 +173,7 @@ impl Object {
             Object::PeerAuthentication(_) => Kind::PeerAuthentication,
             Object::Gateway(_) => Kind::Gateway,
             Object::GatewayClass(_) => Kind::GatewayClass,
+            Object::ConfigMap(_) => Kind::ConfigMap,
         }
     }
 
@@ -181,6 +190,7 @@ impl Object {
             Object::PeerAuthentication(o) => &o.meta,
             Object::Gateway(o) => &o.meta,
             Object::GatewayClass(o) => &o.meta,
+            Object::ConfigMap(o) => &o.meta,
         }
     }
 

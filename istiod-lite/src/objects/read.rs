@@ -154,7 +154,7 @@ fn one(from: From<'_>, header: &Header, contents: &mut Contents) -> Result<(), F
         return Err(from.fault("kind", "an object needs apiVersion and kind".into()));
     }
     match Kind::of(&header.api_version, &header.kind) {
-        Known::Foreign => {
+        known if known == Known::Foreign || (known == Known::Read(Kind::ConfigMap) && from.value()?.pointer("/data/mesh").is_none()) => {
             let name = from.value()?.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("(no name)").to_owned();
             contents.foreign.push(format!("{} {} {name}", header.api_version, header.kind));
         }
@@ -164,6 +164,7 @@ fn one(from: From<'_>, header: &Header, contents: &mut Contents) -> Result<(), F
             return Err(from.fault("apiVersion", what));
         }
         Known::Read(kind) => contents.objects.push(object(from, kind)?),
+        Known::Foreign => {}
     }
     Ok(())
 }
@@ -196,6 +197,7 @@ fn object(from: From<'_>, kind: Kind) -> Result<Read, Fault> {
             let (meta, spec, status) = from.custom::<GatewaySpec, GatewayStatus>(kind)?;
             known(Object::Gateway(Gateway::of(meta, spec, status).into()))
         }
+        Kind::ConfigMap => from.kubernetes(ConfigMap::take, Object::ConfigMap)?,
         Kind::GatewayClass => {
             let (meta, spec, _) = from.custom::<GatewayClassSpec, Value>(kind)?;
             known(Object::GatewayClass(GatewayClass { meta, controller: spec.controller_name }.into()))

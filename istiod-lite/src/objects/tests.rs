@@ -221,3 +221,29 @@ proptest! {
         translation.reported().for_each(|key| drop(translation.report(key)));
     }
 }
+
+#[test]
+fn the_mesh_configuration_is_a_config_map_with_a_key() {
+    let map = |mesh: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n{}", mesh.lines().map(|line| format!("    {line}\n")).collect::<String>());
+    check(&map("rootNamespace: istio-system\nextensionProviders: [{name: x}]"), expect![[r#"
+        line 1: ConfigMap istio-system/istio
+    "#]]);
+    check(&map("discoverySelectors:\n- matchLabel: {a: b}"), expect![[r#"
+        line 5, field data.mesh: line 2 column 3: unknown field `matchLabel`, expected one of matchLabels, matchExpressions
+    "#]]);
+    check(&map("discoverySelectors:\n- matchExpressions: [{key: a, operator: Is, values: [b]}]"), expect![[r#"
+        line 5, field data.mesh: discoverySelectors[0]: matchExpressions: operator "Is" is not In, NotIn, Exists or DoesNotExist
+    "#]]);
+    check(&map("serviceEntryVisibility: {defaultVisibility: SOME}"), expect![[r#"
+        line 5, field data.mesh: line 1 column 45: unknown variant `SOME`, expected one of PUBLIC, VISIBILITY_UNSPECIFIED, NAMESPACE, NONE
+    "#]]);
+    check(&map("serviceEntryVisibility: {policies: [{visibility: NONE, matchingRules: [{namespaceSelector: {matchExpressions: [{key: a, operator: In}]}}]}]}"), expect![[r#"
+        line 5, field data.mesh: serviceEntryVisibility.policies.matchingRules.namespaceSelector: matchExpressions: In of "a" needs values
+    "#]]);
+    check(&map("a: [b"), expect![[r#"
+        line 5, field data.mesh: line 1 column 4: unclosed bracket '['
+    "#]]);
+    check("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\ndata: {text: x}\n", expect![[r#"
+        line 1: foreign: v1 ConfigMap other
+    "#]]);
+}

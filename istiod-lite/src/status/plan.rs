@@ -5,9 +5,13 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::objects::{Kind, NsName, ObjectKey};
+use crate::objects::mesh_config::Visible;
+use crate::objects::{Kind, Labels, NsName, ObjectKey};
 use crate::translate::Translation;
 use crate::watch::{Findings, Origin, Refused};
+
+/// A note is for reading: of many namespaces some are named.
+const NAMESPACES_NAMED: usize = 10;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -74,7 +78,7 @@ pub fn page(translation: &Translation, origins: &BTreeMap<ObjectKey, Origin>, fi
             })
             .collect();
     }
-    for (key, note) in covered(translation) {
+    for (key, note) in covered(translation).into_iter().chain(left_out(translation)) {
         entries.entry(key).or_default().notes.push(note);
     }
     for refused in &findings.refused {
@@ -124,6 +128,29 @@ fn covered(translation: &Translation) -> Vec<(ObjectKey, String)> {
                 notes.push((key, format!("spec.addresses: {} covers {ip} of workload {}: connections to it are taken for this host's", range.cidr, workload.uid)));
             }
         }
+    }
+    notes
+}
+
+/// What the mesh's configuration leaves out: ServiceEntries that nobody may see, and namespaces that are not looked at.
+/// Objects of another revision are another controller's to report.
+fn left_out(translation: &Translation) -> Vec<(ObjectKey, String)> {
+    let cluster = translation.cluster();
+    let config = cluster.mesh_config();
+    let mut notes = Vec::new();
+    let mut namespaces: BTreeMap<&str, usize> = BTreeMap::new();
+    for object in cluster.aside() {
+        let labels = cluster.labels_of_namespace(&object.meta().namespace);
+        if object.meta().namespace != translation.settings().root_namespace && !config.discovers(labels) {
+            *namespaces.entry(&object.meta().namespace).or_default() += 1;
+        } else if object.kind() == Kind::ServiceEntry && labels.map_or(config.visible(&Labels::new()), |labels| config.visible(labels)) == Visible::None {
+            notes.push((object.key(), "is not published: serviceEntryVisibility of the mesh's configuration lets nobody see it".into()));
+        }
+    }
+    if !namespaces.is_empty() {
+        let named: Vec<String> = namespaces.iter().take(NAMESPACES_NAMED).map(|(namespace, objects)| format!("{namespace} ({objects} objects)")).collect();
+        let more = if namespaces.len() > NAMESPACES_NAMED { format!(" and {} more", namespaces.len() - NAMESPACES_NAMED) } else { String::new() };
+        notes.push((cluster.config_key().clone(), format!("data.mesh.discoverySelectors leave out: {}{more}", named.join(", "))));
     }
     notes
 }

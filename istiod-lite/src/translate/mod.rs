@@ -13,7 +13,8 @@ use mesh_model::workload::Workload;
 use mesh_policy::Policy;
 
 use crate::cluster::Cluster;
-use crate::objects::{Kind, Meta, Namespace, Node, NsName, ObjectKey};
+use crate::objects::mesh_config::Visible;
+use crate::objects::{Kind, Labels, Meta, Namespace, Node, NsName, ObjectKey};
 
 pub mod settings;
 pub mod report;
@@ -24,6 +25,9 @@ pub mod waypoint;
 pub mod policy;
 pub mod peer_authentication;
 pub mod vips;
+pub mod claims;
+pub mod network_gateway;
+mod mesh_config;
 mod touched;
 pub mod translation;
 #[cfg(test)]
@@ -33,6 +37,7 @@ pub use report::{Condition, Report};
 pub use settings::Settings;
 pub use translation::{Changes, Translation};
 
+use claims::Claims;
 use peer_authentication::{Modes, Strictness};
 use vips::Vips;
 
@@ -53,8 +58,10 @@ pub enum Unit {
     PeerAuthentication(NsName),
     /// The one policy that means STRICT.
     StaticStrict,
-    /// What is to be said about a waypoint's own object.
+    /// What a Gateway is to the mesh itself: the way into a network, a policy for those behind it, remarks.
     Gateway(NsName),
+    /// What is to be said about the mesh's configuration.
+    ConfigMap(NsName),
 }
 
 /// What a unit looked at besides the objects that `touched` knows of.
@@ -65,6 +72,10 @@ pub enum Read {
     Strictness(Arc<str>),
     /// Who owns a hostname in a namespace.
     Owner(Arc<str>, Arc<str>),
+    /// Which Gateways have the label of a network.
+    Network(Arc<str>),
+    /// Which pods are instances of a Gateway.
+    Instances(NsName),
 }
 
 /// The outputs of a unit.
@@ -83,6 +94,7 @@ pub struct Memory {
     pub network: Arc<str>,
     pub modes: Modes,
     pub vips: Vips,
+    pub claims: Claims,
 }
 
 /// What a unit may see of the world; notes what it looked at.
@@ -138,6 +150,14 @@ impl<'a> Lens<'a> {
         service::owner(self.cluster, self.settings, namespace, hostname)
     }
 
+    /// Who sees the ServiceEntries of a namespace; `None`: the mesh's configuration says nothing about it.
+    pub fn visible(&self, namespace: &Arc<str>) -> Option<Visible> {
+        let config = self.cluster.mesh_config();
+        config.service_entry_visibility.as_ref()?;
+        let none = Labels::new();
+        Some(config.visible(self.namespace_meta(namespace).map_or(&none, |meta| &meta.labels)))
+    }
+
     pub fn network(&self) -> Arc<str> {
         self.memory.network.clone()
     }
@@ -154,7 +174,19 @@ pub fn derive(unit: &Unit, lens: &Lens<'_>) -> Derived {
         Unit::AuthorizationPolicy(name) => policy::authorization_policy(lens, name),
         Unit::PeerAuthentication(name) => peer_authentication::converted(lens, name),
         Unit::StaticStrict => peer_authentication::static_strict(lens),
-        Unit::Gateway(name) => waypoint::report(lens, name),
+        Unit::Gateway(name) => gateway(lens, name),
+        Unit::ConfigMap(name) => mesh_config::report(lens, name),
+    }
+}
+
+fn gateway(lens: &Lens<'_>, name: &NsName) -> Derived {
+    if !lens.cluster.gateways.contains_key(name) {
+        return Derived::default();
+    }
+    Derived {
+        workloads: network_gateway::workloads(lens, name),
+        policies: waypoint::implicit_allow(lens, name).map(Arc::new).into_iter().collect(),
+        ..waypoint::report(lens, name)
     }
 }
 

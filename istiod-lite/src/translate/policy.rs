@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use mesh_model::service::Visibility;
 use mesh_model::workload::PolicyKey;
 use mesh_policy::{Action, Group, Match, Policy, Rule, Scope};
 
@@ -297,12 +298,12 @@ fn bind(lens: &Lens<'_>, target: &object::TargetRef, name: &NsName, policy: &Aut
         ("" | "core", "Service") => {
             lens.note_object(Kind::Service, name);
             let service = lens.cluster.services.get(name).ok_or(("TargetNotFound", "does not exist"))?;
-            waypoint::of_service(lens, &service.meta).is_bound().then_some(()).ok_or(("AncestorNotBound", "has no waypoint"))
+            waypoint::of_service(lens, &service.meta, Visibility::Public).is_bound().then_some(()).ok_or(("AncestorNotBound", "has no waypoint"))
         }
         ("networking.istio.io", "ServiceEntry") => {
             lens.note_object(Kind::ServiceEntry, name);
             let entry = lens.cluster.service_entries.get(name).ok_or(("TargetNotFound", "does not exist"))?;
-            waypoint::of_service(lens, &entry.meta).is_bound().then_some(()).ok_or(("AncestorNotBound", "has no waypoint"))
+            waypoint::of_service(lens, &entry.meta, super::service::visibility(lens, &name.namespace)).is_bound().then_some(()).ok_or(("AncestorNotBound", "has no waypoint"))
         }
         ("gateway.networking.k8s.io", "Gateway") => waypoint::by_name(lens, name).map(|_| ()).ok_or(("TargetNotFound", "does not exist or has no address")),
         ("gateway.networking.k8s.io", "GatewayClass") => {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use mesh_model::address::{NamespacedHostname, NetworkAddress, NetworkCidr};
-use mesh_model::service::{HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service};
+use mesh_model::service::{HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service, Visibility};
 
 use super::waypoint::Bound;
-use super::{Derived, Lens, Report, Settings, ports, waypoint};
+use super::{Derived, Lens, Report, Settings, claims, ports, waypoint};
 use crate::cluster::Cluster;
 use crate::objects::core::TargetPort;
+use crate::objects::mesh_config::Visible;
 use crate::objects::{self, Kind, Meta, NsName, ObjectKey, ServiceEntry};
 
 const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
@@ -46,7 +47,8 @@ fn is_canonical(lens: &Lens<'_>, owner: &ServiceEntry, hostname: &Arc<str>) -> b
     if service.is_some_and(|service| !service.is_external_name) {
         return false;
     }
-    let oldest = lens.cluster.entries_of_host(hostname).flat_map(|(_, entries)| entries).min_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
+    let public = lens.cluster.entries_of_host(hostname).filter(|(namespace, _)| lens.visible(namespace) != Some(Visible::Namespace));
+    let oldest = public.flat_map(|(_, entries)| entries).min_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
     oldest.is_some_and(|oldest| oldest.meta.ns_name() == owner.meta.ns_name())
 }
 
@@ -123,7 +125,19 @@ fn from_entry(lens: &Lens<'_>, entry: &ServiceEntry, hostname: &Arc<str>, report
     let meta = &entry.meta;
     let mut service = Service::named(&meta.namespace, hostname);
     service.name = meta.name.clone();
+    if let Some(visible) = lens.visible(&meta.namespace) {
+        let (reason, whose) = match visible {
+            Visible::Namespace => ("Namespace", "clients of its own namespace see it"),
+            _ => ("Public", "every client sees it"),
+        };
+        report.holds("istio.io/VisibilityApplied", reason, whose);
+    }
+    service.visibility = visibility(lens, &meta.namespace);
     for address in &entry.spec.addresses {
+        if let Some(owner) = taken(lens, meta, address) {
+            report.note(format!("spec.addresses: {address} is not used: it is {owner}'s"));
+            continue;
+        }
         match (address.parse::<IpAddr>(), address.parse::<IpNet>()) {
             (Ok(ip), _) => service.vips.push(NetworkAddress { network: lens.network(), ip }),
             // A range of one address is that address: the wire says it without a length.
@@ -152,6 +166,18 @@ fn from_entry(lens: &Lens<'_>, entry: &ServiceEntry, hostname: &Arc<str>, report
     missing_waypoint(entry, hostname, bound.is_bound(), report);
     unhonoured(entry, report);
     service
+}
+
+/// Who sees the hosts of ServiceEntries of a namespace. Those that nobody sees are not here.
+pub fn visibility(lens: &Lens<'_>, namespace: &Arc<str>) -> Visibility {
+    if lens.visible(namespace) == Some(Visible::Namespace) { Visibility::Namespace } else { Visibility::Public }
+}
+
+/// The pod or Service that the cluster itself gave an address to. A node daemon looks for services before it looks for
+/// workloads, so an entry that could take the address would take the connections (spec/reliability.md V-32).
+fn taken<'a>(lens: &Lens<'a>, meta: &Meta, address: &str) -> Option<&'a ObjectKey> {
+    let key = ObjectKey { kind: Kind::ServiceEntry, name: meta.ns_name() };
+    lens.memory.claims.lost(&key, &lens.memory.network, address).filter(|owner| claims::is_given_by_the_cluster(owner))
 }
 
 /// A wildcard name or a racing connection needs a proxy that reads HTTP or TLS; a node daemon does not.
@@ -186,12 +212,24 @@ fn unhonoured(entry: &ServiceEntry, report: &mut Report) {
     }
 }
 
+/// The waypoint of a service that is published.
+pub fn bound(lens: &Lens<'_>, key: &NamespacedHostname) -> Option<Bound> {
+    let owner = lens.owner(&key.namespace, &key.hostname)?;
+    lens.note_object(owner.kind, &owner.name);
+    match owner.kind {
+        Kind::Service => Some(waypoint::of_service(lens, &lens.cluster.services.get(&owner.name)?.meta, Visibility::Public)),
+        _ => Some(waypoint::of_service(lens, &lens.cluster.service_entries.get(&owner.name)?.meta, visibility(lens, &key.namespace))),
+    }
+}
+
 fn bind(lens: &Lens<'_>, meta: &Meta, service: &mut Service, report: &mut Report) -> Bound {
-    let bound = waypoint::of_service(lens, meta);
+    let mut bound = waypoint::of_service(lens, meta, service.visibility);
+    let ingress = waypoint::ingress_uses(lens, meta);
+    bound.remark_ingress(ingress);
     bound.report(report);
     service.waypoint = bound.address();
     service.weighted_waypoints = bound.weighted();
-    service.ingress_use_waypoint = bound.is_bound() && waypoint::ingress_uses(lens, meta);
+    service.ingress_use_waypoint = bound.is_bound() && ingress == Some(true);
     bound
 }
 

@@ -13,6 +13,8 @@ pub struct Settings {
     pub root_namespace: Arc<str>,
     /// Node daemons before Istio 1.29 enforce a dry-run policy, because they do not know the field.
     pub sends_dry_run: bool,
+    /// Workloads behind a waypoint are open to the waypoint alone.
+    pub allows_waypoints: bool,
     /// `None` of both: ServiceEntries without addresses get none.
     pub vip_pools: Option<(Ipv4Net, Ipv6Net)>,
 }
@@ -25,6 +27,7 @@ impl Default for Settings {
             trust_domain: mesh_model::identity::DEFAULT_TRUST_DOMAIN.into(),
             root_namespace: "istio-system".into(),
             sends_dry_run: false,
+            allows_waypoints: false,
             vip_pools: Some(default_vip_pools()),
         }
     }

@@ -18,6 +18,9 @@ mod waypoint;
 mod policy;
 mod peer_authentication;
 mod vips;
+mod scope;
+mod claims;
+mod network;
 mod incremental;
 
 /// The objects of a YAML text.
@@ -92,6 +95,9 @@ pub fn print_workload(workload: &Workload) -> String {
     }
     if let Some(waypoint) = &workload.waypoint {
         say(true, format!("waypoint={}", print_gateway(waypoint)));
+    }
+    if let Some(gateway) = &workload.network_gateway {
+        say(true, format!("gateway={}", print_gateway(gateway)));
     }
     for (service, ports) in &workload.services {
         let ports: Vec<String> = ports.iter().map(|(from, to)| format!("{from}->{to}")).collect();

@@ -13,6 +13,7 @@ pub fn touched(cluster: &Cluster, settings: &Settings, change: &Change, units: &
     let name = change.key.name.clone();
     match change.key.kind {
         Kind::Pod => drop(units.insert(Unit::Pod(name))),
+        Kind::ConfigMap => drop(units.insert(Unit::ConfigMap(name))),
         Kind::WorkloadEntry => drop(units.insert(Unit::WorkloadEntry(name))),
         Kind::Service => of_service(cluster, settings, change, units),
         Kind::ServiceEntry => of_service_entry(cluster, settings, change, units),

@@ -13,9 +13,10 @@ use mesh_policy::Policy;
 
 use super::peer_authentication::{Modes, Strictness, namespace_mode};
 use super::touched::touched;
+use super::claims::Claims;
 use super::vips::{Claim, Vips};
 use super::{Derived, Lens, Memory, Read, Report, Settings, Unit, derive, merged, policy};
-use crate::cluster::{Change, Cluster, Event};
+use crate::cluster::{Change, Cluster, Event, network_of};
 use crate::objects::{Kind, NsName, Object, ObjectKey};
 
 /// What came out differently; `None` is gone.
@@ -24,6 +25,8 @@ pub struct Changes {
     pub workloads: BTreeMap<Uid, Option<Arc<Workload>>>,
     pub services: BTreeMap<NamespacedHostname, Option<Arc<Service>>>,
     pub policies: BTreeMap<PolicyKey, Option<Arc<Policy>>>,
+    /// Pods that are not as they were, for those who decide on certificates.
+    pub pods: Vec<Event>,
     /// Objects about which something else is to be said.
     pub reports: BTreeSet<ObjectKey>,
     /// How many units were computed: the cost of the change.
@@ -57,10 +60,11 @@ impl Changes {
 impl Translation {
     pub fn new(settings: Settings, revision: &str) -> Translation {
         let vips = Vips::new(settings.vip_pools);
+        let root = settings.root_namespace.clone();
         Translation {
             settings,
-            cluster: Cluster::new(revision),
-            memory: Memory { network: "".into(), modes: Modes::default(), vips },
+            cluster: Cluster::new(revision, &root),
+            memory: Memory { network: "".into(), modes: Modes::default(), vips, claims: Claims::default() },
             units: BTreeMap::new(),
             readers: BTreeMap::new(),
             reports: BTreeMap::new(),
@@ -111,10 +115,11 @@ impl Translation {
         let mut objects: BTreeMap<ObjectKey, Change> = BTreeMap::new();
         for event in events {
             let Some(event) = self.admit(event, &mut changes) else { continue };
-            let Some(change) = self.cluster.apply(event) else { continue };
-            match objects.get_mut(&change.key) {
-                Some(earlier) => earlier.after = change.after,
-                None => drop(objects.insert(change.key.clone(), change)),
+            for change in self.cluster.apply(event) {
+                match objects.get_mut(&change.key) {
+                    Some(earlier) => earlier.after = change.after,
+                    None => drop(objects.insert(change.key.clone(), change)),
+                }
             }
         }
         objects.retain(|_, change| change.before != change.after);
@@ -124,12 +129,15 @@ impl Translation {
             touched(&self.cluster, &self.settings, change, &mut units);
             self.readers_of(&Read::Object(change.key.clone()), &mut units);
             self.owners(change, &mut units);
+            self.gateways(change, &mut units);
+            self.claims(change, &mut units);
         }
         self.modes(&objects, &mut units);
         self.addresses(&objects, &mut units);
-        if self.network_changed(&objects) {
+        if self.network_changed(&objects) | visibility_changed(self.cluster.config_key(), &objects) {
             units.extend(self.units.keys().cloned());
         }
+        changes.pods = objects.values().filter(|change| change.key.kind == Kind::Pod).map(event).collect();
         changes.units_computed = units.len();
         for unit in units {
             self.recompute(unit, &mut changes);
@@ -183,6 +191,41 @@ impl Translation {
         }
     }
 
+    /// Who asked for the way into a network, or for the instances of a Gateway.
+    fn gateways(&self, change: &Change, units: &mut BTreeSet<Unit>) {
+        for object in change.before.iter().chain(&change.after) {
+            match object {
+                Object::Gateway(gateway) => {
+                    if let Some(network) = network_of(gateway) {
+                        self.readers_of(&Read::Network(network.clone()), units);
+                    }
+                }
+                Object::Pod(pod) => {
+                    if let Some(gateway) = super::waypoint::instance_of(&pod.meta) {
+                        self.readers_of(&Read::Instances(gateway), units);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Brings up to date whose an address is.
+    fn claims(&mut self, change: &Change, units: &mut BTreeSet<Unit>) {
+        for key in self.memory.claims.update(change) {
+            match key.kind {
+                Kind::Pod => drop(units.insert(Unit::Pod(key.name))),
+                Kind::WorkloadEntry => drop(units.insert(Unit::WorkloadEntry(key.name))),
+                Kind::ServiceEntry => {
+                    let hosts = self.cluster.service_entries.get(&key.name).map(|entry| entry.spec.hosts.clone()).unwrap_or_default();
+                    units.extend(hosts.into_iter().map(|hostname| Unit::Host { namespace: key.name.namespace.clone(), hostname }));
+                    units.insert(Unit::ServiceEntry(key.name));
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Brings the strictness of namespaces up to date.
     fn modes(&mut self, objects: &BTreeMap<ObjectKey, Change>, units: &mut BTreeSet<Unit>) {
         let places: BTreeSet<&Arc<str>> = objects.keys().filter(|key| key.kind == Kind::PeerAuthentication).map(|key| &key.name.namespace).collect();
@@ -232,7 +275,17 @@ impl Translation {
         }
         let namespace = self.cluster.namespaces.get(&key.name);
         let network = namespace.and_then(|namespace| namespace.meta.labels.get("topology.istio.io/network").cloned()).unwrap_or_default();
-        std::mem::replace(&mut self.memory.network, network.clone()) != network
+        if self.memory.network == network {
+            return false;
+        }
+        self.memory.network = network.clone();
+        // Entries that name the own network say the same as those that name none.
+        let mut claims = Claims::new(network);
+        for object in self.cluster.objects() {
+            claims.update(&Change { key: object.key(), before: None, after: Some(object) });
+        }
+        self.memory.claims = claims;
+        true
     }
 
     fn recompute(&mut self, unit: Unit, changes: &mut Changes) {
@@ -285,13 +338,26 @@ impl Translation {
     }
 }
 
+fn event(change: &Change) -> Event {
+    change.after.clone().map_or_else(|| Event::Deleted(change.key.clone()), Event::Applied)
+}
+
+fn visibility_changed(config: &ObjectKey, objects: &BTreeMap<ObjectKey, Change>) -> bool {
+    let visibility = |object: &Option<Object>| match object {
+        Some(Object::ConfigMap(map)) => map.mesh.service_entry_visibility.clone(),
+        _ => None,
+    };
+    objects.get(config).is_some_and(|change| visibility(&change.before) != visibility(&change.after))
+}
+
 /// Outputs of a unit before and after; only what differs is a change.
 fn compare<K: Ord, V: PartialEq>(before: &[Arc<V>], after: &[Arc<V>], key: impl Fn(&V) -> K, changes: &mut BTreeMap<K, Option<Arc<V>>>) {
     let old: BTreeMap<K, &Arc<V>> = before.iter().map(|value| (key(value), value)).collect();
     let new: BTreeMap<K, &Arc<V>> = after.iter().map(|value| (key(value), value)).collect();
     let differing: Vec<&Arc<V>> = after.iter().filter(|value| old.get(&key(value)).is_none_or(|known| known != value)).collect();
     for value in before.iter().filter(|value| !new.contains_key(&key(value))) {
-        changes.insert(key(value), None);
+        // Another unit may make it now: a Gateway that stands for an address in the place of another.
+        changes.entry(key(value)).or_insert(None);
     }
     for value in differing {
         changes.insert(key(value), Some(value.clone()));

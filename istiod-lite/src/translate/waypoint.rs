@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use mesh_model::address::{GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress};
-use mesh_model::service::WeightedWaypoint;
-use mesh_model::workload::{ApplicationTunnel, ApplicationTunnelProtocol};
+use mesh_model::service::{Visibility, WeightedWaypoint};
+use mesh_model::workload::{ApplicationTunnel, ApplicationTunnelProtocol, PolicyKey, Workload};
+use mesh_policy::{Action, Entry, Group, Match, Policy, Rule, Scope, StringMatch};
 
-use super::{Derived, Lens, Report};
+use super::{Derived, Lens, Read, Report, service};
 use crate::objects::gateway::{Listener, RouteNamespaces};
 use crate::objects::{Gateway, Kind, Labels, Meta, NsName, ObjectKey};
 
@@ -17,6 +18,7 @@ const USE_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const CANARY: &str = "istio.io/use-waypoint-canary";
 const CANARY_NAMESPACE: &str = "istio.io/use-waypoint-canary-namespace";
 const CANARY_WEIGHT: &str = "istio.io/use-waypoint-canary-weight";
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 const BINDING: &str = "ambient.istio.io/waypoint-inbound-binding";
 
 /// Where waypoints listen; the wire has no default for it.
@@ -96,6 +98,12 @@ impl Bound {
         matches!(self, Bound::To { .. })
     }
 
+    /// Adds what the label for ingress gateways means, where there is one.
+    pub fn remark_ingress(&mut self, uses: Option<bool>) {
+        let (Bound::To { remark, .. }, Some(uses)) = (self, uses) else { return };
+        remark.push_str(if uses { "; ingress gateways send through it" } else { "; ingress gateways do not send through it" });
+    }
+
     pub fn report(&self, report: &mut Report) {
         match self {
             Bound::Free => {}
@@ -108,12 +116,20 @@ impl Bound {
 }
 
 /// The waypoint of a Service or ServiceEntry; `message` texts and the canary come with it.
-pub fn of_service(lens: &Lens<'_>, meta: &Meta) -> Bound {
+pub fn of_service(lens: &Lens<'_>, meta: &Meta, visibility: Visibility) -> Bound {
     // A mesh-managed gateway's own Service must be reachable without passing through itself.
     if matches!(meta.label("gateway.istio.io/managed"), Some("istio.io-mesh-controller" | "istio.io-eastwest-controller")) {
         return Bound::Free;
     }
     let mut bound = resolve(lens, &meta.namespace, &meta.labels, Traffic::Service);
+    // There, clients of other namespaces would see what only its own may see.
+    if let Bound::To { waypoint, .. } = &bound
+        && visibility == Visibility::Namespace
+        && waypoint.name.namespace != meta.namespace
+    {
+        let message = format!("waypoint {} is in another namespace, and only clients of {} may see this host", waypoint.name, meta.namespace);
+        return Bound::Refused { reason: "CrossNamespaceWaypointForbidden", message, is_own: true };
+    }
     if let Bound::To { waypoint, canary, remark } = &mut bound {
         match canary_of(lens, meta, waypoint) {
             Ok(found) => *canary = found.map(Box::new),
@@ -187,16 +203,16 @@ fn canary_of(lens: &Lens<'_>, meta: &Meta, primary: &Waypoint) -> Result<Option<
 }
 
 /// Label of the object, else of its namespace, read as Go reads a boolean (spec/controlplane.md 4.12).
-pub fn ingress_uses(lens: &Lens<'_>, meta: &Meta) -> bool {
+pub fn ingress_uses(lens: &Lens<'_>, meta: &Meta) -> Option<bool> {
     const LABEL: &str = "istio.io/ingress-use-waypoint";
     let own = meta.label(LABEL);
-    let value = own.or_else(|| lens.namespace_meta(&meta.namespace)?.label(LABEL));
-    matches!(value, Some("1" | "t" | "T" | "TRUE" | "true" | "True"))
+    let value = own.or_else(|| lens.namespace_meta(&meta.namespace)?.label(LABEL))?;
+    Some(matches!(value, "1" | "t" | "T" | "TRUE" | "true" | "True"))
 }
 
 /// The waypoint of which a workload with these labels is an instance.
 pub fn gateway_of(lens: &Lens<'_>, namespace: &Arc<str>, labels: &Labels) -> Option<Waypoint> {
-    let name = labels.get("gateway.networking.k8s.io/gateway-name")?;
+    let name = labels.get(GATEWAY_NAME)?;
     by_name(lens, &NsName { namespace: namespace.clone(), name: name.clone() })
 }
 
@@ -281,6 +297,49 @@ impl Waypoint {
     }
 }
 
+/// The Gateway that a pod says it is an instance of.
+pub fn instance_of(meta: &Meta) -> Option<NsName> {
+    meta.labels.get(GATEWAY_NAME).map(|name| NsName { namespace: meta.namespace.clone(), name: name.clone() })
+}
+
+/// The policy that opens workloads to their waypoint and to nobody else (PILOT_AUTO_ALLOW_WAYPOINT_POLICY). None without
+/// instances: it lists their accounts, and without one it would close the workloads.
+pub fn implicit_allow(lens: &Lens<'_>, name: &NsName) -> Option<Policy> {
+    if !lens.settings.allows_waypoints {
+        return None;
+    }
+    by_name(lens, name)?;
+    lens.note(Read::Instances(name.clone()));
+    let instances = lens.cluster.selected(Kind::Pod, Some(&name.namespace), &[(GATEWAY_NAME.into(), name.name.clone())].into());
+    let accounts: std::collections::BTreeSet<&Arc<str>> = instances.iter().filter_map(|key| Some(&lens.cluster.pods.get(&key.name)?.service_account)).collect();
+    if accounts.is_empty() {
+        return None;
+    }
+    let principal = |account: &Arc<str>| Entry::Value(StringMatch::exact(&format!("{}/ns/{}/sa/{account}", lens.settings.trust_domain, name.namespace)));
+    let principals = accounts.into_iter().map(principal).collect();
+    let group = Group::new([Rule::new([Match { principals, ..Match::default() }])]);
+    let policy = Policy::new(&name.namespace, &implicit_name(name), Scope::WorkloadSelector, Action::Allow);
+    Some(Policy { groups: vec![group], ..policy })
+}
+
+fn implicit_name(gateway: &NsName) -> String {
+    format!("istio_allow_waypoint_{}_{}", gateway.namespace, gateway.name)
+}
+
+/// The policies of that kind that a workload lists: of its own waypoint and of those of its services.
+pub fn allowing(lens: &Lens<'_>, labels: &Labels, workload: &Workload) -> std::collections::BTreeSet<PolicyKey> {
+    if gateway_of(lens, &workload.namespace, labels).is_some() {
+        return Default::default();
+    }
+    let own = workload.waypoint.as_ref().map(|_| of_workload(lens, &workload.namespace, labels));
+    let services = workload.services.keys().filter_map(|key| service::bound(lens, key));
+    let waypoints = own.into_iter().chain(services).filter_map(|bound| match bound {
+        Bound::To { waypoint, .. } => Some(waypoint.name),
+        _ => None,
+    });
+    waypoints.filter_map(|name| Some(implicit_allow(lens, &name)?.key())).collect()
+}
+
 /// What is to be said about a Gateway itself.
 pub fn report(lens: &Lens<'_>, name: &NsName) -> Derived {
     let Some(gateway) = lens.cluster.gateways.get(name) else { return Derived::default() };
@@ -290,7 +349,7 @@ pub fn report(lens: &Lens<'_>, name: &NsName) -> Derived {
         report.note("has no address in status.addresses or spec.addresses, so nothing is sent through it");
     } else if address(lens, gateway).is_none() {
         report.note("its addresses are neither of type Hostname nor IP addresses, so nothing is sent through it");
-    } else if gateway.addresses_from_spec {
+    } else if gateway.addresses_from_spec && !super::network_gateway::is_remote(lens, gateway) {
         report.note("status.addresses is empty; spec.addresses is used");
     }
     if let Some(value) = meta.label("istio.io/waypoint-for").filter(|value| Traffic::parse(value).is_none()) {

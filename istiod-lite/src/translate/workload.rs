@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mesh_model::address::NamespacedHostname;
 use mesh_model::workload::*;
 
-use super::{Derived, Lens, Report, peer_authentication, policy, ports, service, waypoint};
+use super::{Derived, Lens, Report, network_gateway, peer_authentication, policy, ports, service, waypoint};
 use crate::objects::istio::WorkloadEntrySpec;
 use crate::objects::{Kind, Labels, NsName, ObjectKey, Pod, ServiceEntry};
 
@@ -20,13 +20,19 @@ use telemetry::Named;
 /// The workload of a pod. Published whatever the pod's readiness, because even a pod that starts or ends may send.
 pub fn pod(lens: &Lens<'_>, name: &NsName) -> Derived {
     let Some(pod) = lens.cluster.pods.get(name) else { return Derived::default() };
+    let key = ObjectKey { kind: Kind::Pod, name: name.clone() };
+    let mut report = Report::default();
+    let mut workloads = Vec::new();
     match pod_workload(lens, pod) {
-        Ok(workload) => Derived { workloads: vec![workload.into()], ..Derived::default() },
-        Err(why) => {
-            let report = Report { notes: vec![format!("is not published: {why}")], ..Report::default() };
-            Derived { reports: vec![(ObjectKey { kind: Kind::Pod, name: name.clone() }, report)], ..Derived::default() }
+        Ok(mut workload) => {
+            if !pod.is_host_network {
+                yield_addresses(lens, &key, &mut workload, "status.podIPs", &mut report);
+            }
+            workloads.push(workload.into());
         }
+        Err(why) => report.note(format!("is not published: {why}")),
     }
+    Derived { workloads, reports: said(key, report), ..Derived::default() }
 }
 
 fn pod_workload(lens: &Lens<'_>, pod: &Pod) -> Result<Workload, String> {
@@ -57,7 +63,7 @@ fn pod_workload(lens: &Lens<'_>, pod: &Pod) -> Result<Workload, String> {
     workload.locality = locality_of_node(lens, &pod.node);
     workload.status = if is_healthy { Health::Healthy } else { Health::Unhealthy };
     workload.services = membership::of_pod(lens, pod);
-    workload.authorization_policies = policies(lens, &meta.namespace, &meta.labels);
+    list_policies(lens, &meta.labels, &mut workload);
     named.write(&mut workload);
     Ok(workload)
 }
@@ -70,7 +76,8 @@ pub fn workload_entry(lens: &Lens<'_>, name: &NsName) -> Derived {
     let mut report = Report::default();
     let mut workload = blank(lens, &uid, &meta.namespace, &meta.name);
     (workload.tunnel_protocol, workload.native_tunnel) = tunnel(&labels, &meta.annotations);
-    place(&mut workload, &entry.spec, &mut report, "spec");
+    place(lens, &mut workload, &entry.spec, &mut report, "spec");
+    yield_addresses(lens, &ObjectKey { kind: Kind::WorkloadEntry, name: name.clone() }, &mut workload, "spec.address", &mut report);
     let own_gateway = waypoint::gateway_of(lens, &meta.namespace, &labels);
     workload.application_tunnel = own_gateway.as_ref().and_then(|gateway| gateway.inbound_binding);
     if own_gateway.is_none() {
@@ -79,7 +86,7 @@ pub fn workload_entry(lens: &Lens<'_>, name: &NsName) -> Derived {
         workload.waypoint = bound.address();
     }
     workload.services = membership::of_workload_entry(lens, entry, &labels);
-    workload.authorization_policies = policies(lens, &meta.namespace, &labels);
+    list_policies(lens, &labels, &mut workload);
     let group = meta.annotation("istio.io/autoRegistrationGroup").map(Into::into);
     Named::by_labels(group.or_else(|| labels.get("service.istio.io/workload-name").cloned()).unwrap_or_else(|| meta.name.clone()), &labels).write(&mut workload);
     let key = ObjectKey { kind: Kind::WorkloadEntry, name: name.clone() };
@@ -119,10 +126,12 @@ fn inline_endpoints(lens: &Lens<'_>, entry: &ServiceEntry, owned: &[&Arc<str>], 
             continue;
         }
         let mut workload = of_entry(lens, entry, &endpoint.address);
-        place(&mut workload, endpoint, report, &field);
+        place(lens, &mut workload, endpoint, report, &field);
+        yield_addresses(lens, &ObjectKey { kind: Kind::ServiceEntry, name: meta.ns_name() }, &mut workload, &format!("{field}.address"), report);
         workload.waypoint = waypoint::of_workload(lens, &meta.namespace, &endpoint.labels).address();
         let mapped = ports::entry_on_endpoint(entry, &endpoint.ports);
         workload.services = owned.iter().map(|host| (key_of(entry, host), mapped.clone())).collect();
+        list_policies(lens, &meta.labels, &mut workload);
         workloads.push(workload.into());
     }
     workloads
@@ -133,6 +142,7 @@ fn named_host(lens: &Lens<'_>, entry: &ServiceEntry, host: &Arc<str>) -> Workloa
     let mut workload = of_entry(lens, entry, host);
     workload.hostname = host.clone();
     workload.services = [(key_of(entry, host), ports::entry_on_endpoint(entry, &Default::default()))].into();
+    list_policies(lens, &entry.meta.labels, &mut workload);
     workload
 }
 
@@ -142,7 +152,6 @@ fn of_entry(lens: &Lens<'_>, entry: &ServiceEntry, last: &str) -> Workload {
     let uid = format!("{}/networking.istio.io/ServiceEntry/{}/{}/{last}", lens.settings.cluster_id, meta.namespace, meta.name);
     let mut workload = blank(lens, &uid, &meta.namespace, &meta.name);
     (workload.tunnel_protocol, workload.native_tunnel) = tunnel(&meta.labels, &meta.annotations);
-    workload.authorization_policies = policies(lens, &meta.namespace, &meta.labels);
     let name = meta.labels.get("service.istio.io/workload-name").unwrap_or(&meta.name).clone();
     Named::by_labels(name, &meta.labels).write(&mut workload);
     workload
@@ -186,13 +195,14 @@ fn blank(lens: &Lens<'_>, uid: &str, namespace: &Arc<str>, name: &Arc<str>) -> W
     workload.cluster_id = lens.settings.cluster_id.clone();
     workload.trust_domain = lens.settings.trust_domain.clone();
     workload.network = lens.network();
+    workload.network_gateway = network_gateway::of_network(lens, &workload.network);
     // Upstream sends POD for everything it makes; no daemon looks at it.
     workload.workload_type = WorkloadType::Pod;
     workload
 }
 
 /// The part of a WorkloadEntry that says where and as whom it runs; the same for an inline endpoint.
-fn place(workload: &mut Workload, spec: &WorkloadEntrySpec, report: &mut Report, field: &str) {
+fn place(lens: &Lens<'_>, workload: &mut Workload, spec: &WorkloadEntrySpec, report: &mut Report, field: &str) {
     match spec.address.parse::<IpAddr>() {
         Ok(ip) => workload.addresses = vec![ip],
         Err(_) => workload.hostname = spec.address.clone(),
@@ -202,6 +212,7 @@ fn place(workload: &mut Workload, spec: &WorkloadEntrySpec, report: &mut Report,
     }
     if !spec.network.is_empty() {
         workload.network = spec.network.clone();
+        workload.network_gateway = network_gateway::of_network(lens, &workload.network);
     }
     if !spec.service_account.is_empty() {
         workload.service_account = spec.service_account.clone();
@@ -216,6 +227,19 @@ fn place(workload: &mut Workload, spec: &WorkloadEntrySpec, report: &mut Report,
         if ports::as_port(*port).is_none() {
             report.note(format!("{field}.ports.{name}: {port} is not a port, so the service's own number is used"));
         }
+    }
+}
+
+/// A workload of which an address is somebody else's is reached through its services alone: marked as on a host's
+/// network, it is not found by address (spec/controlplane.md 1.3, field 25).
+fn yield_addresses(lens: &Lens<'_>, key: &ObjectKey, workload: &mut Workload, field: &str, report: &mut Report) {
+    let lost = |ip: &IpAddr| Some((*ip, lens.memory.claims.lost(key, &workload.network, &ip.to_string())?));
+    let lost: Vec<_> = workload.addresses.iter().filter_map(lost).collect();
+    for (ip, owner) in &lost {
+        report.note(format!("{field}: {ip} is {owner}'s too; connections to the bare address are for that one"));
+    }
+    if !lost.is_empty() {
+        workload.network_mode = NetworkMode::HostNetwork;
     }
 }
 
@@ -241,11 +265,16 @@ fn locality_of_node(lens: &Lens<'_>, node: &Arc<str>) -> Locality {
     }
 }
 
-/// Policies that are listed on a workload, each known to be published (spec/controlplane.md 4.6).
-fn policies(lens: &Lens<'_>, namespace: &Arc<str>, labels: &Labels) -> Vec<PolicyKey> {
-    let mut listed = policy::selecting(lens, namespace, labels);
-    listed.extend(peer_authentication::selecting(lens, namespace, labels));
-    listed
+/// Lists the policies of a workload, each known to be published (spec/controlplane.md 4.6). Its waypoint and its services
+/// are known by now.
+fn list_policies(lens: &Lens<'_>, labels: &Labels, workload: &mut Workload) {
+    let namespace = workload.namespace.clone();
+    let mut listed = policy::selecting(lens, &namespace, labels);
+    listed.extend(peer_authentication::selecting(lens, &namespace, labels));
+    if lens.settings.allows_waypoints {
+        listed.extend(waypoint::allowing(lens, labels, workload));
+    }
+    workload.authorization_policies = listed;
 }
 
 fn key_of(entry: &ServiceEntry, host: &Arc<str>) -> NamespacedHostname {

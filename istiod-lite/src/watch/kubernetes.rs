@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::follow::follow;
 use self::held::{Held, News};
 use super::Batch;
-use crate::objects::Kind;
+use crate::objects::{Kind, NsName};
 use crate::status::shown::Statuses;
 
 /// News that a batch takes at most once the mesh is told: enough to absorb a burst, few enough that node daemons hear of
@@ -37,14 +37,16 @@ const NEWS_MAX: usize = 256;
 /// Where watches tell.
 type Told = mpsc::Sender<(Kind, News)>;
 
-/// Watches until told to stop, or nobody listens.
-pub async fn watch(client: Client, batches: mpsc::Sender<Batch>, mut statuses: Publisher<Statuses>, stop: CancellationToken) {
+/// Watches until told to stop, or nobody listens. `configuration` is the ConfigMap of the mesh.
+pub async fn watch(client: Client, configuration: NsName, batches: mpsc::Sender<Batch>, mut statuses: Publisher<Statuses>, stop: CancellationToken) {
     let stop = stop.child_token();
     let _watches_end_with_this = stop.clone().drop_guard();
     let (told, mut news) = mpsc::channel(NEWS_MAX);
     for kind in Kind::ALL.into_iter().filter(|kind| kind.is_built_in()) {
         let resource = sent::resource(kind, kind.group_versions().1[0]);
-        tokio::spawn(follow(client.clone(), kind, resource, told.clone(), stop.clone()));
+        // Of ConfigMaps only the one with the mesh's configuration is anybody's business here.
+        let only = (kind == Kind::ConfigMap).then(|| configuration.clone());
+        tokio::spawn(follow(client.clone(), kind, resource, only, told.clone(), stop.clone()));
     }
     tokio::spawn(served::custom_kinds(client, told, stop.clone()));
 

@@ -4,9 +4,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use super::{BadCa, Ca, Lifetimes, PluggedIn, ROOT_LIFE};
+use super::{BadCa, Ca, Lifetimes, PluggedIn};
 
 const CERTIFICATE: &str = "ca-cert.pem";
 const KEY: &str = "ca-key.pem";
@@ -26,6 +26,11 @@ pub enum NoHome {
 /// Reads plugged-in files (`/etc/cacerts`): `ca-cert.pem`, `ca-key.pem`, `cert-chain.pem`, `root-cert.pem`, or the layout
 /// of a kubernetes.io/tls secret. `None` when there is nothing; a partial set is an error (spec/controlplane.md 3.6).
 pub fn plugged_in(folder: &Path, lifetimes: Lifetimes, now: SystemTime) -> Result<Option<Ca>, NoHome> {
+    plugged_in_files(folder)?.map(|files| load(folder, &files, lifetimes, now)).transpose()
+}
+
+/// The same files, unused.
+pub fn plugged_in_files(folder: &Path) -> Result<Option<PluggedIn>, NoHome> {
     let tls_layout = read(&folder.join("tls.crt"))?.is_some();
     let [certificate, key, chain, roots] =
         if tls_layout { ["tls.crt", "tls.key", "tls.crt", "ca.crt"] } else { [CERTIFICATE, KEY, CHAIN, ROOTS] };
@@ -40,7 +45,7 @@ pub fn plugged_in(folder: &Path, lifetimes: Lifetimes, now: SystemTime) -> Resul
         (None, _, _) => Ok(None),
         (_, None, [Some(certificate), Some(key), Some(chain), Some(roots)]) => {
             let [certificate, key, chain, roots] = [certificate, key, chain, roots].map(String::clone);
-            load(folder, &PluggedIn { certificate, key, chain, roots }, lifetimes, now).map(Some)
+            Ok(Some(PluggedIn { certificate, key, chain, roots }))
         }
         (Some(present), missing, _) => {
             Err(NoHome::Partial { folder: folder.to_owned(), present, missing: missing.unwrap_or(key) })
@@ -50,12 +55,12 @@ pub fn plugged_in(folder: &Path, lifetimes: Lifetimes, now: SystemTime) -> Resul
 
 /// Takes the self-signed root of a folder, or makes one there: key of mode 0600, folder of mode 0700. Of two programs
 /// that start together one makes it and the other reads it.
-pub fn self_signed(folder: &Path, trust_domain: &str, lifetimes: Lifetimes, now: SystemTime) -> Result<Ca, NoHome> {
+pub fn self_signed(folder: &Path, trust_domain: &str, life: Duration, lifetimes: Lifetimes, now: SystemTime) -> Result<Ca, NoHome> {
     if let Some(ca) = stored(folder, lifetimes, now)? {
         return Ok(ca);
     }
     let bad = |cause| NoHome::Bad { folder: folder.to_owned(), cause };
-    let ca = Ca::self_signed(trust_domain, ROOT_LIFE, lifetimes, now).map_err(bad)?;
+    let ca = Ca::self_signed(trust_domain, life, lifetimes, now).map_err(bad)?;
     let io = |cause| NoHome::Io { path: folder.to_owned(), cause };
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
     match store(folder, &ca) {

@@ -278,14 +278,14 @@ fn mode(path: &std::path::Path) -> u32 {
 fn a_self_signed_root_is_made_once_and_kept_private() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().join("ca");
-    let make = || home::self_signed(&home, "td", Lifetimes::default(), start()).unwrap();
+    let make = || home::self_signed(&home, "td", ROOT_LIFE, Lifetimes::default(), start()).unwrap();
     let first = make();
     assert_eq!(mode(&home), 0o700);
     assert_eq!(mode(&home.join("root/ca-key.pem")), 0o600);
     let again = make();
     assert_eq!((again.root_bundle(), again.private_pem()), (first.root_bundle(), first.private_pem()));
     std::fs::remove_file(home.join("root/ca-key.pem")).unwrap();
-    let err = home::self_signed(&home, "td", Lifetimes::default(), start()).unwrap_err().to_string();
+    let err = home::self_signed(&home, "td", ROOT_LIFE, Lifetimes::default(), start()).unwrap_err().to_string();
     assert!(err.contains("holds ca-cert.pem but not ca-key.pem"), "{err}");
 }
 
@@ -293,7 +293,7 @@ fn a_self_signed_root_is_made_once_and_kept_private() {
 fn programs_that_start_together_agree_on_one_root() {
     let folder = tempfile::tempdir().unwrap();
     let roots: Vec<String> = std::thread::scope(|scope| {
-        let make = || home::self_signed(folder.path(), "td", Lifetimes::default(), start()).unwrap().root_bundle();
+        let make = || home::self_signed(folder.path(), "td", ROOT_LIFE, Lifetimes::default(), start()).unwrap().root_bundle();
         let started: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
         started.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
@@ -331,8 +331,8 @@ fn plugged_in_folders_are_whole_or_absent() {
 fn an_expired_root_is_not_silently_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let now = start();
-    home::self_signed(folder.path(), "td", Lifetimes::default(), now).unwrap();
-    let err = home::self_signed(folder.path(), "td", Lifetimes::default(), now + ROOT_LIFE).unwrap_err().to_string();
+    home::self_signed(folder.path(), "td", ROOT_LIFE, Lifetimes::default(), now).unwrap();
+    let err = home::self_signed(folder.path(), "td", ROOT_LIFE, Lifetimes::default(), now + ROOT_LIFE).unwrap_err().to_string();
     assert!(err.contains("expired"), "{err}");
     let mut params = CertificateParams::default();
     valid(&mut params, now, now); // the helper and the authority agree on what a date is

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::{events, pod, printed, translation};
 use crate::cluster::Event;
 use crate::objects::{Object, ObjectKey};
-use crate::translate::{Changes, Translation};
+use crate::translate::{Changes, Settings, Translation};
 
 /// Versions of a few objects that hang together in every way there is.
 fn versions() -> Vec<Object> {
@@ -80,6 +80,22 @@ fn versions() -> Vec<Object> {
             "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{namespace: shop, name: wp, labels: {{{labels}}}}}\nspec: {{gatewayClassName: c}}\nstatus: {{{status}}}"
         ));
     }
+    for (name, class, network) in [("gw", "istio-remote", "n1"), ("gw", "istio-remote", "n2"), ("hw", "c", "n2")] {
+        add(&format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{namespace: shop, name: {name}, labels: {{topology.istio.io/network: {network}}}}}\n\
+             spec: {{gatewayClassName: {class}, listeners: [{{name: x, port: 15008, protocol: HBONE}}], addresses: [{{value: 203.0.113.1}}]}}"
+        ));
+    }
+    for spec in ["address: 10.1.0.1", "address: 10.3.0.1, network: n2", "address: 10.1.0.2, network: n1"] {
+        add(&format!("apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{namespace: other, name: vm}}\nspec: {{{spec}}}"));
+    }
+    add("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {namespace: other, name: g}\nspec: {hosts: [z.example], addresses: [10.1.0.1, 10.96.0.1], resolution: STATIC}");
+    for mesh in ["{}", "{discoverySelectors: [{matchLabels: {look: here}}]}", "{serviceEntryVisibility: {defaultVisibility: NAMESPACE, policies: [{visibility: NONE, matchingRules: [{namespaceSelector: {matchLabels: {look: here}}}]}]}}"] {
+        add(&format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{namespace: istio-system, name: istio}}\ndata: {{mesh: '{mesh}'}}"));
+    }
+    add("apiVersion: v1\nkind: Namespace\nmetadata: {name: other, labels: {look: here}}");
+    add("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {look: here, istio.io/use-waypoint: wp}}");
+    add("apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: c}\nspec: {controllerName: istio.io/unmanaged-gateway}");
     add("apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: c, labels: {istio.io/waypoint-for: workload}}\nspec: {controllerName: x}");
     let all = texts.iter().flat_map(|text| events(text));
     all.map(|event| match event {
@@ -87,6 +103,11 @@ fn versions() -> Vec<Object> {
         Event::Deleted(key) => panic!("{key} cannot be in a text"),
     })
     .collect()
+}
+
+/// Everything that can hang together does.
+fn entangled() -> Translation {
+    Translation::new(Settings { sends_dry_run: true, allows_waypoints: true, ..Settings::default() }, "default")
 }
 
 /// A mirror that only ever hears of changes.
@@ -125,7 +146,7 @@ proptest! {
     #[test]
     fn changes_end_where_reading_everything_would(steps in prop::collection::vec((any::<prop::sample::Index>(), 0..4u8, any::<bool>()), 1..40)) {
         let versions = versions();
-        let mut translation = translation();
+        let mut translation = entangled();
         let mut held: BTreeMap<ObjectKey, Object> = BTreeMap::new();
         let mut mirror = Mirror::default();
         let mut batch = Vec::new();
@@ -144,7 +165,7 @@ proptest! {
         }
         mirror.hear(&translation.apply(batch));
 
-        let mut anew = super::translation();
+        let mut anew = entangled();
         anew.apply(held.into_values().map(Event::Applied));
         prop_assert_eq!(printed(&translation), printed(&anew));
         let outputs: String = printed(&anew).lines().filter(|line| line.starts_with("workload ") || line.starts_with("service ") || line.starts_with("policy ")).map(|line| line.to_owned() + "\n").collect();
@@ -198,12 +219,13 @@ fn a_change_costs_what_it_touches() {
 #[test]
 fn nothing_is_left_behind_when_all_is_gone() {
     let versions = versions();
-    let mut translation = translation();
+    let mut translation = entangled();
     translation.apply(versions.iter().cloned().map(Event::Applied));
     let changes = translation.apply(versions.iter().map(|object| Event::Deleted(object.key())));
     assert!(changes.workloads.values().all(Option::is_none) && changes.services.values().all(Option::is_none));
     assert_eq!(printed(&translation), "");
     assert_eq!(translation.derived().count(), 0, "units are left");
+    assert!(format!("{translation:?}").contains("by_place: {}"), "claims are left");
     let shared: Vec<Arc<str>> = translation.cluster().namespaces.keys().map(|name| name.name.clone()).collect();
     assert!(shared.is_empty());
 }

@@ -193,15 +193,15 @@ fn ingress_through_the_waypoint() {
     let all = |own: &str, level: &str| [ready("shop", "wp"), service(&format!("istio.io/use-waypoint: wp{own}")), namespace(level)].concat();
     check(&all(", istio.io/ingress-use-waypoint: \"true\"", ""), expect![[r#"
         service shop/web.shop.svc.cluster.local vips(/10.96.0.1) canonical waypoint=/10.2.0.1:15008 ingress-uses-waypoint
-        Service shop/web: istio.io/WaypointBound=True WaypointAccepted: attached to shop/wp
+        Service shop/web: istio.io/WaypointBound=True WaypointAccepted: attached to shop/wp; ingress gateways send through it
     "#]]);
     check(&all("", "istio.io/ingress-use-waypoint: \"T\""), expect![[r#"
         service shop/web.shop.svc.cluster.local vips(/10.96.0.1) canonical waypoint=/10.2.0.1:15008 ingress-uses-waypoint
-        Service shop/web: istio.io/WaypointBound=True WaypointAccepted: attached to shop/wp
+        Service shop/web: istio.io/WaypointBound=True WaypointAccepted: attached to shop/wp; ingress gateways send through it
     "#]]);
     check(&all(", istio.io/ingress-use-waypoint: \"no\"", "istio.io/ingress-use-waypoint: \"true\""), expect![[r#"
         service shop/web.shop.svc.cluster.local vips(/10.96.0.1) canonical waypoint=/10.2.0.1:15008
-        Service shop/web: istio.io/WaypointBound=True WaypointAccepted: attached to shop/wp
+        Service shop/web: istio.io/WaypointBound=True WaypointAccepted: attached to shop/wp; ingress gateways do not send through it
     "#]]);
     check(&[service("istio.io/ingress-use-waypoint: \"true\"")].concat(), expect![[r#"
         service shop/web.shop.svc.cluster.local vips(/10.96.0.1) canonical

@@ -14,7 +14,7 @@ use super::Told;
 use super::held::{News, Seen};
 use super::sent::Sent;
 use crate::objects::stand_in::stand_in;
-use crate::objects::{Kind, read};
+use crate::objects::{Kind, NsName, read};
 use crate::status::shown::shown;
 
 /// Pause after an error: the first, and the longest. An API server that restarts is found again soon and is not stormed.
@@ -33,18 +33,24 @@ pub(super) enum Ended {
     NotServed,
 }
 
-/// Watches one kind until told to stop.
-pub(super) async fn follow(client: Client, kind: Kind, resource: ApiResource, told: Told, stop: CancellationToken) -> Ended {
+/// Watches one kind, or one object of it, until told to stop.
+pub(super) async fn follow(client: Client, kind: Kind, resource: ApiResource, only: Option<NsName>, told: Told, stop: CancellationToken) -> Ended {
     tokio::select! {
-        ended = forever(client, kind, resource, told) => ended,
+        ended = forever(client, kind, resource, only, told) => ended,
         _ = stop.cancelled() => Ended::Stopped,
     }
 }
 
-async fn forever(client: Client, kind: Kind, resource: ApiResource, told: Told) -> Ended {
-    let api: Api<Sent> = Api::all_with(client, &resource);
-    let mut backoff = Backoff::new(PAUSE, PAUSE_MAX);
+async fn forever(client: Client, kind: Kind, resource: ApiResource, only: Option<NsName>, told: Told) -> Ended {
     let mut config = watcher::Config::default().streaming_lists();
+    let api: Api<Sent> = match only {
+        Some(only) => {
+            config = config.fields(&format!("metadata.name={}", only.name));
+            Api::namespaced_with(client, &only.namespace, &resource)
+        }
+        None => Api::all_with(client, &resource),
+    };
+    let mut backoff = Backoff::new(PAUSE, PAUSE_MAX);
     loop {
         let mut events = pin!(watcher(api.clone(), config.clone()));
         let failed = loop {

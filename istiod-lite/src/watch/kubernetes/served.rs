@@ -108,7 +108,7 @@ async fn follow_served(client: Client, kind: Kind, told: Told, stop: Cancellatio
                 tracing::info!(target: "source", %kind, version, "the API server has this kind; it is watched");
                 backoff.reset();
                 let resource = sent::resource(kind, version);
-                if follow(client.clone(), kind, resource, told.clone(), stop.clone()).await == Ended::Stopped {
+                if follow(client.clone(), kind, resource, None, told.clone(), stop.clone()).await == Ended::Stopped {
                     return;
                 }
             }

@@ -33,8 +33,8 @@ fn watching(server: &ApiServer) -> Watching {
     let (sender, batches) = mpsc::channel(1);
     let stop = CancellationToken::new();
     let (publisher, statuses) = watched(Statuses::default());
-    tokio::spawn(watch(server.client(), sender, publisher, stop.clone()));
-    Watching { batches, cluster: Cluster::new("default"), last: Batch::default(), statuses, stop }
+    tokio::spawn(watch(server.client(), NsName::new("istio-system", "istio"), sender, publisher, stop.clone()));
+    Watching { batches, cluster: Cluster::new("default", "istio-system"), last: Batch::default(), statuses, stop }
 }
 
 impl Watching {
@@ -264,4 +264,19 @@ fn what_is_held_follows_the_news() {
         assert_eq!((held.is_whole(), held.findings().refused.len()), (is_whole, refused), "row {index}");
         assert!(Arc::ptr_eq(&held.findings(), &held.findings()));
     }
+}
+
+// The configuration of the mesh is one ConfigMap; of all others nothing is asked for.
+#[tokio::test]
+async fn one_config_map_is_watched() {
+    let server = ApiServer::new();
+    let map = |namespace: &str, name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{namespace: {namespace}, name: {name}}}\ndata: {{mesh: \"discoverySelectors: [{{matchLabels: {{a: b}}}}]\"}}\n---\n");
+    server.put_yaml(&[map("istio-system", "istio"), map("istio-system", "other"), map("shop", "istio")].concat());
+    let mut watching = watching(&server);
+    watching.whole().await;
+    let names: Vec<String> = watching.cluster.config_maps.keys().map(NsName::to_string).collect();
+    assert_eq!(names, ["istio-system/istio"]);
+    assert_eq!(watching.cluster.mesh_config().discovery_selectors.len(), 1);
+    server.delete("/api/v1/configmaps", "istio-system", "istio");
+    watching.until("its end is seen", |cluster, _| cluster.mesh_config().discovery_selectors.is_empty()).await;
 }

@@ -1,0 +1,172 @@
+//! The mesh's own configuration: the ConfigMap `istio` of the root namespace, its key `mesh` in YAML
+//! (spec/controlplane.md 5.4). Settings that are honoured have a field; the names of all others are kept, so that they
+//! can be reported. A setting that is honoured and cannot be read is an error: a misspelt selector must not select all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::core::Refused;
+use super::gateway::LabelSelector;
+use super::meta::Meta;
+use super::{Kind, Labels};
+
+/// The key of the ConfigMap that holds the settings. A ConfigMap without it is somebody else's.
+pub const MESH: &str = "mesh";
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConfigMap {
+    pub meta: Meta,
+    pub mesh: MeshConfig,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct MeshConfig {
+    pub trust_domain: Option<Arc<str>>,
+    pub root_namespace: Option<Arc<str>>,
+    /// Namespaces that are looked at: those that any of these selects; all of them when there is none.
+    pub discovery_selectors: Vec<LabelSelector>,
+    pub service_entry_visibility: Option<ServiceEntryVisibility>,
+    #[serde(flatten)]
+    pub others: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceEntryVisibility {
+    pub default_visibility: Visible,
+    /// Sidecars are not served here, so it says nothing to us.
+    pub apply_to_sidecars: bool,
+    pub policies: Vec<VisibilityPolicy>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct VisibilityPolicy {
+    pub visibility: Visible,
+    pub matching_rules: Vec<MatchingRule>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct MatchingRule {
+    pub namespace_selector: Option<LabelSelector>,
+}
+
+/// Who sees the hosts of a ServiceEntry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Visible {
+    #[default]
+    #[serde(rename = "PUBLIC", alias = "VISIBILITY_UNSPECIFIED")]
+    Public,
+    /// Clients of its own namespace.
+    #[serde(rename = "NAMESPACE")]
+    Namespace,
+    /// Nobody: the entry is not published.
+    #[serde(rename = "NONE")]
+    None,
+}
+
+impl ConfigMap {
+    pub fn take(object: k8s_openapi::api::core::v1::ConfigMap) -> Result<ConfigMap, Refused> {
+        let text = object.data.unwrap_or_default().remove(MESH).unwrap_or_default();
+        let mesh = MeshConfig::parse(&text).map_err(|why| ("data.mesh", why))?;
+        Ok(ConfigMap { meta: Meta::of(Kind::ConfigMap, object.metadata)?, mesh })
+    }
+}
+
+impl MeshConfig {
+    /// # Errors
+    /// What in the text cannot be understood, with its line within the text.
+    pub fn parse(text: &str) -> Result<MeshConfig, String> {
+        if text.trim().is_empty() {
+            return Ok(MeshConfig::default());
+        }
+        let config: MeshConfig = serde_saphyr::from_str(text).map_err(|error| {
+            let said = error.to_string();
+            let first = said.lines().next().unwrap_or_default();
+            first.strip_prefix("error: ").unwrap_or(first).to_owned()
+        })?;
+        for (at, selector) in config.selectors() {
+            selector.check().map_err(|why| format!("{at}: {why}"))?;
+        }
+        Ok(config)
+    }
+
+    /// Every selector of namespaces and where it stands.
+    fn selectors(&self) -> impl Iterator<Item = (String, &LabelSelector)> {
+        let discovery = self.discovery_selectors.iter().enumerate().map(|(index, selector)| (format!("discoverySelectors[{index}]"), selector));
+        let rules = self.service_entry_visibility.iter().flat_map(|visibility| &visibility.policies).flat_map(|policy| &policy.matching_rules);
+        discovery.chain(rules.filter_map(|rule| Some(("serviceEntryVisibility.policies.matchingRules.namespaceSelector".to_owned(), rule.namespace_selector.as_ref()?))))
+    }
+
+    /// Whether a namespace with these labels is looked at; `None`: the namespace is not known.
+    pub fn discovers(&self, labels: Option<&Labels>) -> bool {
+        self.discovery_selectors.is_empty() || labels.is_some_and(|labels| self.discovery_selectors.iter().any(|selector| selector.matches(labels)))
+    }
+
+    /// Who sees the ServiceEntries of a namespace with these labels.
+    pub fn visible(&self, labels: &Labels) -> Visible {
+        self.service_entry_visibility.as_ref().map_or(Visible::Public, |visibility| visibility.of(labels))
+    }
+
+    /// Settings that stand in the text and have no effect, each with why.
+    pub fn unhonoured(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let mut of_proxies = Vec::new();
+        let mut unknown = Vec::new();
+        for name in self.others.keys() {
+            if let Some((_, why)) = EXPLAINED.iter().find(|(known, _)| known == name) {
+                notes.push(format!("data.mesh.{name} is not honoured: {why}"));
+            } else if OF_PROXIES.contains(&name.as_str()) {
+                of_proxies.push(name.as_str());
+            } else {
+                unknown.push(name.as_str());
+            }
+        }
+        if !of_proxies.is_empty() {
+            notes.push(format!("data.mesh: {} have no effect: they are for proxies at layer 7", of_proxies.join(", ")));
+        }
+        if !unknown.is_empty() {
+            notes.push(format!("data.mesh: {} are not settings that are known here", unknown.join(", ")));
+        }
+        if self.service_entry_visibility.as_ref().is_some_and(|visibility| visibility.apply_to_sidecars) {
+            notes.push("data.mesh.serviceEntryVisibility.applyToSidecars has no effect: sidecars are not configured here".into());
+        }
+        notes
+    }
+}
+
+impl ServiceEntryVisibility {
+    /// The first policy of which all rules match decides. A policy without rules matches all.
+    fn of(&self, labels: &Labels) -> Visible {
+        let is_met = |rule: &MatchingRule| rule.namespace_selector.as_ref().is_none_or(|selector| selector.matches(labels));
+        let policy = self.policies.iter().find(|policy| policy.matching_rules.iter().all(is_met));
+        policy.map_or(self.default_visibility, |policy| policy.visibility)
+    }
+}
+
+/// Settings of which somebody could believe that they are in force.
+const EXPLAINED: [(&str, &str); 7] = [
+    ("trustDomainAliases", "principals of policies must carry the trust domain itself"),
+    ("outboundTrafficPolicy", "node daemons decide by MESH_RANGES what becomes of unknown destinations"),
+    ("serviceScopeConfigs", "there is one cluster, so no service is global"),
+    ("serviceSettings", "there is one cluster, so every host is local to it"),
+    ("caCertificates", "the trust bundle is the authority's: add roots to root-cert.pem of --plugged-in-ca"),
+    ("ca", "certificates are signed here: see --plugged-in-ca"),
+    ("meshMTLS", "tunnels between nodes speak TLS 1.3 only"),
+];
+
+/// What configures proxies that read requests, and sidecars (spec/controlplane.md 5.4).
+const OF_PROXIES: [&str; 40] = [
+    "accessLogEncoding", "accessLogFile", "accessLogFormat", "certificates", "configSources", "connectTimeout", "defaultConfig",
+    "defaultDestinationRuleExportTo", "defaultHttpRetryPolicy", "defaultProviders", "defaultServiceExportTo", "defaultTrafficPolicy",
+    "defaultVirtualServiceExportTo", "disableEnvoyListenerLog", "dnsRefreshRate", "enableAutoMtls", "enableEnvoyAccessLogService",
+    "enablePrometheusMerge", "enableTracing", "extensionProviders", "h2UpgradePolicy", "hboneIdleTimeout",
+    "inboundClusterStatName", "inboundTrafficPolicy", "ingressClass", "ingressControllerMode", "ingressSelector", "ingressService",
+    "localityLbSetting", "meshNetworks", "outboundClusterStatName", "pathNormalization", "protocolDetectionTimeout", "proxyHttpPort",
+    "proxyInboundListenPort", "proxyListenPort", "tcpKeepalive", "tlsDefaults", "verifyCertificateAtClient", "zoneAwareLbSetting",
+];
