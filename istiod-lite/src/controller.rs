@@ -31,7 +31,7 @@ use crate::ca::placements::Placements;
 use crate::ca::review::Reviews;
 use crate::ca::root;
 use crate::config::Config;
-use crate::leader::Candidate;
+use crate::leader::{Candidate, Leadership};
 use crate::metrics::{self, Sources};
 use crate::reconcile::{Numbers, Reconcile};
 use crate::status::plan::Page;
@@ -80,7 +80,10 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
         published: &root::published(config.root_cert_out.as_deref()),
         lifetimes: meaning.lifetimes,
     };
-    let (source, stored) = root::load(&begin, now)?;
+    let (source, stored) = match &client {
+        Some(client) => root::load_in_cluster(&begin, Api::namespaced(client.clone(), &config.namespace), now).await?,
+        None => root::load(&begin, now)?,
+    };
     let ca = stored.ca(meaning.lifetimes, now)?;
     let serving = root::serving(&ca, &meaning.serving_names, now)?;
     let tls = ServingTls::new(serving.chain, &serving.key, ca.roots(), KeyExchange::default(), clock.clone()).context("our own certificate cannot be served")?;
@@ -124,22 +127,28 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
     let block = Some(ready.block("sources"));
     let reconcile = Reconcile { translation, catalog: writer, placements, pages, numbers, block, origins: Default::default(), findings: Default::default() };
     drain.spawn(reconcile.run(batched, dumped, drain.soft_token()));
-    match client {
+    let leadership = match client {
         Some(client) => {
             let (publisher, statuses) = watched(Statuses::default());
             drain.spawn(kubernetes::watch(client.clone(), configuration, batches, publisher, drain.soft_token()));
-            let writes = Writes { client, bundle: live.bundle(), pages: shown.clone(), statuses, webhook: config.webhook() };
-            drain.spawn(lead(writes, &config, drain.soft_token()));
+            let me = config.replica();
+            let (candidate, leadership) = Candidate::new(Api::namespaced(client.clone(), &config.namespace), &config.lease(), &me);
+            let writes = Writes { client, me, bundle: live.bundle(), pages: shown.clone(), statuses, webhook: config.webhook() };
+            drain.spawn(lead(candidate, leadership.clone(), writes, drain.soft_token()));
+            leadership
         }
-        None => drop(drain.spawn(files::watch(config.folders.clone(), batches, drain.soft_token()))),
-    }
+        None => {
+            drain.spawn(files::watch(config.folders.clone(), batches, drain.soft_token()));
+            Leadership::always()
+        }
+    };
 
     // serve
     let reviews = Arc::new(serve::Counters::default());
     if let Some(https) = https {
         drain.spawn(serve::serve(https, tls.clone(), reviews.clone(), drain.clone()));
     }
-    let sources = Sources { started: Instant::now(), ads: ads.clone(), catalog: told, numbers: counted, certificates, reviews, authority: live, recorder: metrics::recorder() };
+    let sources = Sources { started: Instant::now(), ads: ads.clone(), catalog: told, numbers: counted, certificates, reviews, leadership, authority: live, recorder: metrics::recorder() };
     let routes = Arc::new(Admin { ready, sources, pages: shown, dumps, cluster_id: config.cluster_id }.routes());
     drain.spawn(admin::serve_tcp(monitoring, routes.clone(), admin::Limits::DEFAULT, drain.clone()));
     drain.spawn(admin::serve_tcp(http, routes, admin::Limits::DEFAULT, drain.clone()));
@@ -159,32 +168,29 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
 /// What one of several replicas writes for all of them.
 struct Writes {
     client: Client,
+    me: String,
     bundle: watch::Receiver<String>,
     pages: watch::Receiver<Arc<Page>>,
     statuses: Watched<Statuses>,
     webhook: Option<String>,
 }
 
-fn lead(writes: Writes, config: &Config, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
-    let leases = Api::namespaced(writes.client.clone(), &config.namespace);
-    let me = config.replica();
-    let (candidate, leadership) = Candidate::new(leases, &config.lease(), &me);
-    async move {
-        let (writes, me) = (&writes, me.as_str());
-        let write = leadership.while_held(|| async move {
-            let Writes { client, bundle, pages, statuses, webhook } = writes;
-            let trust = async {
-                match webhook {
-                    Some(name) => keep_bundle(client.clone(), name.clone(), bundle.clone()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::join!(distribute(client.clone(), bundle.clone()), objects::write(client.clone(), me, pages.clone(), statuses.clone()), trust);
-        });
-        tokio::select! {
-            () = candidate.run(stop) => {}
-            () = write => {}
-        }
+/// Contends for the lease, and writes while it is held.
+async fn lead(candidate: Candidate, leadership: Leadership, writes: Writes, stop: CancellationToken) {
+    let writes = &writes;
+    let write = leadership.while_held(|| async move {
+        let Writes { client, me, bundle, pages, statuses, webhook } = writes;
+        let trust = async {
+            match webhook {
+                Some(name) => keep_bundle(client.clone(), name.clone(), bundle.clone()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::join!(distribute(client.clone(), bundle.clone()), objects::write(client.clone(), me, pages.clone(), statuses.clone()), trust);
+    });
+    tokio::select! {
+        () = candidate.run(stop) => {}
+        () = write => {}
     }
 }
 

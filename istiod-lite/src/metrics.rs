@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::admission::serve;
 use crate::ca::issue::Counters;
 use crate::ca::live::Live;
+use crate::leader::Leadership;
 use crate::reconcile::Numbers;
 
 const INFO: Family = Family::gauge("pilot_info", "The version that runs");
@@ -34,16 +35,19 @@ const TRANSLATION: Family = Family::gauge("pilot_translation_seconds", "Duration
 const SERVICES: Family = Family::gauge("pilot_services", "Services that are told");
 const WORKLOADS: Family = Family::gauge("pilot_workloads", "Workloads that are told");
 const POLICIES: Family = Family::gauge("pilot_policies", "Policies that are told");
-const FAULTS: Family = Family::gauge("pilot_source_faults", "Files whose newest content is not used");
+const FAULTS: Family = Family::gauge("pilot_source_faults", "Files whose newest content is not used, and kinds that cannot be watched");
 const CSR: Family = Family::counter_of_fractions("citadel_server_csr_count", "Certificate requests");
 const ISSUED: Family = Family::counter_of_fractions("citadel_server_success_cert_issuance_count", "Certificates issued");
 const CA_AUTHN: Family = Family::counter_of_fractions("citadel_server_authentication_failure_count", "Certificate requests of unknown callers or for identities they may not have");
 const CSR_PARSE: Family = Family::counter_of_fractions("citadel_server_csr_parsing_err_count", "Certificate requests that cannot be read");
 const CSR_SIGN: Family = Family::counter_of_fractions("citadel_server_csr_sign_err_count", "Certificates that could not be signed");
+const LEADS: Family = Family::gauge("istiod_leader", "1 on the replica that writes statuses and objects");
+const REFUSED_OBJECTS: Family = Family::gauge("pilot_refused_objects", "Objects of the API server whose newest state cannot be used");
 const VALID: Family = Family::counter_of_fractions("galley_validation_passed", "Objects that were validated and found good");
 const INVALID: Family = Family::counter_of_fractions("galley_validation_failed", "Objects that were refused before they were stored");
 const VALIDATION_ERRORS: Family = Family::counter_of_fractions("galley_validation_http_error", "Requests to the webhook that were no reviews");
 const ROOTS: Family = Family::gauge("pilot_ca_roots", "Roots in the trust bundle: more than one while the root is changed");
+const ROOT_LEFT: Family = Family::gauge("citadel_server_root_cert_expiry_seconds", "Life that the signing certificate has left, seconds");
 const ROOT_EXPIRY: Family = Family::gauge("citadel_server_root_cert_expiry_timestamp", "When the signing certificate ends, seconds since 1970");
 
 /// Where the numbers are.
@@ -55,6 +59,7 @@ pub struct Sources {
     pub numbers: watch::Receiver<Numbers>,
     pub certificates: Arc<Counters>,
     pub reviews: Arc<serve::Counters>,
+    pub leadership: Leadership,
     pub authority: Arc<Live>,
     pub recorder: Recorder,
 }
@@ -108,6 +113,8 @@ pub fn collect(from: &Sources) {
     set(&POLICIES, &[], policies as f64);
 
     let certificates = &from.certificates;
+    set(&LEADS, &[], if from.leadership.is_held() { 1.0 } else { 0.0 });
+    set(&REFUSED_OBJECTS, &[], numbers.refused as f64);
     set(&VALID, &[], count(&from.reviews.passed));
     set(&INVALID, &[], count(&from.reviews.failed));
     set(&VALIDATION_ERRORS, &[], count(&from.reviews.http_errors));
@@ -119,6 +126,8 @@ pub fn collect(from: &Sources) {
     set(&CSR_SIGN, &[], count(&certificates.sign_errors));
     let ca = from.authority.ca();
     set(&ROOTS, &[], ca.roots().len() as f64);
-    let ends = ca.not_after().duration_since(UNIX_EPOCH).or_else(|_| SystemTime::UNIX_EPOCH.duration_since(UNIX_EPOCH));
-    set(&ROOT_EXPIRY, &[], ends.unwrap_or_default().as_secs_f64());
+    let since_1970 = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let ends = since_1970(ca.not_after());
+    set(&ROOT_EXPIRY, &[], ends);
+    set(&ROOT_LEFT, &[], ends - since_1970(SystemTime::now()));
 }

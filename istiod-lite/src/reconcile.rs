@@ -39,8 +39,10 @@ pub struct Numbers {
     pub events: u64,
     pub batches: u64,
     pub units_computed: u64,
-    /// Files whose newest content is not used.
+    /// Files whose newest content is not used, and kinds that cannot be watched.
     pub faults: usize,
+    /// Objects whose newest state is not used.
+    pub refused: usize,
     /// Duration of the last translation and publication, microseconds.
     pub last_us: u64,
 }
@@ -106,6 +108,9 @@ impl Reconcile {
 
     /// Logs what is newly wrong, and what is not wrong any more.
     fn tell(&mut self, batch: &Batch) {
+        if Arc::ptr_eq(&self.findings, &batch.findings) {
+            return;
+        }
         let before: BTreeSet<String> = self.findings.lines().into_iter().collect();
         let after: BTreeSet<String> = batch.findings.lines().into_iter().collect();
         for line in after.difference(&before) {
@@ -118,13 +123,13 @@ impl Reconcile {
     }
 
     fn count(&mut self, events: usize, units: usize, took: Duration) {
-        let faults = self.findings.faults.len();
+        let (faults, refused) = (self.findings.faults.len() + self.findings.troubles.len(), self.findings.refused.len());
         let last_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.numbers.send_modify(|numbers| {
             numbers.batches += 1;
             numbers.events += events as u64;
             numbers.units_computed += units as u64;
-            (numbers.faults, numbers.last_us) = (faults, last_us);
+            (numbers.faults, numbers.refused, numbers.last_us) = (faults, refused, last_us);
         });
     }
 

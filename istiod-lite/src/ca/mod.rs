@@ -1,10 +1,11 @@
 //! The certificate authority of this controller: whose it is (`root`), how its root is changed (`rotation`, `stored`,
-//! `home`, `keep`) and told (`distribute`), who calls (`authn`, `review`), where pods run (`placements`), and issuing
+//! `home`, `secret`, `keep`) and told (`distribute`), who calls (`authn`, `review`), where pods run (`placements`), and issuing
 //! (`live`, `issue`). What a certificate looks like and the gRPC service are in mesh-identity.
 
 pub mod rotation;
 pub mod stored;
 pub mod home;
+pub mod secret;
 pub mod live;
 pub mod root;
 pub mod keep;

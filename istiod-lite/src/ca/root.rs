@@ -7,10 +7,13 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use mesh_identity::clock::rfc3339;
 use mesh_identity::sign::{Ca, Lifetimes, Serving, home};
 
 use super::keep::Source;
+use super::secret;
 use super::stored::Stored;
 
 /// The serving certificate lives as long as the signer: ten years at most (spec/controlplane.md 2.10).
@@ -30,18 +33,44 @@ pub struct Start<'a> {
 
 /// Plugged-in files win; a folder without any means self-signed.
 pub fn load(start: &Start<'_>, now: SystemTime) -> anyhow::Result<(Source, Stored)> {
-    let Start { plugged_in, own, trust_domain, root_life, published, lifetimes } = *start;
-    if let Some(files) = home::plugged_in_files(plugged_in).context("the plugged-in authority cannot be used")? {
-        let stored = Stored::plugged_in(&files, published, lifetimes, now).with_context(|| format!("the plugged-in authority in {} cannot be used", plugged_in.display()))?;
-        tracing::info!(target: "ca", folder = %plugged_in.display(), "certificates are signed with the plugged-in authority");
-        if stored.book.roots.get(&stored.book.signer.root).is_some_and(|trust| trust.since == now) {
-            tracing::warn!(target: "ca", "nodes do not know the plugged-in root yet: until each has renewed its certificates, connections between old and new ones can fail. Change the files while the controller runs, and it waits");
-        }
-        return Ok((Source::PluggedIn { folder: plugged_in.to_owned(), seen: Some(files) }, stored));
+    if let Some(plugged_in) = plugged_in(start, now)? {
+        return Ok(plugged_in);
     }
+    let Start { own, trust_domain, root_life, .. } = *start;
     let stored = self_signed(start, now).with_context(|| format!("the self-signed root in {} cannot be used", own.display()))?;
     tracing::info!(target: "ca", folder = %own.display(), ends = %rfc3339(stored.book.signer.ends), "certificates are signed with a self-signed root");
     Ok((Source::Own { folder: own.to_owned(), trust_domain: trust_domain.to_owned(), root_life }, stored))
+}
+
+/// The same in a cluster, where all replicas share a self-signed root in a Secret.
+pub async fn load_in_cluster(start: &Start<'_>, secrets: Api<Secret>, now: SystemTime) -> anyhow::Result<(Source, Stored)> {
+    if let Some(plugged_in) = plugged_in(start, now)? {
+        return Ok(plugged_in);
+    }
+    let Start { trust_domain, root_life, lifetimes, .. } = *start;
+    let held = secret::load(&secrets).await.with_context(|| format!("Secret {}: this controller's ServiceAccount needs get of it", secret::NAME))?;
+    let kept = match held {
+        Some(kept) => kept,
+        None => {
+            let new = Stored::new(&Ca::self_signed(trust_domain, root_life, lifetimes, now)?, lifetimes.default);
+            secret::create(&secrets, &new.data()).await.with_context(|| format!("Secret {}: this controller's ServiceAccount needs create of secrets", secret::NAME))?
+        }
+    };
+    let bad = || format!("Secret {} cannot be used: complete it, or delete it for a new root", secret::NAME);
+    let stored = Stored::parse(&kept.data, lifetimes, now).with_context(bad)?.with_context(bad)?;
+    tracing::info!(target: "ca", secret = secret::NAME, ends = %rfc3339(stored.book.signer.ends), "certificates are signed with a self-signed root");
+    Ok((Source::Cluster { secrets, version: kept.version, trust_domain: trust_domain.to_owned(), root_life }, stored))
+}
+
+fn plugged_in(start: &Start<'_>, now: SystemTime) -> anyhow::Result<Option<(Source, Stored)>> {
+    let Start { plugged_in, published, lifetimes, .. } = *start;
+    let Some(files) = home::plugged_in_files(plugged_in).context("the plugged-in authority cannot be used")? else { return Ok(None) };
+    let stored = Stored::plugged_in(&files, published, lifetimes, now).with_context(|| format!("the plugged-in authority in {} cannot be used", plugged_in.display()))?;
+    tracing::info!(target: "ca", folder = %plugged_in.display(), "certificates are signed with the plugged-in authority");
+    if stored.book.roots.get(&stored.book.signer.root).is_some_and(|trust| trust.since == now) {
+        tracing::warn!(target: "ca", "nodes do not know the plugged-in root yet: until each has renewed its certificates, connections between old and new ones can fail. Change the files while the controller runs, and it waits");
+    }
+    Ok(Some((Source::PluggedIn { folder: plugged_in.to_owned(), seen: Some(files) }, stored)))
 }
 
 fn self_signed(start: &Start<'_>, now: SystemTime) -> anyhow::Result<Stored> {

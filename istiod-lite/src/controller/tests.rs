@@ -281,7 +281,7 @@ async fn debug_pages_are_refused_to_other_machines() {
     let ca = mesh_identity::sign::Ca::self_signed("cluster.local", SOON, Default::default(), SystemClock.now()).unwrap();
     let authority = Arc::new(Live::new(ca, SOON));
     let numbers = watch::channel(Numbers::default()).1;
-    let sources = Sources { started: Instant::now(), ads, catalog: told, numbers, certificates: Default::default(), reviews: Default::default(), authority, recorder: metrics::recorder() };
+    let sources = Sources { started: Instant::now(), ads, catalog: told, numbers, certificates: Default::default(), reviews: Default::default(), leadership: Leadership::always(), authority, recorder: metrics::recorder() };
     let routes = Admin { ready: Ready::new(), sources, pages: shown, dumps, cluster_id: "c".into() }.routes();
     for path in routes.paths() {
         let ask = admin::Ask {

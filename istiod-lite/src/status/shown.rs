@@ -11,7 +11,8 @@ use super::plan::{Address, Condition};
 use crate::objects::{Kind, ObjectKey};
 
 /// The conditions that are ours; those of others on the same object are never looked at.
-pub const TYPES: [&str; 5] = ["ZtunnelAccepted", "WaypointAccepted", "istio.io/WaypointBound", "istio.io/WaypointMissing", "istio.io/Accepted"];
+pub const TYPES: [&str; 6] =
+    ["ZtunnelAccepted", "WaypointAccepted", "istio.io/WaypointBound", "istio.io/WaypointMissing", "istio.io/VisibilityApplied", "istio.io/Accepted"];
 
 /// Of every object that shows something of ours.
 pub type Statuses = RedBlackTreeMapSync<ObjectKey, Arc<Shown>>;

@@ -36,7 +36,7 @@ struct State {
     oldest: u64,
     /// Grows when all open watches are to be cut.
     cuts: u64,
-    refuses_streaming: bool,
+    streaming: Streaming,
     /// Collections that nobody may read, and places that nobody may write.
     forbidden: BTreeSet<String>,
     /// What each field manager applied last.
@@ -45,6 +45,17 @@ struct State {
     tokens: BTreeMap<String, Value>,
     asked: Vec<String>,
     is_down: bool,
+}
+
+/// What becomes of lists as streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Streaming {
+    #[default]
+    Works,
+    /// By an API server that does not know it.
+    Refused,
+    /// By an API server whose etcd does not.
+    Fails,
 }
 
 /// `/api/v1/pods`, namespace (empty: none), name.
@@ -127,8 +138,8 @@ impl ApiServer {
         self.change(|state| state.cuts += 1);
     }
 
-    pub fn refuse_streaming(&self) {
-        self.state.lock().refuses_streaming = true;
+    pub fn set_streaming(&self, streaming: Streaming) {
+        self.state.lock().streaming = streaming;
     }
 
     pub fn set_down(&self, is_down: bool) {
@@ -266,12 +277,14 @@ impl ApiServer {
     fn watch(&self, place: Place, query: &BTreeMap<String, String>) -> Answer {
         let state = self.state.lock();
         let wants_initial = query.contains_key("sendInitialEvents");
-        if wants_initial && state.refuses_streaming {
+        if wants_initial && state.streaming == Streaming::Refused {
             return status(422, "Invalid", "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled");
         }
         let mut lines = Vec::new();
         let mut seen: u64 = query["resourceVersion"].parse().unwrap();
-        if wants_initial {
+        if wants_initial && state.streaming == Streaming::Fails {
+            lines.push(line("ERROR", &json!({ "kind": "Status", "code": 500, "reason": "InternalError", "message": "the required storage feature RequestWatchProgress is disabled", "status": "Failure", "metadata": {} })));
+        } else if wants_initial {
             lines.extend(state.within(&place, query).map(|object| line("ADDED", object)));
             seen = state.version;
             lines.push(line("BOOKMARK", &json!({ "kind": "x", "apiVersion": "v1", "metadata": { "resourceVersion": seen.to_string(), "annotations": { "k8s.io/initial-events-end": "true" } } })));

@@ -53,6 +53,7 @@ async fn forever(client: Client, kind: Kind, resource: ApiResource, only: Option
     let mut backoff = Backoff::new(PAUSE, PAUSE_MAX);
     loop {
         let mut events = pin!(watcher(api.clone(), config.clone()));
+        let mut is_listing = false;
         let failed = loop {
             let next = match tokio::time::timeout(SETTLED_AFTER, events.next()).await {
                 Ok(next) => next,
@@ -67,6 +68,11 @@ async fn forever(client: Client, kind: Kind, resource: ApiResource, only: Option
             let error = match next {
                 Some(Ok(event)) => {
                     let news = news(kind, event);
+                    match news {
+                        News::Begin => is_listing = true,
+                        News::Listed => is_listing = false,
+                        _ => {}
+                    }
                     // That a list begins says only that it is asked for.
                     if !matches!(news, News::Begin) {
                         backoff.reset();
@@ -83,7 +89,7 @@ async fn forever(client: Client, kind: Kind, resource: ApiResource, only: Option
                 return Ended::NotServed;
             }
             let streams = config.initial_list_strategy == InitialListStrategy::StreamingList;
-            if is_from_the_start(&error) || streams && wants_no_stream(&error) {
+            if is_from_the_start(&error) || streams && wants_no_stream(&error, is_listing) {
                 break error;
             }
             pause(&mut backoff).await;
@@ -91,7 +97,7 @@ async fn forever(client: Client, kind: Kind, resource: ApiResource, only: Option
                 return Ended::Stopped;
             }
         };
-        if wants_no_stream(&failed) {
+        if !is_from_the_start(&failed) {
             tracing::info!(target: "source", %kind, error = %failed, "the API server streams no lists; they are read in pages");
             config.initial_list_strategy = InitialListStrategy::ListWatch;
         } else {
@@ -133,9 +139,14 @@ fn is_from_the_start(error: &Error) -> bool {
     matches!(error, Error::WatchStartFailed(_)) && code(error) == Some(410)
 }
 
-/// An API server without the feature WatchList refuses the question.
-fn wants_no_stream(error: &Error) -> bool {
-    matches!(error, Error::WatchStartFailed(_)) && matches!(code(error), Some(400 | 422))
+/// An API server without the feature WatchList refuses the question; one whose etcd is too old for it (before 3.4.25 and
+/// 3.5.8) begins, and breaks off with an error of its own.
+fn wants_no_stream(error: &Error, is_listing: bool) -> bool {
+    match error {
+        Error::WatchStartFailed(_) => matches!(code(error), Some(400 | 422)),
+        Error::WatchError(status) => is_listing && status.code != 410,
+        _ => false,
+    }
 }
 
 fn words(resource: &ApiResource, error: &Error) -> String {

@@ -13,7 +13,7 @@ use crate::cluster::{Cluster, Event};
 use crate::objects::read::{self, Fault};
 use crate::objects::{NsName, Object, ObjectKey};
 use crate::status::shown::Shown;
-use crate::testing::api_server::{ApiServer, collection};
+use crate::testing::api_server::{ApiServer, Streaming, collection};
 use crate::translate::tests::pod;
 use crate::watch::Instead;
 
@@ -82,11 +82,9 @@ async fn objects_come_change_and_go() {
 // what was deleted while no watch was open is found by the new list (410 Gone)
 #[tokio::test]
 async fn a_watch_that_expired_lists_again() {
-    for streams in [true, false] {
+    for streaming in [Streaming::Works, Streaming::Refused, Streaming::Fails] {
         let server = ApiServer::new();
-        if !streams {
-            server.refuse_streaming();
-        }
+        server.set_streaming(streaming);
         server.put_yaml(&(pod("shop", "a", "10.1.0.1", "") + &pod("shop", "b", "10.1.0.2", "")));
         let mut source = watching(&server);
         source.whole().await;
@@ -115,15 +113,18 @@ async fn a_watch_that_was_cut_goes_on() {
 
 #[tokio::test]
 async fn lists_are_read_in_pages_where_they_are_not_streamed() {
-    let server = ApiServer::new();
-    server.refuse_streaming();
-    for index in 0..1201 {
-        server.put("/api/v1/pods", json!({ "metadata": { "namespace": "shop", "name": format!("p{index}") } }));
+    for streaming in [Streaming::Refused, Streaming::Fails] {
+        let server = ApiServer::new();
+        server.set_streaming(streaming);
+        for index in 0..1201 {
+            server.put("/api/v1/pods", json!({ "metadata": { "namespace": "shop", "name": format!("p{index}") } }));
+        }
+        let mut source = watching(&server);
+        source.whole().await;
+        assert_eq!(source.cluster.pods.len(), 1201);
+        assert_eq!(server.asked("GET", "/api/v1/pods?&limit=500"), 3);
+        assert!(source.last.findings.troubles.is_empty());
     }
-    let mut source = watching(&server);
-    source.whole().await;
-    assert_eq!(source.cluster.pods.len(), 1201);
-    assert_eq!(server.asked("GET", "/api/v1/pods?&limit=500"), 3);
 }
 
 // spec/controlplane.md 4.1: CRDs may be absent at start and appear later
