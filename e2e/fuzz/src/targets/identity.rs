@@ -96,7 +96,10 @@ pub const NAMES: Target = Target {
     check: |bytes| match identity_of(&CertificateDer::from(bytes)) {
         Ok(identity) => {
             saw("identity");
-            assert_eq!(uris(bytes), [identity.to_string().into_bytes()], "another reader finds other names");
+            // A stricter reader may find nothing in what is damaged elsewhere; another name, or a second, nobody may find.
+            let found = uris(bytes);
+            let other = found.iter().any(|uri| *uri != identity.to_string().into_bytes());
+            assert!(!other && found.len() <= 1, "another reader finds other names than {identity}: {found:?}");
         }
         Err(why) => saw_text(&why.to_string()),
     },
