@@ -17,6 +17,7 @@ mod netns {
     pub mod policy;
     pub mod programs;
     pub mod sandwich;
+    pub mod start;
     pub mod waypoint;
 }
 
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use netns::mesh::Mesh;
-use netns::{attacks, faults, lifecycle, machine, own, policy, programs, sandwich, waypoint};
+use netns::{attacks, faults, lifecycle, machine, own, policy, programs, sandwich, start, waypoint};
 
 /// What a check found: nothing to say, or why it could not look.
 pub enum Outcome {
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         machine::checks(),
         lifecycle::checks(),
         faults::checks(),
+        start::checks(),
     ];
     let mut checks: Vec<Check> = rooms.into_iter().flatten().collect();
     checks.retain(|check| wanted.is_empty() || wanted.iter().any(|part| check.name.contains(part.as_str())));

@@ -14,6 +14,8 @@ pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
 const SLOTS_MAX: u8 = 240;
 /// The first host number of a pod; lower ones are the node's own.
 const FIRST_SLOT: u8 = 10;
+/// Where service addresses lie: the usual ranges of clusters, IPv6 with the longest prefix that Kubernetes takes.
+const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/16", "fd10:96::/108"];
 /// Service addresses that are given out; of 10.96.0.0/16, the usual range of clusters, the upper half.
 const FIRST_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 128, 1);
 const VIPS_MAX: u32 = 0x7ffe;
@@ -160,6 +162,20 @@ pub fn without_effect(objects: &Objects) -> Vec<Complaint> {
     told
 }
 
+/// Takes out pods on nodes that were not there at the start: nodes are fixed then.
+pub fn refuse_strange_nodes(objects: &mut Objects) -> Vec<Complaint> {
+    let known = &objects.nodes;
+    let names = known.iter().cloned().collect::<Vec<_>>().join(", ");
+    let mut complaints = Vec::new();
+    objects.pods.retain(|name, found| {
+        let strange = found.object.spec.node_name.as_ref().filter(|node| !known.contains(*node));
+        let problem = |node| format!("Pod {name}: node {node:?} was not there when the mesh started; start it anew, or name one of: {names}");
+        complaints.extend(strange.map(|node| at(found, problem(node))));
+        strange.is_none()
+    });
+    complaints
+}
+
 fn at(found: &Found<PodObject>, problem: String) -> Complaint {
     Complaint { file: found.file.clone(), line: found.line, problem, is_syntax: false }
 }
@@ -193,6 +209,17 @@ impl Machine {
         let v6 = Ipv6Addr::new(0xfd10, 0x244, 0, u16::from(subnet), 0, 0, 0, u16::from(host));
         Addresses { v4: Ipv4Addr::new(10, 244, subnet, host), v6: self.ipv6.then_some(v6) }
     }
+}
+
+/// The ranges of pods and services, as `MESH_RANGES` takes them: the pod subnet of each node, and the service ranges
+/// that `up` and authors take addresses from. The wire between the nodes is none of them.
+pub fn mesh_ranges(nodes: &[NodePlan]) -> Vec<String> {
+    let mut ranges: Vec<String> = SERVICE_RANGES.map(str::to_owned).into();
+    for node in nodes {
+        ranges.push(format!("{}/24", Ipv4Addr::from_bits(node.gateway.v4.to_bits() & !0xff)));
+        ranges.extend(node.gateway.v6.map(|v6| format!("{}/64", Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64))));
+    }
+    ranges
 }
 
 impl Addresses {

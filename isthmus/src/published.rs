@@ -12,7 +12,9 @@ pub const REDIRECTION: &str = "ambient.istio.io/redirection";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// The value of the redirection annotation, none when the pod is not in the mesh.
-    pub redirection: Option<String>,
+    pub redirection: Option<&'static str>,
+    /// Whether its address is told: an address that is known without the annotation is called in the clear.
+    pub has_address: bool,
     pub running: bool,
 }
 
@@ -39,11 +41,12 @@ pub fn pod(whole: &Value, pod: &PodPlan, node: &NodePlan, seen: &Seen) -> Value 
     let spec = section(&mut object, "spec");
     spec.insert("nodeName".into(), json!(pod.node));
     spec.insert("serviceAccountName".into(), json!(pod.service_account));
-    let ips: Vec<Value> = pod.addresses.all().iter().map(|ip| json!({"ip": ip.to_string()})).collect();
+    let addresses = if seen.has_address { pod.addresses.all() } else { Vec::new() };
+    let ips: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip.to_string()})).collect();
     let ready = if seen.running { "True" } else { "False" };
     section(&mut object, "status").extend([
         ("phase".to_owned(), json!(if seen.running { "Running" } else { "Pending" })),
-        ("podIP".to_owned(), json!(pod.addresses.v4.to_string())),
+        ("podIP".to_owned(), json!(addresses.first())),
         ("podIPs".to_owned(), json!(ips)),
         ("hostIP".to_owned(), json!(node.wire.v4.to_string())),
         ("conditions".to_owned(), json!([{"type": "Ready", "status": ready}])),
@@ -92,15 +95,17 @@ mod tests {
         let (plan, _) = plan(&machine, &read, &mut Slots::default(), || "u-1".to_owned());
         let (name, found) = read.pods.iter().next().unwrap();
         let node = plan.node("n").unwrap();
-        let enabled = pod(&found.object.whole, &plan.pods[name], node, &Seen { redirection: Some("enabled".into()), running: true });
+        let enabled = pod(&found.object.whole, &plan.pods[name], node, &Seen { redirection: Some("enabled"), has_address: true, running: true });
         assert_eq!(enabled["metadata"]["annotations"], json!({"own": "x", REDIRECTION: "enabled"}));
         assert_eq!(enabled["metadata"]["uid"], "u-1");
         assert_eq!(enabled["spec"]["serviceAccountName"], "default");
         assert_eq!(enabled["status"]["podIPs"], json!([{"ip": "10.244.1.10"}]));
         assert_eq!(enabled["status"]["conditions"][0]["status"], "True");
         // Released: the annotation goes, also one that stood in the author's own file.
-        let released = pod(&enabled, &plan.pods[name], node, &Seen::default());
+        let released = pod(&enabled, &plan.pods[name], node, &Seen { has_address: true, ..Seen::default() });
         assert_eq!(released["metadata"]["annotations"], json!({"own": "x"}));
-        assert_eq!(released["status"]["phase"], "Pending");
+        assert_eq!((&released["status"]["phase"], &released["status"]["podIP"]), (&json!("Pending"), &json!("10.244.1.10")));
+        let unknown = pod(&enabled, &plan.pods[name], node, &Seen::default());
+        assert_eq!((&unknown["status"]["podIP"], &unknown["status"]["podIPs"]), (&Value::Null, &json!([])));
     }
 }

@@ -62,6 +62,20 @@ pub fn release() {
     }
 }
 
+/// What is wrong and lasts: each thing is said when it appears, and that it is over when it goes.
+#[derive(Clone, Debug, Default)]
+pub struct News {
+    last: Vec<String>,
+}
+
+impl News {
+    pub fn pass_on(&mut self, now: Vec<String>) {
+        now.iter().filter(|text| !self.last.contains(text)).for_each(|text| warning(text));
+        self.last.iter().filter(|text| !now.contains(text)).for_each(|text| line(&format!("{GOOD}settled:{GOOD:#} {text}")));
+        self.last = now;
+    }
+}
+
 /// The last words that are held back, for the live view's own line.
 pub fn last_held() -> Option<String> {
     HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_ref()?.last().cloned()

@@ -27,7 +27,7 @@ fn show(state: &State, alive: bool) {
         let pods = state.pods.iter().filter(|pod| pod.node == node.name).count();
         nodes.add_row([node.name.clone(), node.wire.v4.to_string(), pods.to_string(), node.netns.clone()]);
     }
-    say::out(nodes);
+    say::out(format!("\n{}", nodes.trim_fmt()));
     if state.meshed {
         let mut programs = table(["PROGRAM", "NODE", "PROCESS", "RESTARTS", "LOG"]);
         for program in &state.programs {
@@ -35,21 +35,24 @@ fn show(state: &State, alive: bool) {
             let node = program.node.clone().unwrap_or_else(|| "-".to_owned());
             programs.add_row([program.name.clone(), node, process, program.restarts.to_string(), program.log.display().to_string()]);
         }
-        say::out(programs);
+        say::out(format!("\n{}", programs.trim_fmt()));
     }
-    let mut pods = table(["POD", "NODE", "ADDRESS", "ACCOUNT", "STATE", "MESH"]);
+    let mut pods = table(["POD", "NODE", "ADDRESS", "ACCOUNT", "STATE", "RESTARTS", "MESH"]);
     for pod in &state.pods {
-        pods.add_row([pod.name.to_string(), pod.node.clone(), pod.addresses.v4.to_string(), pod.service_account.clone(), phase(pod).to_owned(), in_mesh(pod)]);
+        let restarts = pod.restarts.to_string();
+        pods.add_row([pod.name.to_string(), pod.node.clone(), pod.addresses.v4.to_string(), pod.service_account.clone(), phase(pod), restarts, in_mesh(pod)]);
     }
-    say::out(pods);
+    say::out(format!("\n{}", pods.trim_fmt()));
 }
 
-fn phase(pod: &PodState) -> &'static str {
-    match pod.phase {
-        PodPhase::Pending => "waits for the mesh",
-        PodPhase::Running if pod.init.is_some_and(|init| init.is_alive()) => "running",
-        PodPhase::Running => "ended",
-        PodPhase::Failed => "failed",
+fn phase(pod: &PodState) -> String {
+    let is_alive = pod.init.is_some_and(|init| init.is_alive());
+    match (pod.phase, &pod.trouble) {
+        (PodPhase::Pending, _) => "waits for the mesh".to_owned(),
+        (PodPhase::Running, Some(trouble)) if is_alive => trouble.clone(),
+        (PodPhase::Running, _) if is_alive => "running".to_owned(),
+        (PodPhase::Running, _) => "ended".to_owned(),
+        (PodPhase::Failed, _) => format!("failed, see {}", pod.log.display()),
     }
 }
 

@@ -79,7 +79,7 @@ impl Mesh {
         Ok(mesh)
     }
 
-    /// Until a node has heard that a pod takes tunnels, it calls it as any other address: in the clear.
+    /// Until then a caller waits for a second at most, and is refused: checks begin later.
     fn is_known_everywhere(&self) -> bool {
         let state = self.state();
         state.nodes.iter().all(|node| {

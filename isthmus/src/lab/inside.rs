@@ -24,6 +24,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid, setgid, setgroups, sethostname, setuid};
 use serde::{Deserialize, Serialize};
 
+use crate::lab::fate::{Fate, What};
 use crate::plan::Run;
 
 /// What the keeper says when its namespaces are made.
@@ -213,7 +214,7 @@ pub fn run() -> anyhow::Result<()> {
         if since.elapsed() > STEADY_AFTER {
             waits[index] = RESTART_AFTER;
         }
-        eprintln!("isthmus: container {} ended ({how}), starts again in {} s", spec.containers[index].container, waits[index].as_secs());
+        note(&spec.containers[index], What::Stopped(format!("ended ({how}); starts again in {} s", waits[index].as_secs())));
         ask.send(Again { index, after: waits[index] })?;
         waits[index] = (waits[index] * 2).min(RESTART_AFTER_MAX);
     }
@@ -252,14 +253,21 @@ fn start_when_due(containers: &[Run], started: &Started, asked: &mpsc::Receiver<
             match command_of(&containers[index]).spawn() {
                 Ok(child) => {
                     table.insert(child.id() as i32, (index, Instant::now()));
+                    note(&containers[index], What::Started);
                 }
                 Err(error) => {
-                    eprintln!("isthmus: container {}: cannot start {:?}: {error}", containers[index].container, containers[index].command[0]);
+                    let again = RESTART_AFTER_MAX.as_secs();
+                    note(&containers[index], What::Stopped(format!("cannot start {:?} ({error}); is tried again in {again} s", containers[index].command[0])));
                     due.push((Instant::now() + RESTART_AFTER_MAX, index));
                 }
             }
         }
     }
+}
+
+/// Into the pod's log, where `up` reads it.
+fn note(run: &Run, what: What) {
+    eprintln!("{}", Fate { container: run.container.clone(), what }.line());
 }
 
 /// The words that go before a command so that it runs as another user than root.

@@ -64,6 +64,12 @@ pub struct PodState {
     pub phase: PodPhase,
     /// What the node's agent says: enabled, pending, refused, and why.
     pub redirection: String,
+    /// How often its commands were started again.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Why one of its commands does not run at the moment.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// Process 1 of the pod.
     pub init: Option<ProcessId>,
     pub log: PathBuf,

@@ -61,15 +61,43 @@ pub fn redirection(run: &Path, node: &str, name: &PodName, uid: &str) -> Redirec
     }
 }
 
-impl Redirection {
-    pub fn is_enabled(&self) -> bool {
-        self.state.as_deref() == Some("enabled")
+/// What the agent said of a pod, over time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Enrolment {
+    now: Redirection,
+    /// It was enabled once, and has not been released since.
+    captured: bool,
+}
+
+impl Enrolment {
+    pub fn hear(&mut self, now: Redirection) {
+        match now.state.as_deref() {
+            Some("enabled") => self.captured = true,
+            Some("releasing" | "released") => self.captured = false,
+            // An agent that starts anew says `pending` of a pod whose rules stand: nothing has left it in the clear.
+            _ => {}
+        }
+        self.now = now;
+    }
+
+    /// Whether all of its traffic is in the mesh's hands, also while its agent or daemon is away.
+    pub fn is_captured(&self) -> bool {
+        self.captured
     }
 
     /// The value of the annotation that the controller reads (spec/dataplane.md 4.5): a pod that is leaving is no
     /// longer to be called by tunnel.
-    pub fn annotation(&self) -> Option<String> {
-        self.state.clone().filter(|state| state == "enabled" || state == "pending")
+    pub fn annotation(&self) -> Option<&'static str> {
+        if self.captured {
+            return Some("enabled");
+        }
+        (self.now.state.as_deref() == Some("pending")).then_some("pending")
+    }
+}
+
+impl fmt::Display for Enrolment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.now.fmt(f)
     }
 }
 
@@ -79,6 +107,33 @@ impl fmt::Display for Redirection {
             (None, _) => f.write_str("-"),
             (Some(state), true) => f.write_str(state),
             (Some(state), false) => write!(f, "{state}: {}", self.reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_captured_pod_stays_so_until_it_is_released() {
+        let mut enrolment = Enrolment::default();
+        for (said, captured, annotation) in [
+            (None, false, None),
+            (Some("pending"), false, Some("pending")),
+            (Some("refused"), false, None),
+            (Some("enabled"), true, Some("enabled")),
+            // The agent was restarted: it has said nothing yet, then it enrols what it finds.
+            (None, true, Some("enabled")),
+            (Some("pending"), true, Some("enabled")),
+            (Some("refused"), true, Some("enabled")),
+            (Some("releasing"), false, None),
+            (Some("pending"), false, Some("pending")),
+            (Some("enabled"), true, Some("enabled")),
+            (Some("released"), false, None),
+        ] {
+            enrolment.hear(Redirection { state: said.map(str::to_owned), reason: String::new() });
+            assert_eq!((enrolment.is_captured(), enrolment.annotation()), (captured, annotation), "{said:?}");
         }
     }
 }

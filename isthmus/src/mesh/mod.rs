@@ -9,11 +9,11 @@ pub mod controller;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::lab::keep::Bin;
+use crate::lab::bin::Bin;
 use crate::lab::node::{control_addresses, control_netns};
 use crate::lab::state::{State, private_folder};
 use crate::lab::supervise::ProgramSpec;
-use crate::plan::{Machine, NodePlan};
+use crate::plan::{Machine, NodePlan, mesh_ranges};
 
 /// The name in the controller's certificate, by which node daemons know it.
 const CONTROLLER: &str = "istiod.istio-system.svc";
@@ -128,6 +128,8 @@ fn daemon_of(machine: &Machine, node: &NodePlan, state: &State, bin: &Bin) -> an
             ("INPOD_UDS", zds_socket(&state.run, &node.name).display().to_string()),
             ("LOG_FORMAT", "json".to_owned()),
             ("IPV6_ENABLED", machine.ipv6.to_string()),
+            // A pod that nobody has heard of yet may be one that is being enrolled: it is not called in the clear.
+            ("MESH_RANGES", mesh_ranges(&state.nodes).join(",")),
             // One machine's mesh is stopped by a person who waits.
             ("CONNECTION_TERMINATION_DEADLINE", "2s".to_owned()),
         ]),

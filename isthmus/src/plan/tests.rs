@@ -37,6 +37,13 @@ fn pods_are_spread_over_two_nodes_when_they_name_none() {
 }
 
 #[test]
+fn the_ranges_of_the_mesh_are_its_pods_and_services_and_not_its_wire() {
+    let (plan, _) = planned("", &mut Slots::default());
+    let ranges = mesh_ranges(&plan.nodes);
+    assert_eq!(ranges, ["10.96.0.0/16", "fd10:96::/108", "10.244.1.0/24", "fd10:244:0:1::/64", "10.244.2.0/24", "fd10:244:0:2::/64"]);
+}
+
+#[test]
 fn a_pod_keeps_its_place_while_it_lives_and_leaves_it_free_after() {
     let mut slots = Slots::default();
     let (first, _) = planned(&(pod("a", "") + &pod("b", "") + &pod("c", "")), &mut slots);

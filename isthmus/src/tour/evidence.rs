@@ -25,6 +25,7 @@ pub struct Evidence {
 #[derive(Clone, Debug, Default)]
 struct Stream {
     direction: Direction,
+    segments: u64,
     /// The end of the last segment: a word may be cut in two.
     tail: Vec<u8>,
 }
@@ -43,6 +44,7 @@ impl Evidence {
         }
         let stream = self.streams.entry(key).or_default();
         stream.direction.take(&segment);
+        stream.segments += 1;
         if segment.payload.is_empty() {
             return;
         }
@@ -68,6 +70,12 @@ impl Evidence {
             }
         }
         (count, sum)
+    }
+
+    /// Packets outside of tunnels, when both who spoke and who heard satisfy `between`; also those without a payload.
+    pub fn in_the_clear(&self, between: impl Fn(IpAddr) -> bool) -> u64 {
+        let outside = self.streams.iter().filter(|((from, to), _)| from.port() != HBONE_PORT && to.port() != HBONE_PORT);
+        outside.filter(|((from, to), _)| between(from.ip()) && between(to.ip())).map(|(_, stream)| stream.segments).sum()
     }
 
     /// How often a word was seen when both who spoke and who heard satisfy `between`.
@@ -116,5 +124,7 @@ mod tests {
         evidence.take(&frame("10.0.0.1:2", "10.0.0.2:80", 1, 0x18, b"plain"));
         let (count, tally) = evidence.tunnels();
         assert_eq!((count, tally.records, tally.broken, tally.unknown), (1, 1, 0, 0));
+        let (one, two): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        assert_eq!((evidence.in_the_clear(|_| true), evidence.in_the_clear(|ip| ip == one), evidence.in_the_clear(|ip| ip == two)), (1, 0, 0));
     }
 }
