@@ -20,11 +20,11 @@ pub async fn down(mesh: &Option<String>) -> anyhow::Result<ExitCode> {
         return own_down().await;
     }
     let meshes = match mesh {
-        Some(name) => vec![name.clone()],
+        Some(name) => meshes_left().into_iter().filter(|left| left == name).collect(),
         None => meshes_left(),
     };
     if meshes.is_empty() {
-        say::line("no mesh runs here");
+        say::line(&format!("no mesh{} runs here", mesh.as_ref().map(|name| format!(" called {name}")).unwrap_or_default()));
     }
     if meshes.len() > 1 {
         bail!("several meshes run here; say which with --name: {}", meshes.join(", "));

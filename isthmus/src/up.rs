@@ -33,10 +33,12 @@ pub async fn up(mesh: &Option<String>, options: cli::Up) -> anyhow::Result<ExitC
     machine::provide_packages()?;
     machine::prepare_run()?;
     let mesh = mesh.as_deref().unwrap_or(DEFAULT_NAME);
+    // Before anything is made: a folder that is not there needs no clearing up.
+    let folder = options.folder.as_deref().map(Folder::new).transpose()?;
     let mut end = End::listen()?;
     let run = claim(mesh).await?;
     let outcome = tokio::select! {
-        outcome = run_mesh(mesh, &run, &options) => outcome,
+        outcome = run_mesh(mesh, &run, folder, &options) => outcome,
         () = end.comes() => Ok(ExitCode::SUCCESS),
     };
     say::release();
@@ -68,9 +70,9 @@ async fn claim(mesh: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Builds, then keeps the mesh and shows it until the showing ends.
-async fn run_mesh(mesh: &str, run: &Path, options: &cli::Up) -> anyhow::Result<ExitCode> {
-    let folder = match &options.folder {
-        Some(folder) => Folder::new(folder)?,
+async fn run_mesh(mesh: &str, run: &Path, folder: Option<Folder>, options: &cli::Up) -> anyhow::Result<ExitCode> {
+    let folder = match folder {
+        Some(folder) => folder,
         None => {
             let folder = run.join("folder");
             private_folder(&folder)?;

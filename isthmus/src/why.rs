@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::cli::{Format, Why};
 use crate::lab::state::State;
-use crate::mesh::ask::{ADMIN_PORT, get};
+use crate::mesh::ask::{ADMIN_PORT, Declined, get};
 use crate::say::{self, BAD, GOOD, NOTE};
 use crate::status::table;
 
@@ -23,9 +23,7 @@ pub async fn why(mesh: &Option<String>, options: &Why) -> anyhow::Result<ExitCod
 
 /// Asks the caller's node; for an address, or a pod outside the mesh, the first node: all know the same.
 async fn ask(state: &State, from: &str, to: &str) -> anyhow::Result<Value> {
-    if to.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-        bail!("{to:?} has no port; write HOST:PORT, for example front.shop:80");
-    }
+    check_destination(to)?;
     let first = state.nodes.first().context("the mesh has no node")?;
     if from.parse::<std::net::IpAddr>().is_ok() {
         return explain(&first.netns, from, to).await;
@@ -36,9 +34,24 @@ async fn ask(state: &State, from: &str, to: &str) -> anyhow::Result<Value> {
     explain(&node.netns, &from, to).await
 }
 
+fn check_destination(to: &str) -> anyhow::Result<()> {
+    match to.rsplit_once(':') {
+        None => bail!("{to:?} has no port; write HOST:PORT, for example front.shop:80"),
+        Some((_, port)) => match port.parse::<u16>() {
+            Ok(1..) => Ok(()),
+            _ => bail!("{port:?} in {to:?} is not a port; write HOST:PORT, for example front.shop:80"),
+        },
+    }
+}
+
 /// `GET /why` of the daemon in namespace `netns`.
 pub async fn explain(netns: &str, from: &str, to: &str) -> anyhow::Result<Value> {
-    let answer = get(netns, ADMIN_PORT, &format!("/why?from={}&to={}", escaped(from), escaped(to))).await?;
+    let answer = get(netns, ADMIN_PORT, &format!("/why?from={}&to={}", escaped(from), escaped(to))).await;
+    let answer = answer.map_err(|error| match error.downcast_ref::<Declined>() {
+        // The question was understood and has no answer: the daemon's own words say it best.
+        Some(declined) if declined.status == 400 => anyhow::anyhow!("{}", declined.words),
+        _ => error,
+    })?;
     serde_json::from_slice(&answer).context("the daemon's answer is no JSON")
 }
 
@@ -85,7 +98,7 @@ fn show(told: &Value) {
             };
             shown.add_row(["workload", "judgement", "port", "rank", "weight"].map(cell));
         }
-        say::out(shown);
+        say::out(shown.trim_fmt());
     }
     for note in told["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         say::out(format!("  note    {note}"));
@@ -95,6 +108,14 @@ fn show(told: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_destination_needs_a_port() {
+        for (to, wrong) in [("front.shop:80", ""), ("[fd10::1]:80", ""), ("front", "has no port"), ("front:99999", "is not a port"), ("front:0", "is not a port"), ("front:http", "is not a port")] {
+            let said = check_destination(to).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(said.contains(wrong) && said.is_empty() == wrong.is_empty(), "{to}: {said}");
+        }
+    }
 
     #[test]
     fn a_question_is_escaped() {

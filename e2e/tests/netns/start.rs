@@ -140,18 +140,18 @@ fn pods() -> String {
     let mut text = namespaces.to_owned();
     for node in [1, 2_u8] {
         for number in 0..PODS {
-            let calls: Vec<String> = (0..PODS).flat_map(|other| urls(3 - node, other)).collect();
+            let calls: Vec<String> = (0..PODS).flat_map(|other| urls(3 - node, FIRST + 1 + other)).collect();
             text += &pod("young", &format!("p{number}"), node, &calls);
         }
-        // Pods take addresses in the order of their names: `outside` comes before `young`.
-        text += &pod("outside", "o", node, &urls(3 - node, 0)[..1]);
+        text += &pod("outside", "o", node, &urls(3 - node, FIRST));
     }
     text
 }
 
-/// The addresses of a pod of namespace `young`: the first one of a node is the one in `outside`.
-fn urls(node: u8, number: u8) -> [String; 2] {
-    let host = 11 + number;
+/// Pods take addresses in the order of their names: on each node the first is the one of `outside`.
+const FIRST: u8 = 10;
+
+fn urls(node: u8, host: u8) -> [String; 2] {
     [format!("http://10.244.{node}.{host}:8080/"), format!("http://[fd10:244:0:{node}::{host:x}]:8080/")]
 }
 

@@ -116,7 +116,7 @@ pub fn has_ipv6() -> bool {
 fn enter_own_namespaces(base: &Path, outer: &Path) -> anyhow::Error {
     let tried = || -> anyhow::Result<anyhow::Error> {
         if outer_process(outer).is_some_and(ProcessId::is_alive) {
-            bail!("a mesh of yours already runs; stop it with `isthmus down`");
+            bail!("a mesh of yours already runs, and a user has one at a time (root has several); stop it with `isthmus down`");
         }
         if std::fs::read_to_string("/proc/sys/kernel/unprivileged_userns_clone").is_ok_and(|text| text.trim() == "0") {
             bail!("normal users may not make user namespaces here\nallow it with:  sudo sysctl kernel.unprivileged_userns_clone=1\nor run isthmus as root");

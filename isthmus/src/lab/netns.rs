@@ -44,13 +44,13 @@ pub fn with_prefix(prefix: &str) -> Vec<String> {
 
 /// Processes that are in the namespace.
 pub fn processes(name: &str) -> Vec<i32> {
-    let Ok(output) = Command::new("ip").args(["netns", "pids", name]).output() else { return Vec::new() };
+    let Ok(output) = tool("ip").args(["netns", "pids", name]).output() else { return Vec::new() };
     String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| line.trim().parse().ok()).collect()
 }
 
 /// Runs `ip` commands, one a line, inside the namespace (or in ours for `None`).
 pub fn ip_batch(inside: Option<&str>, commands: &str) -> anyhow::Result<()> {
-    let mut ip = Command::new("ip");
+    let mut ip = tool("ip");
     if let Some(name) = inside {
         ip.args(["-n", name]);
     }
@@ -60,7 +60,7 @@ pub fn ip_batch(inside: Option<&str>, commands: &str) -> anyhow::Result<()> {
 /// Applies a ruleset inside the namespace, all or nothing.
 pub fn nft(inside: &str, ruleset: &str) -> anyhow::Result<()> {
     let netns = format!("--net={}", path(inside).display());
-    feed(Command::new("nsenter").args([&netns, "nft", "-f", "-"]), ruleset).with_context(|| format!("nft refused the rules of {inside}"))
+    feed(tool("nsenter").args([&netns, "nft", "-f", "-"]), ruleset).with_context(|| format!("nft refused the rules of {inside}"))
 }
 
 /// Sets kernel settings (`net.…`) inside the namespace. Ones that this kernel lacks are an error.
@@ -87,9 +87,17 @@ pub fn within<T: Send + 'static>(netns: &Path, work: impl FnOnce() -> T + Send +
     }
 }
 
+/// A program in a process group of its own: Ctrl-C is for `up`, which lets it end and then removes everything in order.
+fn tool(program: &str) -> Command {
+    use std::os::unix::process::CommandExt as _;
+    let mut command = Command::new(program);
+    command.process_group(0);
+    command
+}
+
 /// Runs a program to its end; its own words are the error.
 pub fn run(program: &str, args: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new(program).args(args).stdin(Stdio::null()).output().with_context(|| format!("cannot start {program}"))?;
+    let output = tool(program).args(args).stdin(Stdio::null()).output().with_context(|| format!("cannot start {program}"))?;
     if !output.status.success() {
         bail!("`{program} {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -1,10 +1,11 @@
 //! Asking a node's daemon. Its admin endpoints answer on the loopback of the node's own namespace only, so the question
 //! is put from a socket that was opened in there.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::Request;
@@ -20,6 +21,21 @@ pub const METRICS_PORT: u16 = 15020;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// A dump of 100,000 workloads is some 100 MB.
 const ANSWER_MAX: usize = 512 << 20;
+
+/// The daemon answered, and not with what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declined {
+    pub status: u16,
+    pub words: String,
+}
+
+impl fmt::Display for Declined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the answer is {}: {}", self.status, self.words)
+    }
+}
+
+impl std::error::Error for Declined {}
 
 /// GET from a port on the loopback of namespace `name`.
 pub async fn get(name: &str, port: u16, path: &str) -> anyhow::Result<Bytes> {
@@ -46,7 +62,7 @@ async fn get_patiently(name: &str, port: u16, path: &str) -> anyhow::Result<Byte
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
     if !status.is_success() {
-        bail!("the answer is {status}: {}", String::from_utf8_lossy(&body).trim());
+        return Err(Declined { status: status.as_u16(), words: String::from_utf8_lossy(&body).trim().to_owned() }.into());
     }
     Ok(body)
 }

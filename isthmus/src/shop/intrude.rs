@@ -50,26 +50,34 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// One attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    pub attempt: String,
+    /// What was wanted: the same words for all attempts of a kind.
+    pub kind: String,
+    /// At what it was tried; empty when there is only one.
+    pub target: String,
     /// True if the intruder got what it wanted.
     pub succeeded: bool,
     pub what: String,
 }
 
+/// The kind of attempts that only the wire can judge.
+pub const FORGED: &str = "send with a forged mark";
+
 pub async fn intrude(targets: &Targets) -> anyhow::Result<()> {
+    let shown = |path: &PathBuf| path.display().to_string();
     let mut attempts = Vec::new();
-    attempts.extend(targets.secrets.iter().map(|path| tried(format!("read {}", path.display()), fs::read(path).map(|_| "read".to_owned()))));
-    attempts.extend(targets.folders.iter().map(|path| tried(format!("list {}", path.display()), fs::read_dir(path).map(|_| "listed".to_owned()))));
-    attempts.extend(targets.sockets.iter().map(|path| tried(format!("connect to {}", path.display()), to_socket(path))));
-    attempts.extend(targets.netns.iter().map(|path| tried(format!("enter {}", path.display()), enter(path))));
-    attempts.extend(targets.processes.iter().map(|pid| tried(format!("enter the network of process {pid}"), enter(&PathBuf::from(format!("/proc/{pid}/ns/net"))))));
-    attempts.push(tried("make a network namespace of its own".to_owned(), unshare(CloneFlags::CLONE_NEWNET).map(|()| "made".to_owned())));
-    attempts.push(tried("mount a file system".to_owned(), mount_something()));
-    attempts.push(tried("change the capture rules".to_owned(), program("nft", &["add", "table", "inet", "mine"])));
-    attempts.push(tried("read the capture rules, and the mark in them".to_owned(), program("nft", &["list", "ruleset"])));
-    attempts.push(tried("change a route".to_owned(), program("ip", &["route", "add", "192.0.2.0/24", "dev", "lo"])));
-    attempts.push(tried("see a process of the mesh".to_owned(), see_mesh()));
-    attempts.extend(targets.ports.iter().map(|place| tried(format!("reach the mesh's own port {place}"), reach(place))));
+    attempts.extend(targets.secrets.iter().map(|path| tried("read a secret", shown(path), fs::read(path).map(|_| "read".to_owned()))));
+    attempts.extend(targets.folders.iter().map(|path| tried("list the mesh's own folder", shown(path), fs::read_dir(path).map(|_| "listed".to_owned()))));
+    attempts.extend(targets.sockets.iter().map(|path| tried("speak to a node daemon on its ZDS socket", shown(path), to_socket(path))));
+    attempts.extend(targets.netns.iter().map(|path| tried("enter another network namespace by its name", shown(path), enter(path))));
+    attempts.extend(targets.processes.iter().map(|pid| tried("enter a program's network by its process number", pid.to_string(), enter(&PathBuf::from(format!("/proc/{pid}/ns/net"))))));
+    let alone = String::new;
+    attempts.push(tried("see a process of the mesh", alone(), see_mesh()));
+    attempts.push(tried("make a network namespace of its own", alone(), unshare(CloneFlags::CLONE_NEWNET).map(|()| "made".to_owned())));
+    attempts.push(tried("mount a file system", alone(), mount_something()));
+    attempts.push(tried("change the capture rules", alone(), program("nft", &["add", "table", "inet", "mine"])));
+    attempts.push(tried("read the capture rules, and the mark in them", alone(), program("nft", &["list", "ruleset"])));
+    attempts.push(tried("change a route", alone(), program("ip", &["route", "add", "192.0.2.0/24", "dev", "lo"])));
+    attempts.extend(targets.ports.iter().map(|place| tried("be served on one of the mesh's own ports", place.clone(), reach(place))));
     for place in &targets.marked {
         attempts.extend(MARKS.iter().map(|mark| forged(place, *mark)));
     }
@@ -96,11 +104,12 @@ pub fn spoof(from: std::net::Ipv4Addr, to: std::net::Ipv4Addr) -> anyhow::Result
     Ok(())
 }
 
-fn tried<E: std::fmt::Display>(attempt: String, outcome: Result<String, E>) -> Attempt {
-    match outcome {
-        Ok(what) => Attempt { attempt, succeeded: true, what },
-        Err(error) => Attempt { attempt, succeeded: false, what: error.to_string() },
-    }
+fn tried<E: std::fmt::Display>(kind: &str, target: String, outcome: Result<String, E>) -> Attempt {
+    let (succeeded, what) = match outcome {
+        Ok(what) => (true, what),
+        Err(error) => (false, error.to_string()),
+    };
+    Attempt { kind: kind.to_owned(), target, succeeded, what }
 }
 
 fn to_socket(path: &PathBuf) -> nix::Result<String> {
@@ -161,7 +170,6 @@ fn reach(place: &str) -> std::io::Result<String> {
 /// Sends text under a mark. Whether it left in the clear is seen on the wire, by the tour; here only what the kernel
 /// said is told, and it is never a success by itself.
 fn forged(place: &str, mark: u32) -> Attempt {
-    let attempt = format!("send with mark {mark:#x} to {place}");
     let what = match dial(place, Some(mark)) {
         Ok(mut stream) => {
             let text = format!("GET / HTTP/1.1\r\nhost: {place}\r\nx-note: {MARK_NOTE}\r\nconnection: close\r\n\r\n");
@@ -173,7 +181,7 @@ fn forged(place: &str, mark: u32) -> Attempt {
         }
         Err(error) => error.to_string(),
     };
-    Attempt { attempt, succeeded: false, what }
+    Attempt { kind: FORGED.to_owned(), target: format!("{mark:#x} to {place}"), succeeded: false, what }
 }
 
 fn dial(place: &str, mark: Option<u32>) -> std::io::Result<TcpStream> {

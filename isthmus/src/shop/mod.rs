@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-pub use intrude::{Attempt, MARK_NOTE};
+pub use intrude::{Attempt, FORGED, MARK_NOTE};
 
 /// Text that is in what the shop's services say to each other. On the wire between nodes it must never be seen.
 pub const MARKER: &str = "isthmus-plain-text-marker-7c1e";

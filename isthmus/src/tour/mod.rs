@@ -111,6 +111,9 @@ pub async fn tour(state: &State, pace: Pace) -> anyhow::Result<bool> {
 /// Waits for a line on standard input; its end counts as one.
 pub async fn wait_for_enter(prompt: &str) -> anyhow::Result<()> {
     say::out(format!("  -- {prompt}"));
-    tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new())).await??;
+    let (entered, wait) = tokio::sync::oneshot::channel();
+    // A thread of its own, that nobody waits for: Ctrl-C ends the program while this one still reads.
+    std::thread::spawn(move || entered.send(std::io::stdin().lock().read_line(&mut String::new())));
+    wait.await.context("the reader of the keyboard ended")??;
     Ok(())
 }

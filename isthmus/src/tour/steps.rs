@@ -14,7 +14,7 @@ use crate::exec;
 use crate::lab::netns;
 use crate::lab::state::{PodState, write_whole};
 use crate::mesh::{self, token};
-use crate::shop::{Attempt, MARK_NOTE, MARKER};
+use crate::shop::{Attempt, FORGED, MARK_NOTE, MARKER};
 
 pub const TITLES: [&str; 4] = [
     "What crosses the wire between the nodes is TLS, and the plain text is not in it",
@@ -55,9 +55,11 @@ async fn wire_is_tls(cast: &Cast<'_>, wire: &Wire) -> anyhow::Result<Vec<Fact>> 
     .unwrap_or_else(|| wire.evidence());
     let (tunnels, tally) = evidence.tunnels();
     let (seen, control_seen) = (evidence.sightings(MARKER, is_meshed), evidence.sightings(MARKER, is_outside));
+    let clear = evidence.in_the_clear(is_meshed);
     Ok(vec![
         pages,
-        held(tally.is_tls(), format!("{tunnels} tunnels: {} TLS records, {} bytes in them, {} bytes before the first record that was seen, {} breaks", tally.records, tally.framed, tally.unknown, tally.broken)),
+        held(tally.is_tls(), format!("{tunnels} tunnels carried {} TLS records in {} bytes; {} times something else stood where a record had to begin; {} bytes before the first one that was seen", tally.records, tally.framed, tally.broken, tally.unknown)),
+        held(clear == 0, format!("{clear} packets between pods of the mesh were outside of a tunnel")),
         held(seen == 0, format!("the plain text {MARKER:?} was seen {seen} times between pods of the mesh")),
         held(
             control_seen > 0,
@@ -144,16 +146,17 @@ async fn strict_refuses(cast: &Cast<'_>) -> anyhow::Result<Vec<Fact>> {
 }
 
 async fn isolation(cast: &Cast<'_>, wire: &Wire) -> anyhow::Result<Vec<Fact>> {
-    let arguments = targets(cast);
-    let words_of: Vec<&str> = ["isthmus-shop", "intrude"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
+    let wanted = targets(cast);
+    let words_of: Vec<&str> = ["isthmus-shop", "intrude"].into_iter().chain(wanted.iter().flat_map(|(kind, value)| [*kind, value.as_str()])).collect();
+    let mut facts = vec![contained(cast.catalog).await?, are_there(&wanted)];
     let output = exec::run(cast.catalog, &words_of).await?;
     let attempts = String::from_utf8_lossy(&output.stdout).lines().map(serde_json::from_str).collect::<Result<Vec<Attempt>, _>>().context("the intruder's report cannot be read")?;
     if attempts.is_empty() || !output.status.success() {
         bail!("the intruder in pod catalog did not finish: {}", words(&output.stderr));
     }
-    let mut facts: Vec<Fact> = attempts.iter().map(judge).collect();
+    facts.extend(judge(&attempts));
     let raw = exec::run(cast.catalog, &["isthmus-shop", "raw-socket"]).await?;
-    facts.push(held(raw.status.success(), "the intruder had a container's default capabilities: it can open raw sockets, so it can set marks".to_owned()));
+    facts.push(held(raw.status.success(), "the intruder can open raw sockets, as in a container, so it can set marks"));
     // Frames reach the reader within its look-up time; a second is ample.
     tokio::time::sleep(EFFECT_WITHIN).await;
     let leaked = wire.evidence().sightings(MARK_NOTE, |_| true);
@@ -164,40 +167,95 @@ async fn isolation(cast: &Cast<'_>, wire: &Wire) -> anyhow::Result<Vec<Fact>> {
     Ok(facts)
 }
 
-/// What was sent with a forged mark is told here, and judged by what the wire shows.
-fn judge(attempt: &Attempt) -> Fact {
-    let Attempt { attempt: what, succeeded, what: outcome } = attempt;
-    match (succeeded, what.starts_with("send with mark")) {
-        (true, _) => held(false, format!("{what}: SUCCEEDED, {outcome}")),
-        (false, true) => told(format!("{what}: {outcome}")),
-        (false, false) => held(true, format!("{what}: {outcome}")),
+/// What a pod is: namespaces of its own, and a container's default capabilities.
+async fn contained(pod: &PodState) -> anyhow::Result<Fact> {
+    const KINDS: [&str; 4] = ["user", "mnt", "pid", "net"];
+    let script = "grep CapBnd /proc/self/status | cut -f2; cd /proc/self/ns; readlink user mnt pid net";
+    let answer = exec::run(pod, &["sh", "-c", script]).await?;
+    let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
+    let mut lines = answer.lines();
+    let capabilities = lines.next().and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    let of_machine = KINDS.map(|kind| std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap_or_default());
+    let own = lines.zip(&of_machine).filter(|(inside, outside)| PathBuf::from(inside) != **outside).count() == KINDS.len();
+    Ok(held(
+        own && capabilities.is_some_and(is_a_containers),
+        "the intruder runs in pod catalog: user, mount, pid and network namespaces of its own, and a container's capabilities (NET_RAW in; NET_ADMIN, SYS_ADMIN, SYS_PTRACE out)",
+    ))
+}
+
+/// Bits as in linux/capability.h.
+fn is_a_containers(capabilities: u64) -> bool {
+    const NET_ADMIN: u64 = 1 << 12;
+    const NET_RAW: u64 = 1 << 13;
+    const SYS_PTRACE: u64 = 1 << 19;
+    const SYS_ADMIN: u64 = 1 << 21;
+    capabilities & NET_RAW != 0 && capabilities & (NET_ADMIN | SYS_PTRACE | SYS_ADMIN) == 0
+}
+
+/// Files, sockets, namespaces and processes that the intruder looks for exist: what it does not find is hidden from it.
+fn are_there(wanted: &[(&str, String)]) -> Fact {
+    let places: Vec<PathBuf> = wanted.iter().filter_map(|(kind, value)| match *kind {
+        "--secret" | "--folder" | "--socket" | "--netns" => Some(value.into()),
+        "--process" => Some(format!("/proc/{value}").into()),
+        _ => None,
+    }).collect();
+    let missing: Vec<String> = places.iter().filter(|place| !place.exists()).map(|place| place.display().to_string()).collect();
+    match missing.is_empty() {
+        true => held(true, format!("what it looks for is there, seen from outside: {} files, sockets, namespaces and processes", places.len())),
+        false => held(false, format!("what it looks for is not there: {}", missing.join(", "))),
     }
 }
 
-/// All that an intruder could want, by the places where it really is.
-fn targets(cast: &Cast<'_>) -> Vec<String> {
-    let (state, run) = (cast.state, &cast.state.run);
-    let mut arguments = Vec::new();
-    let mut add = |kind: &str, value: String| arguments.extend([format!("--{kind}"), value]);
-    for node in &state.nodes {
-        add("secret", token::file(run, &node.name).display().to_string());
-        add("socket", mesh::zds_socket(run, &node.name).display().to_string());
-        add("netns", netns::path(&node.netns).display().to_string());
-        add("port", format!("{}:15000", node.gateway.v4));
-        add("port", format!("{}:15000", node.wire.v4));
+/// One fact for each kind of attempts. What was sent with a forged mark is told here, and judged by what the wire shows.
+fn judge(attempts: &[Attempt]) -> Vec<Fact> {
+    let mut kinds: Vec<&str> = attempts.iter().map(|attempt| attempt.kind.as_str()).collect();
+    kinds.dedup();
+    kinds.into_iter().map(|kind| {
+        let of_kind: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.kind == kind).collect();
+        let through: Vec<String> = of_kind.iter().filter(|attempt| attempt.succeeded).map(|attempt| format!("{} ({})", attempt.target, attempt.what)).collect();
+        let tries = if of_kind.len() == 1 { String::new() } else { format!(", {} tries", of_kind.len()) };
+        match (through.is_empty(), kind == FORGED) {
+            (false, _) => held(false, format!("{kind}: SUCCEEDED, {}", through.join(", "))),
+            (true, true) => told(format!("{kind}{tries}: {}", outcomes(&of_kind))),
+            (true, false) => held(true, format!("it cannot {kind}{tries}: {}", outcomes(&of_kind))),
+        }
+    }).collect()
+}
+
+/// Each outcome once, with how often it came when there were several.
+fn outcomes(attempts: &[&Attempt]) -> String {
+    let mut counts: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
+    for attempt in attempts {
+        // The number is for programmers, the words are for all.
+        *counts.entry(attempt.what.split(" (os error").next().unwrap_or(&attempt.what)).or_default() += 1;
     }
-    add("secret", mesh::ca_key(run).display().to_string());
-    add("folder", run.display().to_string());
-    add("netns", netns::path(&cast.front.netns).display().to_string());
+    let several = counts.len() > 1;
+    counts.iter().map(|(what, count)| if several { format!("{what} ({count}×)") } else { (*what).to_owned() }).collect::<Vec<_>>().join(", ")
+}
+
+/// All that an intruder could want, by the places where it really is, as options of the intruder.
+fn targets(cast: &Cast<'_>) -> Vec<(&'static str, String)> {
+    let (state, run) = (cast.state, &cast.state.run);
+    let mut arguments = vec![("--secret", mesh::ca_key(run).display().to_string())];
+    let mut add = |option: &'static str, value: String| arguments.push((option, value));
+    for node in &state.nodes {
+        add("--secret", token::file(run, &node.name).display().to_string());
+        add("--socket", mesh::zds_socket(run, &node.name).display().to_string());
+        add("--netns", netns::path(&node.netns).display().to_string());
+        add("--port", format!("{}:15000", node.gateway.v4));
+        add("--port", format!("{}:15000", node.wire.v4));
+    }
+    add("--folder", run.display().to_string());
+    add("--netns", netns::path(&cast.front.netns).display().to_string());
     for program in state.programs.iter().filter_map(|program| program.process) {
-        add("process", program.pid.to_string());
+        add("--process", program.pid.to_string());
     }
     for port in [15000, 15001, 15006] {
-        add("port", format!("localhost:{port}"));
-        add("port", format!("{}:{port}", cast.front.addresses.v4));
+        add("--port", format!("localhost:{port}"));
+        add("--port", format!("{}:{port}", cast.front.addresses.v4));
     }
-    add("marked", "front:80".to_owned());
-    add("marked", format!("{}:8080", cast.front.addresses.v4));
+    add("--marked", "front:80".to_owned());
+    add("--marked", format!("{}:8080", cast.front.addresses.v4));
     arguments
 }
 
@@ -267,6 +325,36 @@ fn words(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attempts_of_a_kind_are_one_fact_and_one_success_is_enough_to_fail() {
+        let attempt = |kind: &str, target: &str, succeeded: bool, what: &str| Attempt { kind: kind.into(), target: target.into(), succeeded, what: what.into() };
+        let facts = judge(&[
+            attempt("read a secret", "/a", false, "No such file or directory (os error 2)"),
+            attempt("read a secret", "/b", false, "No such file or directory (os error 2)"),
+            attempt("mount a file system", "", false, "EPERM"),
+            attempt("enter", "x", false, "no"),
+            attempt("enter", "y", true, "entered"),
+            attempt(FORGED, "0x1 to a", false, "answered"),
+            attempt(FORGED, "0x2 to a", false, "refused"),
+        ]);
+        assert_eq!(
+            facts,
+            [
+                held(true, "it cannot read a secret, 2 tries: No such file or directory"),
+                held(true, "it cannot mount a file system: EPERM"),
+                held(false, "enter: SUCCEEDED, y (entered)"),
+                told(format!("{FORGED}, 2 tries: answered (1×), refused (1×)")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_containers_capabilities_are_told_from_more_and_from_less() {
+        for (bits, expected) in [(0xa804_25fb, true), (0x1ff_ffff_ffff, false), (0xa804_05fb, false), (0xa824_25fb, false)] {
+            assert_eq!(is_a_containers(bits), expected, "{bits:x}");
+        }
+    }
 
     #[test]
     fn a_cut_is_judged_by_the_time_it_took() {

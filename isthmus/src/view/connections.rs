@@ -37,6 +37,8 @@ pub async fn connections(mesh: &Option<String>, options: &Output) -> anyhow::Res
         let dump = serde_json::from_slice(&dump).with_context(|| format!("what the daemon of {} answers is no JSON", node.name))?;
         all.extend(open(&node.name, &dump));
     }
+    // The daemons list pods in no order that means something.
+    all.sort_by(|one, other| (&one.pod, one.direction, &one.source).cmp(&(&other.pod, other.direction, &other.source)));
     match options.output {
         Format::Json => say::out(serde_json::to_string_pretty(&all)?),
         Format::Table => {
@@ -52,7 +54,7 @@ pub async fn connections(mesh: &Option<String>, options: &Output) -> anyhow::Res
                     if one.encrypted { "mTLS" } else { "no" }.to_owned(),
                 ]);
             }
-            say::out(shown);
+            say::out(shown.trim_fmt());
         }
     }
     if all.is_empty() {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Style};
-use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row as TableRow, Table};
+use ratatui::text::Line;
+use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row as TableRow, Table, Wrap};
 use ratatui::{DefaultTerminal, Frame};
 use tokio::sync::{mpsc, watch};
 
+use super::fit::{HEAD, cut, fit};
 use super::metrics::samples;
 use super::refusals::{self, Refusal};
 use super::traffic::{Row, bytes, rows};
@@ -25,6 +26,8 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 const PRINT_EVERY: Duration = Duration::from_secs(10);
 /// How long the reader of keys waits before it looks whether it is still wanted.
 const KEY_PATIENCE: Duration = Duration::from_millis(100);
+/// Lines below which there is no table to speak of.
+const HEIGHT_MIN: u16 = 6;
 /// Refusals that are shown.
 const REFUSALS: usize = 5;
 
@@ -73,12 +76,14 @@ async fn in_lines(state: watch::Receiver<State>) -> anyhow::Result<Wish> {
     loop {
         let now = state.borrow().clone();
         let picture = picture(&now).await;
-        if !picture.rows.is_empty() {
-            say::out(as_table(&picture));
-        }
         if let Some(problem) = &picture.problem {
             say::warning(problem);
         }
+        if picture.rows.is_empty() {
+            tokio::time::sleep(ASK_EVERY).await; // nothing has been counted yet
+            continue;
+        }
+        say::out(as_table(&picture).trim_fmt());
         tokio::time::sleep(PRINT_EVERY).await;
     }
 }
@@ -91,8 +96,6 @@ pub fn as_table(picture: &Picture) -> comfy_table::Table {
     }
     table
 }
-
-const HEAD: [&str; 7] = ["SOURCE", "DESTINATION", "SERVICE", "ENCRYPTED", "OPEN", "BYTES", "VERDICT"];
 
 fn cells(row: &Row, refusals: &[Refusal]) -> [String; 7] {
     [
@@ -180,22 +183,41 @@ fn wishes() -> mpsc::UnboundedReceiver<Key> {
     receive
 }
 
+/// The table takes what it needs; refusals and news have what is left.
 fn draw(frame: &mut Frame<'_>, state: &State, picture: &Picture) {
-    let bottom = picture.refusals.len().max(1) as u16 + 2;
-    let [top, middle, low, foot] = Layout::vertical([Constraint::Length(1), Constraint::Min(4), Constraint::Length(bottom), Constraint::Length(2)]).areas(frame.area());
-    let running = state.pods.iter().filter(|pod| pod.init.is_some()).count();
-    frame.render_widget(Paragraph::new(format!("mesh {}: {} nodes, {running} of {} pods run; folder {}", state.mesh, state.nodes.len(), state.pods.len(), state.folder.display())), top);
-    let lines = picture.rows.iter().map(|row| {
-        let style = if row.denied > 0 { Style::new().fg(Color::Red) } else if row.encrypted { Style::new().fg(Color::Green) } else { Style::new().fg(Color::Yellow) };
-        TableRow::new(cells(row, &picture.refusals).map(Cell::from)).style(style)
+    let (width, height) = (usize::from(frame.area().width), frame.area().height);
+    let rows: Vec<[String; 7]> = picture.rows.iter().map(|row| cells(row, &picture.refusals)).collect();
+    let Some(fitted) = fit(&rows, width).filter(|_| height >= HEIGHT_MIN) else {
+        frame.render_widget(Paragraph::new("This terminal is too small for the table: make it larger, or press q to stop the mesh.").wrap(Wrap::default()), frame.area());
+        return;
+    };
+    let news = picture.problem.clone().or_else(say::last_held).map(|text| Line::raw(text).style(Style::new().fg(Color::Yellow)));
+    let refusals: Vec<Line<'_>> = picture.refusals.iter().map(|refusal| Line::raw(cut(&refusal.to_string(), width))).collect();
+    let table_height = rows.len() as u16 + 2;
+    // The top line and the keys, and the news where there are any.
+    let around = 2 + news.is_some() as u16;
+    let left = height.saturating_sub(around + table_height);
+    let low_height = if refusals.is_empty() || left < 2 { 0 } else { (refusals.len() as u16 + 1).min(left) };
+    let [top, middle, low, news_line, keys] =
+        Layout::vertical([Constraint::Length(1), Constraint::Min(3), Constraint::Length(low_height), Constraint::Length(news.is_some() as u16), Constraint::Length(1)]).areas(frame.area());
+    frame.render_widget(Paragraph::new(cut(&headline(state), width)), top);
+    let lines = picture.rows.iter().zip(&fitted.rows).map(|(row, cells)| {
+        let color = if row.denied > 0 { Color::Red } else if row.encrypted { Color::Green } else { Color::Yellow };
+        TableRow::new(fitted.columns.iter().map(|(at, _)| Cell::from(cells[*at].as_str()))).style(Style::new().fg(color))
     });
-    let widths = [Constraint::Fill(3), Constraint::Fill(3), Constraint::Fill(2), Constraint::Length(9), Constraint::Length(5), Constraint::Length(9), Constraint::Fill(3)];
-    let table = Table::new(lines, widths).header(TableRow::new(HEAD).style(Style::new().bold())).block(Block::new().borders(Borders::TOP).title("what goes where"));
-    frame.render_widget(table, middle);
-    let refusals: Vec<Line<'_>> = picture.refusals.iter().map(|refusal| Line::from(vec![Span::raw(refusal.to_string())])).collect();
-    frame.render_widget(Paragraph::new(refusals).block(Block::new().borders(Borders::TOP).title("last refusals")), low);
-    let news = picture.problem.clone().or_else(say::last_held).unwrap_or_default();
-    frame.render_widget(Paragraph::new(vec![Line::raw(news).style(Style::new().fg(Color::Yellow)), Line::raw("t: take the tour   q: stop the mesh and remove everything")]), foot);
+    let head = TableRow::new(fitted.columns.iter().map(|(at, _)| HEAD[*at])).style(Style::new().bold());
+    let table = Table::new(lines, fitted.columns.iter().map(|(_, wide)| Constraint::Length(*wide as u16))).column_spacing(2).header(head);
+    frame.render_widget(table.block(Block::new().borders(Borders::TOP).title("what goes where")), middle);
+    // The newest are at the end.
+    let shown = refusals.len().saturating_sub(usize::from(low_height.saturating_sub(1)));
+    frame.render_widget(Paragraph::new(refusals.into_iter().skip(shown).collect::<Vec<_>>()).block(Block::new().borders(Borders::TOP).title("last refusals")), low);
+    frame.render_widget(Paragraph::new(news.into_iter().collect::<Vec<_>>()), news_line);
+    frame.render_widget(Paragraph::new("t: take the tour   q: stop the mesh and remove everything"), keys);
+}
+
+fn headline(state: &State) -> String {
+    let running = state.pods.iter().filter(|pod| pod.init.is_some() && pod.trouble.is_none()).count();
+    format!("mesh {}: {} nodes, {running} of {} pods run; folder {}", state.mesh, state.nodes.len(), state.pods.len(), state.folder.display())
 }
 
 #[cfg(test)]

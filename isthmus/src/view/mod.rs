@@ -6,4 +6,5 @@ pub mod traffic;
 pub mod connections;
 pub mod refusals;
 pub mod verdicts;
+pub mod fit;
 pub mod live;

@@ -1,5 +1,6 @@
 //! The last refusals, from the ends of the daemons' logs (JSON lines, spec/dataplane.md 8.2). `refusal` is pure.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -7,11 +8,14 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::fit::short_name;
 use super::traffic::identity;
 use crate::lab::state::State;
 
 /// How much of the end of each log is read: some hundred lines.
 const TAIL: u64 = 64 << 10;
+/// How the daemon's sentence for each refusal by policy begins (spec/dataplane.md 8.2); under this title it says nothing.
+const REJECTED: &str = "connection closed due to policy rejection: ";
 
 /// A connection that a daemon refused or that failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub struct Refusal {
     pub error: String,
     /// NAMESPACE/NAME of the policy, if one is named.
     pub policy: Option<String>,
+    /// How often the same was refused within what is kept of the logs; the newest time is told.
+    pub times: usize,
 }
 
 impl Refusal {
@@ -33,15 +39,29 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = self.time.get(11..19).unwrap_or(&self.time);
-        write!(f, "{time}  {} -> {}: {}", self.source, self.destination, self.error)
+        write!(f, "{time}  {} -> {}: {}", short_name(&self.source), short_name(&self.destination), self.error.trim_start_matches(REJECTED))?;
+        if self.times > 1 { write!(f, " ({} times lately)", self.times) } else { Ok(()) }
     }
 }
 
 /// The newest refusals of all nodes, oldest first.
 pub fn recent(state: &State, limit: usize) -> Vec<Refusal> {
-    let mut all: Vec<Refusal> = state.programs.iter().filter(|program| program.name.starts_with("ztunnel")).flat_map(|program| tail(&program.log)).filter_map(|line| refusal(&line)).collect();
-    all.sort_by(|one, other| one.time.cmp(&other.time));
+    let daemons = state.programs.iter().filter(|program| program.name.starts_with("ztunnel"));
+    let mut all = together(daemons.flat_map(|program| tail(&program.log)).filter_map(|line| refusal(&line)));
     all.split_off(all.len().saturating_sub(limit))
+}
+
+/// One of each kind, with the time of the newest.
+fn together(all: impl Iterator<Item = Refusal>) -> Vec<Refusal> {
+    let mut kinds: BTreeMap<(String, String, String), Refusal> = BTreeMap::new();
+    for one in all {
+        let kind = kinds.entry((one.source.clone(), one.destination.clone(), one.error.clone())).or_insert_with(|| Refusal { times: 0, ..one.clone() });
+        kind.times += one.times;
+        kind.time = one.time.max(std::mem::take(&mut kind.time));
+    }
+    let mut kinds: Vec<Refusal> = kinds.into_values().collect();
+    kinds.sort_by(|one, other| one.time.cmp(&other.time));
+    kinds
 }
 
 fn tail(log: &Path) -> Vec<String> {
@@ -73,7 +93,7 @@ pub fn refusal(line: &str) -> Option<Refusal> {
         let workload = || Some(format!("{}/{} (no identity)", text(&format!("{side}.namespace"))?, text(&format!("{side}.workload"))?));
         named.or_else(workload).or_else(|| text(&format!("{side}.addr")).map(str::to_owned)).unwrap_or_default()
     };
-    Some(Refusal { time: text("time").unwrap_or_default().to_owned(), source: party("src"), destination: party("dst"), policy: policy(&error), error })
+    Some(Refusal { time: text("time").unwrap_or_default().to_owned(), source: party("src"), destination: party("dst"), policy: policy(&error), error, times: 1 })
 }
 
 /// The key after `denied by: `, as verdicts write it.
@@ -92,9 +112,16 @@ mod tests {
         let found = refusal(line).unwrap();
         assert!(found.concerns("ns/shop/sa/load", "ns/shop/sa/front"));
         assert_eq!(found.policy.as_deref(), Some("shop/tour-no-load"));
-        assert!(found.to_string().starts_with("05:06:07  ns/shop/sa/load -> ns/shop/sa/front: connection closed"));
+        assert_eq!(found.to_string(), "05:06:07  shop/load -> shop/front: explicitly denied by: shop/tour-no-load");
         assert_eq!(refusal(&line.replace("inbound", "outbound")), None);
         assert_eq!(refusal(&line.replace("\"error\":\"conn", "\"other\":\"conn")), None);
         assert_eq!(refusal("2026 not json"), None);
+    }
+    #[test]
+    fn the_same_refusal_is_told_once() {
+        let one = |time: &str, source: &str| Refusal { time: format!("2026-01-01T{time}Z"), source: source.into(), error: "no".into(), times: 1, ..Refusal::default() };
+        let told = together([one("00:00:03", "a"), one("00:00:02", "b"), one("00:00:01", "a")].into_iter());
+        let told: Vec<(&str, &str, usize)> = told.iter().map(|refusal| (&refusal.time[11..19], refusal.source.as_str(), refusal.times)).collect();
+        assert_eq!(told, [("00:00:02", "b", 1), ("00:00:03", "a", 2)]);
     }
 }
