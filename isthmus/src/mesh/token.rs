@@ -32,7 +32,7 @@ pub fn file(run: &Path, node: &str) -> PathBuf {
 }
 
 /// Where the key is that tokens are made with, for `isthmus token`.
-fn private_key(run: &Path) -> PathBuf {
+pub fn private_key(run: &Path) -> PathBuf {
     run.join("tokens").join("private.pem")
 }
 

@@ -236,7 +236,7 @@ fn outcomes(attempts: &[&Attempt]) -> String {
 /// All that an intruder could want, by the places where it really is, as options of the intruder.
 fn targets(cast: &Cast<'_>) -> Vec<(&'static str, String)> {
     let (state, run) = (cast.state, &cast.state.run);
-    let mut arguments = vec![("--secret", mesh::ca_key(run).display().to_string())];
+    let mut arguments = vec![("--secret", mesh::ca_key(run).display().to_string()), ("--secret", token::private_key(run).display().to_string())];
     let mut add = |option: &'static str, value: String| arguments.push((option, value));
     for node in &state.nodes {
         add("--secret", token::file(run, &node.name).display().to_string());
