@@ -5,7 +5,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::objects::{Kind, Known, read};
+use super::check::check;
+use crate::cluster::Event;
+use crate::objects::{Kind, Known, Object, read};
+use crate::translate::{Settings, Translation};
 
 /// What is said of an object before it is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,13 +68,29 @@ pub fn answer(review: &[u8], decide: impl FnOnce(Kind, &str) -> Verdict) -> Resu
     Ok((json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response }), allowed))
 }
 
-/// An object that could not be used after it was stored is not stored.
+/// An object that could not be used after it was stored is not stored; what of it is not honoured is said.
 pub fn decide(kind: Kind, object: &str) -> Verdict {
-    let refused = read::sent(kind, object).err().map(|fault| match fault.field {
+    let read = read::sent(kind, object).map_err(|fault| match fault.field {
         Some(field) => format!("field {field}: {}", fault.what),
         None => fault.what,
     });
-    Verdict { refused, warnings: Vec::new() }
+    match read.and_then(|object| check(&object).map(|()| object)) {
+        Ok(object) => Verdict { refused: None, warnings: remarks(object) },
+        Err(why) => Verdict { refused: Some(why), warnings: Vec::new() },
+    }
+}
+
+/// What its status will say of an object whatever else there is: the translation of it alone, without a root namespace and
+/// with all switches on, so that nothing is said that another setting makes untrue.
+fn remarks(object: Object) -> Vec<String> {
+    let key = object.key();
+    let revision = object.meta().label("istio.io/rev").unwrap_or("default").to_owned();
+    let settings = Settings { root_namespace: "".into(), sends_dry_run: true, ..Settings::default() };
+    let mut alone = Translation::new(settings, &revision);
+    alone.apply([Event::Applied(object)]);
+    let report = alone.report(&key);
+    let partly = report.conditions.into_iter().filter(|condition| condition.kind == "ZtunnelAccepted" && condition.reason != "Accepted");
+    partly.map(|condition| condition.message).chain(report.notes).collect()
 }
 
 #[cfg(test)]
