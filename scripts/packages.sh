@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # Names the Debian packages that this machine lacks; as root it installs them.
-#   scripts/packages.sh demo|test|bench
+#   scripts/packages.sh demo|test|bench|images|images
 # Each line of the table: the program that shows the package is there, the package, who needs it.
 set -euo pipefail
-purpose="${1:?usage: scripts/packages.sh demo|test|bench}"
+purpose="${1:?usage: scripts/packages.sh demo|test|bench|images}"
 table="
-cc gcc demo,test,bench
-make make demo,test,bench
+cc gcc demo,test,bench,images
+make make demo,test,bench,images
 ip iproute2 demo,test,bench
-nft nftables demo,test,bench
+nft nftables demo,test,bench,images
 setpriv util-linux demo,test,bench
 nsenter util-linux demo,test,bench
 curl curl test,bench
 nginx nginx-light test,bench
 redis-server redis-server test
 psql postgresql-client test
-pg_ctlcluster postgresql test
+pg_ctlcluster postgresql test,images
 iperf3 iperf3 test,bench
 dig dnsutils test
 nc netcat-openbsd test
@@ -25,6 +25,9 @@ exim4 exim4-daemon-light test
 haproxy haproxy bench
 wrk wrk bench
 gnuplot gnuplot-nox bench
+jq jq images
+strip binutils images
+busybox busybox-static images
 "
 missing=()
 while read -r program package needed_by; do

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -35,6 +36,8 @@ pub enum Command {
         #[arg(value_parser = account)]
         account: (String, String),
     },
+    /// On a cluster, inside a pod: is the mesh there, and is this pod in it?
+    Selftest(Selftest),
     /// What the mesh claims, shown step by step on the traffic of the sample shop.
     Tour {
         /// Do not wait between the steps.
@@ -80,6 +83,26 @@ pub struct Why {
     pub destination: String,
     #[arg(short, long, default_value = "table")]
     pub output: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct Selftest {
+    /// HOST:PORT of the controller's page of metrics.
+    #[arg(long, default_value = "istiod.istio-system.svc:15014")]
+    pub controller: String,
+    /// The controller must be of this version.
+    #[arg(long)]
+    pub version: Option<String>,
+    /// File of this pod's annotations (a downwardAPI volume): the pod must be in the mesh.
+    #[arg(long)]
+    pub annotations: Option<PathBuf>,
+    /// Seconds until all of it must hold.
+    #[arg(long, default_value = "30", value_parser = seconds)]
+    pub wait: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).map_err(|_| "use whole seconds".to_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -20,6 +20,7 @@ pub mod down;
 pub mod exec;
 pub mod status;
 pub mod why;
+pub mod selftest;
 pub mod view;
 pub mod sample;
 pub mod shop;

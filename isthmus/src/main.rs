@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use isthmus::cli::{Cli, Command};
 use isthmus::mesh::token;
-use isthmus::{down, exec, lab, say, status, tour, up, view, why};
+use isthmus::{down, exec, lab, say, selftest, status, tour, up, view, why};
 
 fn main() -> ExitCode {
     // The stages of a pod's first process come before any thread: a user namespace needs a process with one thread.
@@ -22,7 +22,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    lab::machine::enter(&cli)?;
+    // The one command that is not about this machine.
+    if !matches!(cli.command, Command::Selftest(_)) {
+        lab::machine::enter(&cli)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         match cli.command {
@@ -37,6 +40,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 println!("{}", token::for_machine(&run, &namespace, &account)?);
                 Ok(ExitCode::SUCCESS)
             }
+            Command::Selftest(options) => selftest::selftest(&options).await,
             Command::Tour { once } => tour::tour_of(&cli.name, once).await,
         }
     })

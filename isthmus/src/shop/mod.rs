@@ -1,7 +1,7 @@
 //! The sample shop's programs, one binary for all (`isthmus-shop`): services that talk plain HTTP to each other and
 //! know nothing of a mesh, a load generator, and the clients that the tour runs inside pods.
 
-mod client;
+pub(crate) mod client;
 mod intrude;
 mod services;
 
