@@ -1,5 +1,5 @@
 # The commands of this project. `make demo` and `make test` do their own set-up.
-.PHONY: help demo test lint bench bench-control parity fuzz
+.PHONY: help demo test lint bench bench-control parity fuzz images cluster cluster-down e2e-kubernetes
 
 help:            ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -30,3 +30,16 @@ bench:           ## speed and memory beside a chain of two plain HAProxy (as roo
 bench-control:   ## the controller beside an API server with 10,000 pods (KUBECONFIG=..., of one that is nobody else's; ARGS="--help")
 	@cargo build --release -p istiod-lite --bin istiod-lite --example bench-control
 	@target/release/examples/bench-control $(ARGS)
+
+images:          ## the images, static and from scratch, as archives in target/images (ARGS="--hub HUB --tag TAG --arch arm64")
+	@scripts/packages.sh images
+	@scripts/images.sh $(ARGS)
+
+cluster:         ## a real Kubernetes of two nodes on this machine (as root; e2e/cluster/cluster help)
+	@e2e/cluster/cluster up
+
+cluster-down:    ## remove it without a trace
+	@e2e/cluster/cluster down
+
+e2e-kubernetes:  ## the mesh on that cluster, or on the one of KUBECONFIG: install, enrol, prove, remove
+	@scripts/e2e-kubernetes.sh $(ARGS)

@@ -27,32 +27,6 @@ use std::time::Instant;
 use netns::mesh::Mesh;
 use netns::{attacks, faults, lifecycle, machine, own, policy, programs, sandwich, start, waypoint};
 
-/// What a check found: nothing to say, or why it could not look.
-pub enum Outcome {
-    Held,
-    Skipped(String),
-}
-
-/// A named check.
-pub struct Check {
-    pub name: &'static str,
-    pub run: fn(&Mesh) -> anyhow::Result<Outcome>,
-    /// A fault of the product that is known and stands here until it is gone. Runs only when it is named in full.
-    pub known: Option<&'static str>,
-}
-
-/// A check that always can look.
-#[macro_export]
-macro_rules! checks {
-    ($($(#[known = $known:literal])? $name:path),* $(,)?) => {
-        vec![$($crate::Check {
-            name: stringify!($name),
-            run: |mesh| $name(mesh).map(|()| $crate::Outcome::Held),
-            known: { let known: &[&'static str] = &[$($known)?]; known.first().copied() },
-        }),*]
-    };
-}
-
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let rooms = [
@@ -67,8 +41,8 @@ fn main() -> ExitCode {
         faults::checks(),
         start::checks(),
     ];
-    let mut checks: Vec<Check> = rooms.into_iter().flatten().collect();
-    checks.retain(|check| wanted.is_empty() || wanted.iter().any(|part| check.name.contains(part.as_str())));
+    let mut checks: Vec<e2e::Check<Mesh>> = rooms.into_iter().flatten().collect();
+    checks.retain(|check| e2e::is_wanted(check.name, &wanted));
     if std::env::args().any(|argument| argument == "--list") {
         checks.iter().for_each(|check| println!("{}: test", check.name));
         return ExitCode::SUCCESS;
@@ -89,65 +63,7 @@ fn main() -> ExitCode {
         }
     };
     println!("mesh up in {:.1} s", began.elapsed().as_secs_f32());
-    let tally = run(&mesh, &checks, &wanted);
+    let tally = e2e::run(&mesh, &checks, &wanted, Mesh::is_up);
     drop(mesh);
-    println!(
-        "{} ok, {} FAILED, {} SKIPPED, {} known, in {:.0} s",
-        tally.ok,
-        tally.failed.len(),
-        tally.skipped,
-        tally.known,
-        began.elapsed().as_secs_f32()
-    );
-    if tally.failed.is_empty() {
-        return ExitCode::SUCCESS;
-    }
-    println!("FAILED: {}", tally.failed.join(", "));
-    ExitCode::FAILURE
-}
-
-#[derive(Default)]
-struct Tally {
-    ok: usize,
-    skipped: usize,
-    known: usize,
-    failed: Vec<&'static str>,
-}
-
-fn run(mesh: &Mesh, checks: &[Check], wanted: &[String]) -> Tally {
-    let mut tally = Tally::default();
-    for check in checks {
-        if let Some(why) = check.known.filter(|_| !wanted.iter().any(|name| name == check.name)) {
-            println!("{} ... known: {why}", check.name);
-            tally.known += 1;
-            continue;
-        }
-        if !mesh.is_up() {
-            println!("{} ... FAILED: the mesh was stopped from outside", check.name);
-            tally.failed.push(check.name);
-            break;
-        }
-        let began = Instant::now();
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (check.run)(mesh)));
-        let took = began.elapsed().as_secs_f32();
-        match outcome {
-            Ok(Ok(Outcome::Held)) => {
-                println!("{} ... ok ({took:.1} s)", check.name);
-                tally.ok += 1;
-            }
-            Ok(Ok(Outcome::Skipped(why))) => {
-                println!("{} ... SKIPPED: {why}", check.name);
-                tally.skipped += 1;
-            }
-            Ok(Err(error)) => {
-                println!("{} ... FAILED ({took:.1} s): {error:#}", check.name);
-                tally.failed.push(check.name);
-            }
-            Err(_) => {
-                println!("{} ... FAILED ({took:.1} s): it panicked", check.name);
-                tally.failed.push(check.name);
-            }
-        }
-    }
-    tally
+    if tally.close(began.elapsed().as_secs_f32()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

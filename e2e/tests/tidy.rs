@@ -129,6 +129,25 @@ fn files(ending: &str) -> BTreeMap<String, String> {
     found
 }
 
+/// The version that programs say is the one that the chart asks images for, `helm test` compares, and the sample names.
+#[test]
+fn one_version_everywhere() {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut complaints = Vec::new();
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let chart = read("charts/isthmus/Chart.yaml");
+    for key in ["version", "appVersion"] {
+        if !chart.lines().any(|line| line == format!("{key}: {version}")) {
+            complaints.push(format!("charts/isthmus/Chart.yaml: {key} is not {version}"));
+        }
+    }
+    for (name, text) in files("yaml").into_iter().filter(|(name, _)| name.starts_with("e2e/sample/")) {
+        let images = text.lines().filter_map(|line| line.trim().strip_prefix("image: "));
+        complaints.extend(images.filter(|image| !image.ends_with(&format!(":{version}"))).map(|image| format!("{name}: {image} is not of version {version}")));
+    }
+    none(&complaints);
+}
+
 fn none(complaints: &[String]) {
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }

@@ -17,9 +17,9 @@ use super::app::{End, Server, ask, dial, echo, greet, to_end};
 use super::mesh::{MARKER, Mesh, SAID, SOON, until, until_ok, until_refused, v4, v6};
 use super::peer::{HBONE, account, connect, credential, handshake, status};
 use super::policy::STRICT;
-use crate::{Check, checks};
+use e2e::{Check, checks};
 
-pub fn checks() -> Vec<Check> {
+pub fn checks() -> Vec<Check<Mesh>> {
     checks![
         certificates_that_are_not_ours_are_refused,
         only_tls13_with_h2_is_spoken,

@@ -12,9 +12,9 @@ use nix::sys::signal::Signal;
 
 use super::app::{End, Server, ask, dial, echo, reset_at_close, to_end, watch};
 use super::mesh::{MARKER, Mesh, SAID, SOON, until, until_ok, v4, v6};
-use crate::{Check, checks};
+use e2e::{Check, checks};
 
-pub fn checks() -> Vec<Check> {
+pub fn checks() -> Vec<Check<Mesh>> {
     checks![
         resets_are_told_as_resets,
         a_frozen_daemon_breaks_nothing_in_three_seconds,

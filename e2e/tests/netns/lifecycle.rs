@@ -15,9 +15,9 @@ use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, Revok
 use super::annex::Annex;
 use super::app::{End, Server, ask, dial, echo, watch};
 use super::mesh::{MARKER, Mesh, SOON, until, until_ok, until_refused, v4};
-use crate::{Check, checks};
+use e2e::{Check, checks};
 
-pub fn checks() -> Vec<Check> {
+pub fn checks() -> Vec<Check<Mesh>> {
     checks![
         a_taken_admin_port_stops_the_start,
         a_daemon_ends_when_it_is_told_to,

@@ -17,9 +17,9 @@ use super::annex::Annex;
 use super::app::{PATIENCE, Server, ask, dial, dial_in, echo, greet, greeted};
 use super::mesh::{Applied, Daemon, MARKER, Mesh, SOON, program, said, until, until_ok, until_refused, v4, v6};
 use super::policy::STRICT;
-use crate::{Check, checks};
+use e2e::{Check, checks};
 
-pub fn checks() -> Vec<Check> {
+pub fn checks() -> Vec<Check<Mesh>> {
     checks![
         a_machine_takes_part_in_the_mesh,
         a_machine_serves_callers_that_are_not_in_the_mesh,

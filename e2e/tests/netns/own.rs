@@ -8,9 +8,9 @@ use mesh_model::identity::SpiffeId;
 
 use super::mesh::{Mesh, SOON, until, until_ok, until_refused};
 use super::peer::{HBONE, account, credential, status_of};
-use crate::{Check, checks};
+use e2e::{Check, checks};
 
-pub fn checks() -> Vec<Check> {
+pub fn checks() -> Vec<Check<Mesh>> {
     checks![the_daemons_metrics_are_served_over_hbone]
 }
 

@@ -7,12 +7,12 @@ use anyhow::{Context, Result, ensure};
 
 use super::app::{End, Server, ask, dial, echo, watch};
 use super::mesh::{MARKER, Mesh, SOON, until_ok, until_refused, v4, v6};
-use crate::{Check, checks};
+use e2e::{Check, checks};
 
 /// What is promised of a policy.
 const EFFECT_WITHIN: Duration = Duration::from_secs(1);
 
-pub fn checks() -> Vec<Check> {
+pub fn checks() -> Vec<Check<Mesh>> {
     checks![a_deny_cuts_within_a_second, an_allow_list_shuts_others_out, addresses_can_be_denied, strict_and_permissive]
 }
 

@@ -12,9 +12,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::app::{End, Server, ask, dial, echo, echo_at_end, greet, to_end};
 use super::mesh::{MARKER, Mesh, SAID, SOON, until, until_ok, v4, v6};
-use crate::{Check, Outcome, checks};
+use e2e::{Check, Outcome, checks};
 
-pub fn checks() -> Vec<Check> {
+pub fn checks() -> Vec<Check<Mesh>> {
     let mut all = checks![
         curl_and_nginx,
         same_node_pods_are_tunnelled,

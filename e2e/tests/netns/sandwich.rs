@@ -14,9 +14,9 @@ use super::app::{Conversation, Server, ask, dial, echo, greet, greeted};
 use super::mesh::{Applied, MARKER, Mesh, SOON, until, v4, v6};
 use super::peer::{HBONE, account, connect_with, credential};
 use super::waypoint::{gateway, steered};
-use crate::{Check, checks};
+use e2e::{Check, checks};
 
-pub fn checks() -> Vec<Check> {
+pub fn checks() -> Vec<Check<Mesh>> {
     checks![a_sandwiched_waypoint_gets_plain_bytes, a_sandwiched_waypoint_gets_a_proxy_header]
 }
 

@@ -17,9 +17,9 @@ use mesh_model::identity::SpiffeId;
 use super::app::{PATIENCE, Server, ask, dial, echo, greet, greeted};
 use super::mesh::{Applied, MARKER, Mesh, SOON, until, until_ok, until_refused, v4, v6};
 use super::peer::{HBONE, account, credential, tls};
-use crate::{Check, checks};
+use e2e::{Check, checks};
 
-pub fn checks() -> Vec<Check> {
+pub fn checks() -> Vec<Check<Mesh>> {
     checks![
         a_workload_behind_a_waypoint,
         a_service_behind_a_waypoint,

@@ -1,0 +1,49 @@
+//! The mesh on a real Kubernetes, from `helm install` to `helm uninstall`. `make e2e-kubernetes` brings the cluster up,
+//! loads the images and sets what is asked for here; without that nothing is touched, whatever KUBECONFIG says.
+//!
+//! The checks build on each other and run in this order: the chart alone, install, pods, wire, policy, enrolment under
+//! load, removal. Words after `--` are parts of names: `make e2e-kubernetes ARGS="wire policy"`.
+
+mod kube {
+    pub mod chart;
+    pub mod cluster;
+    pub mod enrolment;
+    pub mod install;
+    pub mod mesh;
+    pub mod policy;
+    pub mod traffic;
+}
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use kube::cluster::Cluster;
+use kube::{chart, enrolment, install, policy, traffic};
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let mut checks: Vec<e2e::Check<Cluster>> =
+        [chart::checks(), install::checks(), traffic::checks(), policy::checks(), enrolment::checks(), install::last_checks()]
+            .into_iter()
+            .flatten()
+            .collect();
+    checks.retain(|check| e2e::is_wanted(check.name, &wanted));
+    if std::env::args().any(|argument| argument == "--list") {
+        checks.iter().for_each(|check| println!("{}: test", check.name));
+        return ExitCode::SUCCESS;
+    }
+    if std::env::var_os("ISTHMUS_E2E_KUBERNETES").is_none() {
+        println!("SKIPPED {} checks of the mesh on Kubernetes: `make e2e-kubernetes` runs them", checks.len());
+        return ExitCode::SUCCESS;
+    }
+    let began = Instant::now();
+    let cluster = match Cluster::of_the_environment() {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            println!("the cluster cannot be used: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let tally = e2e::run(&cluster, &checks, &wanted, Cluster::answers);
+    if tally.close(began.elapsed().as_secs_f32()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,118 @@
+//! The chart on the cluster: it installs, its own test passes, it is stopped where it could not work, and it leaves
+//! nothing.
+
+use anyhow::{Result, ensure};
+use e2e::{Check, checks};
+
+use super::cluster::{Cluster, PODS, chart, text, until};
+use super::mesh::{RELEASE, SYSTEM, install, parts, values};
+
+pub fn checks() -> Vec<Check<Cluster>> {
+    checks![a_namespace_that_forbids_node_components_is_named_before_anything_is_made, the_chart_installs, its_own_test_passes, parts_may_do_little]
+}
+
+pub fn last_checks() -> Vec<Check<Cluster>> {
+    checks![uninstall_leaves_nothing]
+}
+
+fn a_namespace_that_forbids_node_components_is_named_before_anything_is_made(cluster: &Cluster) -> Result<()> {
+    let namespace = "e2e-restricted";
+    cluster.namespace(namespace, &["pod-security.kubernetes.io/enforce=baseline"])?;
+    let (chart, values) = (chart().display().to_string(), values());
+    let refused = cluster.helm(&["install", "refused", &chart, "-n", namespace, "--set", &values[0]]);
+    cluster.kubectl(&["delete", "namespace", namespace, "--wait=false"])?;
+    let said = refused.err().map(|error| error.to_string()).unwrap_or_default();
+    ensure!(said.contains("pod-security.kubernetes.io/enforce=privileged"), "helm said: {said}");
+    Ok(())
+}
+
+fn the_chart_installs(cluster: &Cluster) -> Result<()> {
+    install(cluster, &[])?;
+    for (part, least) in [("istiod", 1), ("ztunnel", cluster.nodes.len()), ("mesh-cni", cluster.nodes.len())] {
+        let pods = parts(cluster, part)?;
+        ensure!(pods.len() >= least, "{part}: {} pods", pods.len());
+    }
+    Ok(())
+}
+
+fn its_own_test_passes(cluster: &Cluster) -> Result<()> {
+    cluster.helm(&["test", RELEASE, "-n", SYSTEM, "--timeout", "2m"]).map(drop)
+}
+
+/// Least privilege, asked of the API server itself.
+fn parts_may_do_little(cluster: &Cluster) -> Result<()> {
+    let may = |account: &str, verb: &str, what: &str, namespace: &str| {
+        let whom = format!("system:serviceaccount:{SYSTEM}:{account}");
+        // The answer is the exit status too: "no" is not an error of ours.
+        let asked = cluster.kubectl(&["auth", "can-i", verb, what, "-n", namespace, "--as", &whom]);
+        asked.is_ok_and(|answer| answer.trim() == "yes")
+    };
+    let forbidden = [
+        ("ztunnel", "get", "pods", "default"),
+        ("ztunnel", "get", "secrets", SYSTEM),
+        ("ztunnel", "list", "services", "default"),
+        ("mesh-cni", "get", "secrets", SYSTEM),
+        ("mesh-cni", "get", "secrets", "default"),
+        ("mesh-cni", "patch", "pods", "default"),
+        ("mesh-cni", "create", "pods", "default"),
+        ("mesh-cni", "delete", "pods", "default"),
+        ("mesh-cni", "create", "pods/exec", "default"),
+        ("mesh-cni", "get", "configmaps", "default"),
+        ("istiod", "get", "secrets", "default"),
+        ("istiod", "list", "secrets", "kube-system"),
+        ("istiod", "create", "pods", "default"),
+        ("istiod", "patch", "pods", "default"),
+        ("istiod", "delete", "namespaces", "default"),
+        ("istiod", "create", "serviceaccounts/token", "default"),
+        ("istiod", "create", "clusterrolebindings", "default"),
+    ];
+    let allowed: Vec<String> =
+        forbidden.iter().filter(|(who, verb, what, namespace)| may(who, verb, what, namespace)).map(|case| format!("{case:?}")).collect();
+    ensure!(allowed.is_empty(), "too much is allowed: {}", allowed.join(", "));
+    // The question can be answered with yes: what they need they may.
+    for (who, verb, what) in [("mesh-cni", "list", "pods"), ("istiod", "list", "services")] {
+        ensure!(may(who, verb, what, "default"), "{who} may not {verb} {what}");
+    }
+    Ok(())
+}
+
+fn uninstall_leaves_nothing(cluster: &Cluster) -> Result<()> {
+    cluster.helm(&["uninstall", RELEASE, "-n", SYSTEM, "--wait", "--timeout", "2m"])?;
+    until(PODS, "the end of all pods of the mesh", || Ok(parts(cluster, "mesh-cni")?.is_empty().then_some(())))?;
+    let kinds = cluster.kubectl(&["api-resources", "--verbs=list", "-o", "name"])?;
+    let kinds: Vec<&str> = kinds.lines().filter(|kind| !kind.starts_with("events") && !kind.starts_with("customresourcedefinitions")).collect();
+    let label = format!("app.kubernetes.io/instance={RELEASE},app.kubernetes.io/part-of=isthmus");
+    until(PODS, "objects of the release gone", || {
+        let left = cluster.kubectl(&["get", &kinds.join(","), "-A", "-l", &label, "-o", "name", "--ignore-not-found"])?;
+        ensure!(left.trim().is_empty(), "still there: {}", left.trim().replace('\n', ", "));
+        Ok(Some(()))
+    })?;
+    if cluster.ours {
+        for node in 0..cluster.nodes.len() {
+            nothing_on_a_node(cluster, node)?;
+        }
+    }
+    Ok(())
+}
+
+/// The node as it was before: its CNI configuration, its plugins, its rules; and a pod starts there.
+fn nothing_on_a_node(cluster: &Cluster, node: usize) -> Result<()> {
+    let name = &cluster.nodes[node];
+    for (what, command) in [
+        ("CNI configuration", "grep -l mesh-cni /etc/cni/net.d/* 2>/dev/null"),
+        ("plugin", "ls /opt/cni/bin | grep mesh-cni"),
+        ("rules", "nft list ruleset | grep -i isthmus"),
+        ("sockets", "ls /run/ztunnel/*.sock /run/istio-cni/* 2>/dev/null"),
+    ] {
+        until(PODS, &format!("{what} of the mesh gone from {name}"), || {
+            let left = cluster.on(node, &["sh", "-c", &format!("{command} || true")])?;
+            ensure!(left.trim().is_empty(), "still there: {}", left.trim());
+            Ok(Some(()))
+        })?;
+    }
+    let pods = cluster.json(&["get", "pods", "-A", "--field-selector", &format!("spec.nodeName={name}")])?;
+    let marked = pods["items"].as_array().into_iter().flatten().filter(|pod| !pod["metadata"]["annotations"]["ambient.istio.io/redirection"].is_null());
+    let marked: Vec<String> = marked.map(|pod| text(&pod["metadata"]["name"])).collect();
+    ensure!(marked.is_empty(), "pods still say that they are in the mesh: {}", marked.join(", "));
+    Ok(())
+}
