@@ -23,7 +23,7 @@ build_programs() {
         step "$program ($at of 8)" kubernetes_program "$program"
     done
     step "coredns (7 of 8)" module_program "github.com/coredns/coredns@v$coredns_version"
-    step "helm (8 of 8)" module_program "helm.sh/helm/v3/cmd/helm@v$helm_version"
+    step "helm (8 of 8)" module_program "helm.sh/helm/v3/cmd/helm@v$helm_version" "$(helm_knows)"
     echo "$kubernetes_version $coredns_version $helm_version" >"$programs/versions"
 }
 
@@ -56,5 +56,14 @@ kubernetes_program() {
 }
 
 module_program() {
-    GOBIN="$programs" go install -trimpath -ldflags '-s -w' "$1"
+    GOBIN="$programs" go install -trimpath -ldflags "-s -w ${2:-}" "$1"
+}
+
+# The Kubernetes that Helm renders for without a cluster: 1.20, if it is not told.
+helm_knows() {
+    local package
+    for package in chartutil lint/rules; do
+        printf ' -X helm.sh/helm/v3/pkg/%s.k8sVersionMajor=%s' "$package" "${kubernetes_version%%.*}"
+        printf ' -X helm.sh/helm/v3/pkg/%s.k8sVersionMinor=%s' "$package" "$(cut -d. -f2 <<<"$kubernetes_version")"
+    done
 }

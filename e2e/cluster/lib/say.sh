@@ -1,19 +1,21 @@
 # What is printed: one line per step with the time that it took, one line that says why something stops.
 say() { printf '%s\n' "$*"; }
 
-# step WORDS COMMAND...: says what is done, does it, says how long it took.
+# step WORDS COMMAND...: says what is done, does it, says how long it took. The command is not asked whether it failed:
+# a function that is asked goes on after its own failures.
 step() {
-    local words="$1" start now
+    local start now
+    doing="$1"
     shift
+    printf '  %-52s' "$doing"
     start=$(date +%s%N)
-    printf '  %-52s' "$words"
-    if ! "$@"; then
-        printf 'FAILED\n'
-        return 1
-    fi
+    "$@"
     now=$(date +%s%N)
+    doing=""
     printf '%6d ms\n' $(((now - start) / 1000000))
 }
+doing=""
+trap '[ -z "$doing" ] || printf "FAILED\n  (what it left is in the way of nothing: up and down remove it; logs are in %s)\n" "$logs"' EXIT
 
 die() {
     printf 'cluster: %s\n' "$*" >&2

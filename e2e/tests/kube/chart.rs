@@ -11,6 +11,9 @@ use super::mesh::SYSTEM;
 /// Sets of values, each with what it renders beside it (`UPDATE=1` writes those anew).
 const SETS: [&str; 4] = ["least", "most", "nodes-only", "controller-only"];
 
+/// What charts are rendered for where no cluster is asked.
+const KUBERNETES: &str = "1.34.0";
+
 pub fn checks() -> Vec<Check<Cluster>> {
     checks![the_chart_is_well_formed, it_renders_what_it_rendered, wrong_values_are_refused_with_their_names, the_api_server_takes_what_it_renders]
 }
@@ -21,7 +24,7 @@ fn folder(name: &str) -> PathBuf {
 
 fn render(cluster: &Cluster, set: &str, more: &[&str]) -> Result<String> {
     let (chart, values) = (chart().display().to_string(), folder("values").join(format!("{set}.yaml")).display().to_string());
-    cluster.helm(&[&["template", "isthmus", &chart, "-n", SYSTEM, "--kube-version", "1.34.0", "-f", &values], more].concat())
+    cluster.helm(&[&["template", "isthmus", &chart, "-n", SYSTEM, "--kube-version", KUBERNETES, "-f", &values], more].concat())
 }
 
 fn the_chart_is_well_formed(cluster: &Cluster) -> Result<()> {
@@ -52,9 +55,12 @@ fn it_renders_what_it_rendered(cluster: &Cluster) -> Result<()> {
 
 fn wrong_values_are_refused_with_their_names(cluster: &Cluster) -> Result<()> {
     let chart = chart().display().to_string();
+    let said_of = |values: &str| -> Result<String> {
+        refused(cluster.helm(&["template", "x", &chart, "--kube-version", KUBERNETES, "--set", values])).with_context(|| values.to_owned())
+    };
     // Without a hub nothing can be pulled.
-    let said = refused(cluster.helm(&["template", "x", &chart]))?;
-    ensure!(said.contains("hub"), "without values: {said}");
+    let said = said_of("logAsJson=true")?;
+    ensure!(said.contains("hub"), "without a hub: {said}");
     for (value, named) in [
         ("image.hub=registry.example/", "hub"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
@@ -73,10 +79,10 @@ fn wrong_values_are_refused_with_their_names(cluster: &Cluster) -> Result<()> {
         ("cni.resources.request.cpu=1", "request"),
         ("monitoring.podMonitor.interval=often", "interval"),
     ] {
-        let said = refused(cluster.helm(&["template", "x", &chart, "--set", "image.hub=a/b", "--set", value])).context(value)?;
+        let said = said_of(&format!("image.hub=a/b,{value}"))?;
         ensure!(said.contains(named), "{value}: {said}");
     }
-    let said = refused(cluster.helm(&["template", "x", &chart, "--set", "image.hub=a/b,istiod.enabled=false"]))?;
+    let said = said_of("image.hub=a/b,istiod.enabled=false")?;
     ensure!(said.contains("xdsAddress"), "node components without a controller: {said}");
     Ok(())
 }
