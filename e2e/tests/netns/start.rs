@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::mesh::{Mesh, program, until};
-use crate::{Check, checks};
+use e2e::{Check, checks};
 
 /// Pods on each of the two nodes; each calls all on the other one, over IPv4 and IPv6.
 const PODS: u8 = 3;
@@ -24,7 +24,7 @@ const PODS: u8 = 3;
 const STARTS: u32 = 2;
 const UP_WITHIN: Duration = Duration::from_secs(60);
 
-pub fn checks() -> Vec<Check> {
+pub fn checks() -> Vec<Check<Mesh>> {
     checks![no_pod_of_the_mesh_is_called_in_the_clear_while_it_starts]
 }
 
