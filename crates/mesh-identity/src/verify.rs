@@ -122,7 +122,10 @@ pub fn chain(
 /// With two names a check on one and a decision by the other could differ (V-25), so such a certificate has none.
 pub fn identity_of(leaf: &CertificateDer<'_>) -> Result<SpiffeId, NotOurPeer> {
     let none = |why: &str| NotOurPeer::NoIdentity(why.to_owned());
-    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|_| none("it cannot be read"))?;
+    let (rest, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|_| none("it cannot be read"))?;
+    if !rest.is_empty() {
+        return Err(none("there are bytes after it"));
+    }
     let names = parsed
         .subject_alternative_name()
         .map_err(|_| none("its subject alternative names cannot be read"))?

@@ -61,6 +61,15 @@ fn a_name_that_is_no_text_beside_a_good_one_is_a_second_name() {
     }
 }
 
+// V-24: found by fuzzing; what stands behind a certificate is looked at by some readers
+#[test]
+fn bytes_after_a_certificate_make_it_none() {
+    let leaf = Signer::root("a").leaf(vec![uri("spiffe://td/ns/a/sa/b")], 7, |_| {});
+    assert!(identity_of(&leaf.chain[0]).is_ok());
+    let longer = CertificateDer::from([leaf.chain[0].as_ref(), b"\0"].concat());
+    assert!(matches!(identity_of(&longer), Err(NotOurPeer::NoIdentity(_))));
+}
+
 #[test]
 fn what_is_no_certificate_is_no_identity() {
     for bytes in [&b""[..], b"x", &[0x30, 0x82, 0xff, 0xff], &[0x30; 4096]] {
