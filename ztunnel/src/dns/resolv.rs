@@ -36,7 +36,8 @@ impl Resolv {
 fn server(text: &str) -> Option<SocketAddr> {
     if let Some((ip, scope)) = text.split_once('%') {
         // A link-local server with its interface by number; by name it would have to be looked up in another namespace.
-        let ip: Ipv6Addr = ip.parse().ok()?;
+        // An IPv4 address in IPv6 form has no scope.
+        let ip = ip.parse::<Ipv6Addr>().ok().filter(|ip| ip.to_ipv4_mapped().is_none())?;
         return Some(SocketAddr::V6(SocketAddrV6::new(ip, 53, 0, scope.parse().ok()?)));
     }
     let ip: IpAddr = text.parse().ok()?;
@@ -54,7 +55,7 @@ mod tests {
 
     #[test]
     fn servers_and_search_domains_are_read_and_the_rest_is_skipped() {
-        let text = "# local\nnameserver 10.96.0.10 ; cluster\nnameserver fd00::a\nnameserver fe80::1%2\nnameserver fe80::1%eth0\nnameserver nonsense\n\
+        let text = "# local\nnameserver 10.96.0.10 ; cluster\nnameserver fd00::a\nnameserver fe80::1%2\nnameserver fe80::1%eth0\nnameserver ::ffff:1.2.3.4%2\nnameserver nonsense\n\
                     nameserver 10.0.0.4\ndomain old.example\nsearch ns1.svc.cluster.local. SVC.cluster.local\noptions ndots:5\n\nnameserver\n";
         let resolv = Resolv::parse(text);
         assert_eq!(
