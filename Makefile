@@ -29,7 +29,7 @@ bench:           ## speed and memory beside a chain of two plain HAProxy (as roo
 
 bench-control:   ## the controller beside an API server with 10,000 pods (KUBECONFIG=..., of one that is nobody else's; ARGS="--help")
 	@cargo build --release -p istiod-lite --bin istiod-lite --example bench-control
-	@target/release/examples/bench-control $(ARGS)
+	@KUBECONFIG=$(KUBECONFIG) target/release/examples/bench-control $(ARGS)
 
 images:          ## the images, static and from scratch, as archives in target/images (ARGS="--hub HUB --tag TAG --arch arm64")
 	@scripts/packages.sh images

@@ -16,7 +16,7 @@ use crate::objects::{Kind, ObjectKey};
 use crate::translate::tests::{events, pod};
 
 #[derive(Debug)]
-struct At(SystemTime);
+pub struct At(pub SystemTime);
 
 impl Clock for At {
     fn now(&self) -> SystemTime {
@@ -24,11 +24,11 @@ impl Clock for At {
     }
 }
 
-fn now() -> SystemTime {
+pub fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000)
 }
 
-fn placements(yaml: &str) -> Placements {
+pub fn placements(yaml: &str) -> Placements {
     let mut placements = Placements::default();
     for event in events(yaml) {
         placements.apply(&event);

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::authentication::v1::TokenReviewStatus;
-use mesh_identity::Clock;
 use mesh_identity::impersonate::{Rules, impersonate};
 use mesh_identity::token::{AUDIENCE, Minter};
 use mesh_runtime::{Publisher, watched};
@@ -13,23 +12,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::ca::authn::{Authn, Known, Tokens};
 use crate::ca::placements::Placements;
+use crate::ca::tests::{At, now, placements};
 use crate::testing::api_server::ApiServer;
-use crate::translate::tests::{events, pod};
+use crate::translate::tests::pod;
 
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
-
-#[derive(Debug)]
-struct At(SystemTime);
-
-impl Clock for At {
-    fn now(&self) -> SystemTime {
-        self.0
-    }
-}
-
-fn now() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000)
-}
 
 /// What an API server says of the node daemon's token.
 fn verdict() -> Value {
@@ -55,12 +42,6 @@ struct Case {
     minter: Minter,
     authn: Authn,
     placements: Publisher<Placements>,
-}
-
-fn placements(yaml: &str) -> Placements {
-    let mut placements = Placements::default();
-    assert!(events(yaml).iter().all(|event| placements.apply(event)));
-    placements
 }
 
 fn case(yaml: &str) -> Case {
