@@ -6,7 +6,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::stored::Data;
 
@@ -70,6 +70,6 @@ fn remove_others(folder: &Path, version: &Path) {
     }
 }
 
-fn is_version(path: &PathBuf) -> bool {
+fn is_version(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(VERSIONS) || name == FIRST)
 }

@@ -33,7 +33,7 @@ pub enum Source {
     /// The same, shared by the replicas of a cluster: what is kept, and the version that we know.
     Cluster { secrets: Api<Secret>, version: String, trust_domain: String, root_life: Duration },
     /// An operator's, with the files of this folder.
-    PluggedIn { folder: PathBuf, seen: Option<PluggedIn> },
+    PluggedIn { folder: PathBuf, seen: Option<Box<PluggedIn>> },
 }
 
 pub struct Keep {
@@ -165,14 +165,14 @@ impl Keep {
             Ok(None) => return,
             Err(error) => return tracing::error!(target: "ca", %error, "the plugged-in authority stays as it was"),
         };
-        if seen.as_ref() == Some(&found) {
+        if seen.as_deref() == Some(&found) {
             return;
         }
         match next.plug_in(&found, self.lifetimes, now) {
             Ok(()) => tracing::info!(target: "ca", folder = %folder.display(), "another authority is plugged in"),
             Err(error) => tracing::error!(target: "ca", folder = %folder.display(), %error, "what is plugged in cannot be used; the authority stays as it was"),
         }
-        *seen = Some(found);
+        *seen = Some(Box::new(found));
     }
 
     /// Does all steps that are due.

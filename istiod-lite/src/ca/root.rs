@@ -70,7 +70,7 @@ fn plugged_in(start: &Start<'_>, now: SystemTime) -> anyhow::Result<Option<(Sour
     if stored.book.roots.get(&stored.book.signer.root).is_some_and(|trust| trust.since == now) {
         tracing::warn!(target: "ca", "nodes do not know the plugged-in root yet: until each has renewed its certificates, connections between old and new ones can fail. Change the files while the controller runs, and it waits");
     }
-    Ok(Some((Source::PluggedIn { folder: plugged_in.to_owned(), seen: Some(files) }, stored)))
+    Ok(Some((Source::PluggedIn { folder: plugged_in.to_owned(), seen: Some(Box::new(files)) }, stored)))
 }
 
 fn self_signed(start: &Start<'_>, now: SystemTime) -> anyhow::Result<Stored> {

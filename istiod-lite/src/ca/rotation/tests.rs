@@ -273,7 +273,7 @@ async fn no_handshake_fails_when_all_plugged_in_files_are_replaced_at_once() {
     let (old, new) = (make(), make());
     put(&folder, &old);
     let stored = Stored::plugged_in(&old, "", LIVES, clock.now()).unwrap();
-    let source = Source::PluggedIn { folder: folder.path().to_owned(), seen: Some(old) };
+    let source = Source::PluggedIn { folder: folder.path().to_owned(), seen: Some(Box::new(old)) };
     let mut mesh = Mesh::new(source, stored, SHORT, clock.clone());
     mesh.pass(30).await;
     put(&folder, &new);
