@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Decisions: data in, data out. A name that ends with `/` stands for the folder.
-const PURE: [&str; 32] = [
+const PURE: [&str; 38] = [
     "ztunnel/src/resolve.rs",
     "ztunnel/src/admit.rs",
     "ztunnel/src/proxy_header.rs",
@@ -39,6 +39,12 @@ const PURE: [&str; 32] = [
     "istiod-lite/src/admission/review.rs",
     "istiod-lite/src/admission/check.rs",
     "isthmus/src/plan.rs",
+    "isthmus/src/cluster/check.rs",
+    "isthmus/src/cluster/facts.rs",
+    "isthmus/src/report/cluster.rs",
+    "isthmus/src/report/daemon.rs",
+    "isthmus/src/report/machine.rs",
+    "isthmus/src/view/fit.rs",
 ];
 
 /// What a decision may not reach for, and what is there instead.

@@ -24,12 +24,16 @@ pub enum Command {
     Down,
     /// Run a command inside a pod.
     Exec(Exec),
-    /// Nodes, programs and pods.
+    /// How the mesh is: its parts, nodes and pods, and what is wrong with the command that repairs it.
     Status(Output),
+    /// One line for each thing that has to hold on a cluster, why it does not, and the command that repairs it.
+    Check(Check),
     /// Open connections: who, to whom, through which service, encrypted or not.
     Connections(Output),
     /// Ask the mesh what it would do with a connection, and why.
     Why(Why),
+    /// The policies that apply to a pod, as its node's daemon holds them.
+    Policy(Policy),
     /// Print a token, good for an hour, for a machine that joins the mesh with a daemon of its own (dedicated mode).
     Token {
         /// NAMESPACE/ACCOUNT that the machine's workload runs as.
@@ -44,6 +48,46 @@ pub enum Command {
         #[arg(long)]
         once: bool,
     },
+    /// Print a script that completes these commands in a shell.
+    Completion {
+        /// Whose script.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which cluster; without these a mesh of this machine, if one runs, else the cluster of the kubeconfig.
+#[derive(Clone, Debug, Default, Args)]
+pub struct At {
+    /// The kubeconfig file [default: KUBECONFIG or ~/.kube/config].
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig.
+    #[arg(long)]
+    pub context: Option<String>,
+    /// Only this namespace; names without a namespace are looked for here.
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// All namespaces: what is shown unless -n is given.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+}
+
+impl At {
+    pub fn names_cluster(&self) -> bool {
+        self.kubeconfig.is_some() || self.context.is_some()
+    }
+}
+
+impl Command {
+    /// For commands that are about a mesh wherever it is.
+    pub fn at(&self) -> Option<&At> {
+        match self {
+            Command::Status(options) | Command::Connections(options) => Some(&options.at),
+            Command::Why(options) => Some(&options.at),
+            Command::Policy(options) => Some(&options.at),
+            Command::Up(_) | Command::Down | Command::Exec(_) | Command::Check(_) | Command::Selftest(_) | Command::Token { .. } | Command::Tour { .. } | Command::Completion { .. } => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -71,8 +115,40 @@ pub struct Exec {
 
 #[derive(Debug, Args)]
 pub struct Output {
+    /// Tables for people, or JSON.
     #[arg(short, long, default_value = "table")]
     pub output: Format,
+    #[command(flatten)]
+    pub at: At,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// What has to hold before the mesh is installed.
+    #[arg(long)]
+    pub pre: bool,
+    /// Where the mesh is to be installed.
+    #[arg(long, default_value = crate::cluster::check::USUAL_NAMESPACE, requires = "pre")]
+    pub into: String,
+    /// Look again until everything holds, for so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub wait: Option<u64>,
+    /// Lines for people, or JSON.
+    #[arg(short, long, default_value = "table")]
+    pub output: Format,
+    #[command(flatten)]
+    pub at: At,
+}
+
+#[derive(Debug, Args)]
+pub struct Policy {
+    /// NAME or NAMESPACE/NAME of the pod.
+    pub pod: String,
+    /// A table for people, or JSON.
+    #[arg(short, long, default_value = "table")]
+    pub output: Format,
+    #[command(flatten)]
+    pub at: At,
 }
 
 #[derive(Debug, Args)]
@@ -81,8 +157,11 @@ pub struct Why {
     pub pod: String,
     /// HOST:PORT as the caller would write it.
     pub destination: String,
+    /// Sentences for people, or JSON.
     #[arg(short, long, default_value = "table")]
     pub output: Format,
+    #[command(flatten)]
+    pub at: At,
 }
 
 #[derive(Debug, Args)]
@@ -124,4 +203,44 @@ fn account(text: &str) -> Result<(String, String), String> {
 fn mesh_name(text: &str) -> Result<String, String> {
     let plain = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     if plain && (1..=16).contains(&text.len()) { Ok(text.to_owned()) } else { Err("use 1 to 16 of a-z and 0-9".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_and_every_option_says_what_it_is_for() {
+        let mut all = Cli::command();
+        all.build();
+        all.clone().debug_assert();
+        for command in all.get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                let help = argument.get_help().unwrap_or_else(|| panic!("{} {}: no help", command.get_name(), argument.get_id())).to_string();
+                assert!(help.chars().next().is_some_and(char::is_uppercase), "{} {}: {help}", command.get_name(), argument.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn options_of_a_cluster_are_understood_where_they_mean_something() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        for (line, understood) in [
+            ("isthmus status --context c -n shop -o json", true),
+            ("isthmus status -A", true),
+            ("isthmus status -A -n shop", false),
+            ("isthmus why cart db:6400 -n shop --kubeconfig /k", true),
+            ("isthmus policy shop/cart", true),
+            ("isthmus check --pre --into mesh", true),
+            ("isthmus check --into mesh", false),
+            ("isthmus up --context c", false),
+            ("isthmus completion bash", true),
+            ("isthmus completion cmd", false),
+        ] {
+            assert_eq!(parse(line).is_ok(), understood, "{line}");
+        }
+    }
 }

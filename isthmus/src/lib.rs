@@ -1,4 +1,4 @@
-//! The operator's command, and the mesh on one machine.
+//! The operator's command: the mesh on one machine, and looking at one, here or on a cluster.
 //!
 //! ```text
 //! folder of YAML -> objects -> plan -> lab (namespaces, pods)      nothing here decides who may talk to whom,
@@ -18,7 +18,12 @@ pub mod mesh;
 pub mod up;
 pub mod down;
 pub mod exec;
+pub mod site;
+pub mod cluster;
+pub mod report;
 pub mod status;
+pub mod check;
+pub mod policy;
 pub mod why;
 pub mod selftest;
 pub mod view;

@@ -1,12 +1,13 @@
-//! The operator's command: up, down, exec, status, connections, why.
+//! The operator's command, on this machine and on a cluster.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser as _};
 use isthmus::cli::{Cli, Command};
 use isthmus::mesh::token;
-use isthmus::{down, exec, lab, say, selftest, status, tour, up, view, why};
+use isthmus::site::{self, Choice};
+use isthmus::{check, down, exec, lab, policy, say, selftest, status, tour, up, view, why};
 
 fn main() -> ExitCode {
     // The stages of a pod's first process come before any thread: a user namespace needs a process with one thread.
@@ -22,8 +23,8 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    // The one command that is not about this machine.
-    if !matches!(cli.command, Command::Selftest(_)) {
+    let choice = site::of_command(&cli).transpose()?.unwrap_or(Choice::Machine);
+    if choice == Choice::Machine {
         lab::machine::enter(&cli)?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -32,9 +33,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Up(options) => up::up(&cli.name, options).await,
             Command::Down => down::down(&cli.name).await,
             Command::Exec(what) => exec::exec(&cli.name, &what),
-            Command::Status(options) => status::status(&cli.name, &options).await,
-            Command::Connections(options) => view::connections::connections(&cli.name, &options).await,
-            Command::Why(options) => why::why(&cli.name, &options).await,
+            Command::Status(options) => status::status(choice, &cli.name, &options).await,
+            Command::Check(options) => check::check(&options).await,
+            Command::Connections(options) => view::connections::connections(choice, &cli.name, &options).await,
+            Command::Why(options) => why::why(choice, &cli.name, &options).await,
+            Command::Policy(options) => policy::policy(choice, &cli.name, &options).await,
             Command::Token { account: (namespace, account) } => {
                 let run = lab::state::State::find(cli.name.as_deref())?.run;
                 println!("{}", token::for_machine(&run, &namespace, &account)?);
@@ -42,6 +45,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             }
             Command::Selftest(options) => selftest::selftest(&options).await,
             Command::Tour { once } => tour::tour_of(&cli.name, once).await,
+            Command::Completion { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "isthmus", &mut std::io::stdout());
+                Ok(ExitCode::SUCCESS)
+            }
         }
     })
 }

@@ -278,19 +278,20 @@ fn plan_pod(
         service_account: facts.service_account.to_owned(),
         labels: pod.metadata.labels.clone(),
         annotations: pod.metadata.annotations.clone(),
-        enrolled: is_enrolled(objects.namespaces.get(&name.namespace), pod),
+        enrolled: is_wanted(objects.namespaces.get(&name.namespace), &pod.metadata.labels, &pod.metadata.annotations),
         slot,
         containers,
         ports,
     })
 }
 
-/// The default selectors of ambient (spec/dataplane.md 4.4).
-fn is_enrolled(namespace: Option<&BTreeMap<String, String>>, pod: &PodObject) -> bool {
-    if pod.metadata.annotations.contains_key("sidecar.istio.io/status") {
+/// Whether a pod is to be in the mesh, by its namespace's labels and its own labels and annotations: the default
+/// selectors of ambient (spec/dataplane.md 4.4).
+pub fn is_wanted(namespace: Option<&BTreeMap<String, String>>, labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> bool {
+    if annotations.contains_key("sidecar.istio.io/status") {
         return false;
     }
-    let of_pod = pod.metadata.labels.get(MODE_LABEL).map(String::as_str);
+    let of_pod = labels.get(MODE_LABEL).map(String::as_str);
     let of_namespace = namespace.and_then(|labels| labels.get(MODE_LABEL)).map(String::as_str);
     of_pod == Some("ambient") || (of_namespace == Some("ambient") && of_pod != Some("none"))
 }

@@ -1,68 +1,68 @@
-//! `isthmus status`: nodes, programs and pods, as tables or JSON.
+//! `isthmus status`: how the mesh is, as tables or JSON. Exit status 1 if something is wrong.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
+use serde_json::Value;
 
 use crate::cli::{Format, Output};
+use crate::cluster::gather;
+use crate::lab::node::control_netns;
+use crate::lab::state::State;
+use crate::mesh::ask::{ADMIN_PORT, get};
+use crate::mesh::{controller, status_file, token};
+use crate::report::daemon::Daemon;
+use crate::report::{self, Report, machine::Asked};
 use crate::say;
-use crate::lab::state::{PodPhase, PodState, State};
+use crate::site::{Choice, Site};
 
-pub async fn status(mesh: &Option<String>, options: &Output) -> anyhow::Result<ExitCode> {
-    let state = State::find(mesh.as_deref())?;
-    let alive = state.up.is_alive();
+/// The controller's page for operators (spec/controlplane.md 10.2).
+const CONTROLLER_PORT: u16 = 15014;
+
+pub async fn status(choice: Choice, mesh: &Option<String>, options: &Output) -> anyhow::Result<ExitCode> {
+    let whole = match Site::find(choice, mesh.as_deref(), &options.at).await? {
+        Site::Machine(state) => report::machine::report(&state, &asked(&state).await),
+        Site::Cluster(cluster) => report::cluster::report(&gather::gather(&cluster).await?),
+    };
+    let shown: Report = match &options.at.namespace {
+        Some(namespace) => whole.only(namespace),
+        None => whole,
+    };
     match options.output {
-        Format::Json => say::out(serde_json::to_string_pretty(&state)?),
-        Format::Table => show(&state, alive),
+        Format::Json => say::out(serde_json::to_string_pretty(&shown)?),
+        Format::Table => report::show::show(&shown),
     }
-    Ok(if alive { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if shown.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn show(state: &State, alive: bool) {
-    let life = if alive { "running" } else { "crashed; `isthmus down` removes what is left" };
-    say::out(format!("mesh {} ({life}), folder {}", state.mesh, state.folder.display()));
-    let mut nodes = table(["NODE", "ADDRESS", "PODS", "NAMESPACE"]);
+/// Asks the daemons and the controller of a mesh on this machine.
+async fn asked(state: &State) -> Asked {
+    let processes = state.programs.iter().filter_map(|program| program.process).chain(state.pods.iter().filter_map(|pod| pod.init));
+    let mut asked = Asked { up_is_alive: state.up.is_alive(), alive: processes.filter(|process| process.is_alive()).map(|process| process.pid).collect(), ..Asked::default() };
+    if !state.meshed || !asked.up_is_alive {
+        return asked;
+    }
+    let mut daemons = BTreeMap::new();
     for node in &state.nodes {
-        let pods = state.pods.iter().filter(|pod| pod.node == node.name).count();
-        nodes.add_row([node.name.clone(), node.wire.v4.to_string(), pods.to_string(), node.netns.clone()]);
+        let dump = page(&node.netns, ADMIN_PORT, "/config_dump").await;
+        daemons.insert(node.name.clone(), dump.map(|dump| Daemon::read(&dump)).map_err(|error| format!("{error:#}")));
     }
-    say::out(format!("\n{}", nodes.trim_fmt()));
-    if state.meshed {
-        let mut programs = table(["PROGRAM", "NODE", "PROCESS", "RESTARTS", "LOG"]);
-        for program in &state.programs {
-            let process = program.process.filter(|process| process.is_alive()).map_or("stopped".to_owned(), |process| process.pid.to_string());
-            let node = program.node.clone().unwrap_or_else(|| "-".to_owned());
-            programs.add_row([program.name.clone(), node, process, program.restarts.to_string(), program.log.display().to_string()]);
-        }
-        say::out(format!("\n{}", programs.trim_fmt()));
-    }
-    let mut pods = table(["POD", "NODE", "ADDRESS", "ACCOUNT", "STATE", "RESTARTS", "MESH"]);
-    for pod in &state.pods {
-        let restarts = pod.restarts.to_string();
-        pods.add_row([pod.name.to_string(), pod.node.clone(), pod.addresses.v4.to_string(), pod.service_account.clone(), phase(pod), restarts, in_mesh(pod)]);
-    }
-    say::out(format!("\n{}", pods.trim_fmt()));
+    asked.daemons = daemons;
+    let control = control_netns(&state.mesh);
+    asked.controller_version = get(&control, CONTROLLER_PORT, "/version").await.ok().map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+    let nodes_of = |streams: Value| -> BTreeSet<String> {
+        let daemon = format!("{}/ztunnel-", token::ACCOUNT.0);
+        gather::connected(&streams).iter().filter_map(|pod| pod.strip_prefix(&daemon)).map(str::to_owned).collect()
+    };
+    asked.connected = page(&control, CONTROLLER_PORT, "/debug/syncz").await.ok().map(nodes_of);
+    asked.findings = controller::findings(&status_file(&state.run));
+    asked
 }
 
-fn phase(pod: &PodState) -> String {
-    let is_alive = pod.init.is_some_and(|init| init.is_alive());
-    match (pod.phase, &pod.trouble) {
-        (PodPhase::Pending, _) => "waits for the mesh".to_owned(),
-        (PodPhase::Running, Some(trouble)) if is_alive => trouble.clone(),
-        (PodPhase::Running, _) if is_alive => "running".to_owned(),
-        (PodPhase::Running, _) => "ended".to_owned(),
-        (PodPhase::Failed, _) => format!("failed, see {}", pod.log.display()),
-    }
-}
-
-fn in_mesh(pod: &PodState) -> String {
-    match (pod.wanted, pod.redirection.as_str()) {
-        (false, "-" | "released") => "no".to_owned(),
-        (true, "enabled") => "yes".to_owned(),
-        (true, "-") => "waits for the agent".to_owned(),
-        (_, said) => said.to_owned(),
-    }
+async fn page(netns: &str, port: u16, path: &str) -> anyhow::Result<Value> {
+    Ok(serde_json::from_slice(&get(netns, port, path).await?)?)
 }
 
 /// A table without lines that fits the terminal.

@@ -1,4 +1,4 @@
-//! `isthmus why POD DEST`: asks the daemon that would decide, and prints its words. Nothing is decided here.
+//! `isthmus why FROM TO`: asks the daemon that would decide, and prints its words. Nothing is decided here.
 
 use std::process::ExitCode;
 
@@ -6,14 +6,15 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 use crate::cli::{Format, Why};
-use crate::lab::state::State;
-use crate::mesh::ask::{ADMIN_PORT, Declined, get};
+use crate::mesh::ask::Declined;
 use crate::say::{self, BAD, GOOD, NOTE};
+use crate::site::{Choice, Door, Site};
 use crate::status::table;
 
-pub async fn why(mesh: &Option<String>, options: &Why) -> anyhow::Result<ExitCode> {
-    let state = State::find(mesh.as_deref())?;
-    let told = ask(&state, &options.pod, &options.destination).await?;
+pub async fn why(choice: Choice, mesh: &Option<String>, options: &Why) -> anyhow::Result<ExitCode> {
+    check_destination(&options.destination)?;
+    let site = Site::find(choice, mesh.as_deref(), &options.at).await?;
+    let told = ask(&site, &options.pod, &options.destination, options.at.namespace.as_deref()).await?;
     match options.output {
         Format::Json => say::out(serde_json::to_string_pretty(&told)?),
         Format::Table => show(&told),
@@ -21,17 +22,16 @@ pub async fn why(mesh: &Option<String>, options: &Why) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks the caller's node; for an address, or a pod outside the mesh, the first node: all know the same.
-async fn ask(state: &State, from: &str, to: &str) -> anyhow::Result<Value> {
-    check_destination(to)?;
-    let first = state.nodes.first().context("the mesh has no node")?;
+/// Asks the caller's node; for an address, or a pod outside the mesh, any node: all know the same.
+async fn ask(site: &Site, from: &str, to: &str, namespace: Option<&str>) -> anyhow::Result<Value> {
+    let doors = site.doors().await?;
+    let first = doors.first().context("the mesh has no node")?;
     if from.parse::<std::net::IpAddr>().is_ok() {
-        return explain(&first.netns, from, to).await;
+        return explain(first, from, to).await;
     }
-    let pod = state.pod(from)?;
-    let node = state.nodes.iter().find(|node| node.name == pod.node).unwrap_or(first);
-    let from = if pod.wanted { pod.name.to_string() } else { pod.addresses.v4.to_string() };
-    explain(&node.netns, &from, to).await
+    let pod = site.pod(from, namespace).await?;
+    let door = doors.iter().find(|door| door.node == pod.node).unwrap_or(first);
+    explain(door, if pod.is_enrolled { &pod.name } else { &pod.address }, to).await
 }
 
 fn check_destination(to: &str) -> anyhow::Result<()> {
@@ -44,15 +44,14 @@ fn check_destination(to: &str) -> anyhow::Result<()> {
     }
 }
 
-/// `GET /why` of the daemon in namespace `netns`.
-pub async fn explain(netns: &str, from: &str, to: &str) -> anyhow::Result<Value> {
-    let answer = get(netns, ADMIN_PORT, &format!("/why?from={}&to={}", escaped(from), escaped(to))).await;
-    let answer = answer.map_err(|error| match error.downcast_ref::<Declined>() {
+/// `GET /why` of a daemon.
+pub async fn explain(door: &Door, from: &str, to: &str) -> anyhow::Result<Value> {
+    let answer = door.page(&format!("/why?from={}&to={}", escaped(from), escaped(to))).await;
+    answer.map_err(|error| match error.downcast_ref::<Declined>() {
         // The question was understood and has no answer: the daemon's own words say it best.
         Some(declined) if declined.status == 400 => anyhow::anyhow!("{}", declined.words),
         _ => error,
-    })?;
-    serde_json::from_slice(&answer).context("the daemon's answer is no JSON")
+    })
 }
 
 /// Percent-encoding of everything but what RFC 3986 leaves unreserved.

@@ -6,6 +6,8 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use isthmus::lab::state::State;
+
 const ISTHMUS: &str = env!("CARGO_BIN_EXE_isthmus");
 
 /// A running `up`. Its remains are removed when the test ends.
@@ -60,8 +62,7 @@ impl Up {
     }
 
     fn processes(&self) -> Vec<u64> {
-        let status: serde_json::Value = serde_json::from_slice(&self.isthmus(&["status", "-o", "json"]).stdout).unwrap();
-        status["pods"].as_array().unwrap().iter().map(|pod| pod["init"]["pid"].as_u64().unwrap()).collect()
+        State::load(&self.run()).unwrap().pods.iter().map(|pod| pod.init.unwrap().pid as u64).collect()
     }
 
     fn nothing_is_left(&self, processes: &[u64]) {
@@ -123,6 +124,23 @@ fn dropped(up: &Up) -> u64 {
     let rules: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let counters = rules["nftables"].as_array().unwrap().iter().filter_map(|item| item.pointer("/rule/expr")?.as_array()?.iter().find_map(|expr| expr.pointer("/counter/packets")?.as_u64()));
     counters.sum()
+}
+
+#[test]
+fn a_report_of_this_machine_is_json_with_the_words_of_the_tables() {
+    let Some(mut up) = Up::start("report") else { return };
+    let output = up.isthmus(&["status", "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success(), "{report:#}");
+    let pods: Vec<(&str, &str, &str)> = report["pods"].as_array().unwrap().iter().map(|pod| (pod["name"].as_str().unwrap(), pod["state"].as_str().unwrap(), pod["mesh"]["state"].as_str().unwrap())).collect();
+    assert_eq!(pods, [("default/one", "running", "outside"), ("default/two", "running", "outside")]);
+    assert_eq!(report["problems"], serde_json::json!([]));
+    // A mesh that crashed says so, and how to remove it.
+    up.child.kill().unwrap();
+    up.child.wait().unwrap();
+    let output = up.isthmus(&["status"]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("isthmus --name {} down", up.name)));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{self, Cli};
 use crate::lab::process::ProcessId;
-use crate::lab::state::{base, private_folder, write_whole};
+use crate::lab::state::{base, names, private_folder, write_whole};
 use crate::plan::Ids;
 
 /// Program, the Debian package that it comes from.
@@ -87,9 +87,15 @@ pub fn enter(cli: &Cli) -> anyhow::Result<()> {
             private_folder(&base)?;
             Err(enter_own_namespaces(&base, &outer_file(&base)))
         }
-        cli::Command::Down => Ok(()),
+        cli::Command::Down | cli::Command::Check(_) | cli::Command::Selftest(_) | cli::Command::Completion { .. } => Ok(()),
         _ => Err(join_own_namespaces(&base, &outer_file(&base))),
     }
+}
+
+/// Whether a mesh of this user runs here, or what a crash left of one.
+pub fn has_mesh() -> bool {
+    let base = base();
+    if is_inside() || nix::unistd::geteuid().is_root() { !names().is_empty() } else { outer_process(&outer_file(&base)).is_some_and(ProcessId::is_alive) }
 }
 
 /// Says which process holds a normal user's namespaces.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::lab::netns;
 
@@ -52,7 +53,12 @@ async fn get_patiently(name: &str, port: u16, path: &str) -> anyhow::Result<Byte
     let dial = move || netns::within(&netns, move || TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), ANSWER_WITHIN));
     let stream = tokio::task::spawn_blocking(dial).await??.context("nobody listens; see `isthmus status`")?;
     stream.set_nonblocking(true)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tokio::net::TcpStream::from_std(stream)?)).await?;
+    over(tokio::net::TcpStream::from_std(stream)?, path).await
+}
+
+/// GET over any stream that leads to such a port.
+pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, path: &str) -> anyhow::Result<Bytes> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(async move {
         // Its end shows in the answer.
         let _ = connection.await;

@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::{Format, Output};
-use crate::lab::state::State;
-use crate::mesh::ask::{ADMIN_PORT, get};
 use crate::say;
+use crate::site::{Choice, Site};
 use crate::status::table;
 
 /// A connection of a pod, as its node sees it.
@@ -29,14 +27,22 @@ pub struct Open {
 }
 
 /// `isthmus connections`.
-pub async fn connections(mesh: &Option<String>, options: &Output) -> anyhow::Result<ExitCode> {
-    let state = State::find(mesh.as_deref())?;
+pub async fn connections(choice: Choice, mesh: &Option<String>, options: &Output) -> anyhow::Result<ExitCode> {
+    let site = Site::find(choice, mesh.as_deref(), &options.at).await?;
     let mut all = Vec::new();
-    for node in &state.nodes {
-        let dump = get(&node.netns, ADMIN_PORT, "/config_dump").await?;
-        let dump = serde_json::from_slice(&dump).with_context(|| format!("what the daemon of {} answers is no JSON", node.name))?;
-        all.extend(open(&node.name, &dump));
+    let mut unasked = 0;
+    for door in site.doors().await? {
+        match door.page("/config_dump").await {
+            Ok(dump) => all.extend(open(&door.node, &dump)),
+            // The others are worth seeing.
+            Err(error) => {
+                say::warning(&format!("node {}: {error:#}", door.node));
+                unasked += 1;
+            }
+        }
     }
+    let of_namespace = |one: &Open| options.at.namespace.as_ref().is_none_or(|namespace| one.pod.split_once('/').is_some_and(|(of, _)| of == namespace));
+    all.retain(of_namespace);
     // The daemons list pods in no order that means something.
     all.sort_by(|one, other| (&one.pod, one.direction, &one.source).cmp(&(&other.pod, other.direction, &other.source)));
     match options.output {
@@ -57,10 +63,10 @@ pub async fn connections(mesh: &Option<String>, options: &Output) -> anyhow::Res
             say::out(shown.trim_fmt());
         }
     }
-    if all.is_empty() {
+    if all.is_empty() && unasked == 0 {
         say::line("no connection is open");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if unasked == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The connections in a node's dump.

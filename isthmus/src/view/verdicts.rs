@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::traffic::Row;
 use crate::lab::state::State;
-use crate::mesh::ask::{ADMIN_PORT, get};
+use crate::site::Door;
 use crate::why::explain;
 
 /// Questions for one picture: a screenful.
@@ -15,13 +15,12 @@ const QUESTIONS_MAX: usize = 60;
 
 /// Fills in each row's verdict. Rows that cannot be asked about keep none.
 pub async fn ask(state: &State, rows: &mut [Row]) {
-    let Some(node) = state.nodes.first() else { return };
-    let Ok(dump) = get(&node.netns, ADMIN_PORT, "/config_dump").await else { return };
-    let Ok(dump) = serde_json::from_slice::<Value>(&dump) else { return };
+    let Some(door) = Door::of_machine(state).into_iter().next() else { return };
+    let Ok(dump) = door.page("/config_dump").await else { return };
     let ports = ports(&dump);
     for row in rows.iter_mut().take(QUESTIONS_MAX) {
         let (Some(from), Some(to)) = (caller(state, row), destination(row, &ports)) else { continue };
-        if let Ok(told) = explain(&node.netns, &from, &to).await {
+        if let Ok(told) = explain(&door, &from, &to).await {
             row.verdict = verdict(&told);
         }
     }
