@@ -92,7 +92,8 @@ impl Authn {
 }
 
 /// What a verified token means. A pod that it names and that we know must be the same one. A pod that we do not know may
-/// be a node daemon of a machine without Kubernetes, then the token's node counts; in a cluster the pod itself does.
+/// be a node daemon of a machine without Kubernetes, then the token's node counts. In a cluster it was deleted, or was made
+/// a moment ago and its client tries again.
 fn known(subject: Subject, expires: SystemTime, placements: &Placements, tokens: &Tokens) -> Result<Known, Unknown> {
     let account = subject.service_account.name;
     let pod = subject.pod.as_ref().and_then(|pod| placements.find(&subject.namespace, &pod.name));
@@ -108,6 +109,9 @@ fn known(subject: Subject, expires: SystemTime, placements: &Placements, tokens:
         if subject.node.as_ref().is_some_and(|node| *node.name != *pod.node && !pod.node.is_empty()) {
             return Err(Unknown(format!("pod {shown} is on another node than its token says")));
         }
+    }
+    if let (Some(told), None, Tokens::Cluster(_)) = (&subject.pod, pod, tokens) {
+        return Err(Unknown(format!("the caller's pod {}/{} is not known (yet)", subject.namespace, told.name)));
     }
     let proof = match (&subject.node, &subject.pod, tokens) {
         (Some(node), _, Tokens::Ours(_)) => Proof::Node { name: node.name.clone() },
