@@ -3,14 +3,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::api::PostParams;
+use kube::core::Request;
 use kube::{Api, Client};
 use mesh_identity::token::{ObjectRef, Subject, claimed_end};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use serde::Deserialize;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::authn::Unknown;
@@ -22,7 +25,11 @@ const KEPT_FOR: Duration = Duration::from_secs(10);
 const KEPT_MAX: usize = 1024;
 /// Reviews at a time: strangers with junk for tokens must not become a storm on the API server.
 const REVIEWS_AT_A_TIME: usize = 16;
-/// An API server answers in milliseconds. The caller tries again anyway.
+/// Callers that wait for a verdict. Nobody is authenticated yet, so this bounds what strangers can make us hold: ten nodes'
+/// two hundred certificates at once, and no more than 32 MiB of tokens. Whoever is sent away tries again.
+const WAITING_MAX: usize = 2048;
+/// For the wait until others are reviewed and the review itself. An API server answers in milliseconds. The caller tries
+/// again anyway.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
 /// Kubernetes' tokens are one to two kilobytes.
 const TOKEN_BYTES_MAX: usize = 16 << 10;
@@ -35,10 +42,23 @@ const NODE_UID: &str = "authentication.kubernetes.io/node-uid";
 const ACCOUNTS: &str = "system:serviceaccounts";
 
 pub struct Reviews {
-    api: Api<TokenReview>,
+    reviewer: Arc<Reviewer>,
+    /// A place for each caller that waits.
+    places: Semaphore,
+}
+
+struct Reviewer {
+    client: Client,
     audience: String,
-    kept: Mutex<HashMap<Box<str>, Kept>>,
     permits: Semaphore,
+    verdicts: Mutex<Verdicts>,
+}
+
+#[derive(Default)]
+struct Verdicts {
+    kept: HashMap<Arc<str>, Kept>,
+    /// Tokens whose review is on its way.
+    asked: HashMap<Arc<str>, watch::Receiver<Option<Verdict>>>,
 }
 
 struct Kept {
@@ -46,15 +66,18 @@ struct Kept {
     until: Instant,
 }
 
+type Verdict = Result<Subject, Unknown>;
+
 impl fmt::Debug for Reviews {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reviews").field("audience", &self.audience).finish_non_exhaustive()
+        f.debug_struct("Reviews").field("audience", &self.reviewer.audience).finish_non_exhaustive()
     }
 }
 
 impl Reviews {
     pub fn new(client: Client, audience: &str) -> Reviews {
-        Reviews { api: Api::all(client), audience: audience.to_owned(), kept: Mutex::default(), permits: Semaphore::new(REVIEWS_AT_A_TIME) }
+        let reviewer = Reviewer { client, audience: audience.to_owned(), permits: Semaphore::new(REVIEWS_AT_A_TIME), verdicts: Mutex::default() };
+        Reviews { reviewer: Arc::new(reviewer), places: Semaphore::new(WAITING_MAX) }
     }
 
     /// Whom a token speaks for, and until when.
@@ -62,39 +85,92 @@ impl Reviews {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Unknown(format!("the token is longer than {TOKEN_BYTES_MAX} bytes")));
         }
-        // Believed only when the API server believes the token as a whole.
-        let end = claimed_end(token).ok_or_else(|| Unknown("the token names no end: only tokens that are bound to a pod are taken".into()))?;
+        // Believed only when the API server believes the token as a whole. A machine's token is bound to no pod, but ends.
+        let end = claimed_end(token).ok_or_else(|| Unknown("the token names no end: only tokens that end are taken".into()))?;
         if end <= now {
             return Err(Unknown("the token has expired".into()));
         }
-        if let Some(kept) = self.kept.lock().get(token).filter(|kept| kept.until > Instant::now()) {
-            return Ok((kept.subject.clone(), end));
-        }
-        let status = self.review(token).await?;
-        let subject = subject_of(&status, &self.audience)?;
-        self.keep(token, &subject);
+        let mut asked = match self.known_or_asked(token)? {
+            Ok(subject) => return Ok((subject, end)),
+            Err(asked) => asked,
+        };
+        let _place = self.places.try_acquire().map_err(|_| Unknown(format!("{WAITING_MAX} callers wait for a review of their token already")))?;
+        let verdict = asked.wait_for(Option::is_some).await.map_err(|_| Unknown("stopping".into()))?;
+        let subject = verdict.clone().expect("waited for")?;
         Ok((subject, end))
     }
 
-    async fn review(&self, token: &str) -> Result<TokenReviewStatus, Unknown> {
-        let _permit = self.permits.acquire().await.map_err(|_| Unknown("stopping".into()))?;
-        let spec = TokenReviewSpec { audiences: Some(vec![self.audience.clone()]), token: Some(token.to_owned()) };
-        let review = TokenReview { spec, ..TokenReview::default() };
-        match tokio::time::timeout(REVIEW_TIMEOUT, self.api.create(&PostParams::default(), &review)).await {
-            Ok(Ok(answer)) => answer.status.ok_or_else(|| Unknown("the API server gave no verdict on the token".into())),
-            Ok(Err(error)) => Err(Unknown(format!("the API server cannot be asked about the token: {error}"))),
-            Err(_) => Err(Unknown(format!("the API server said nothing about the token within {REVIEW_TIMEOUT:?}"))),
+    /// The subject of a token that was reviewed a moment ago, or the review on its way: of any number of callers that show
+    /// one token one asks. It goes on when its callers go, and ends within its time.
+    fn known_or_asked(&self, token: &str) -> Result<Result<Subject, watch::Receiver<Option<Verdict>>>, Unknown> {
+        let mut verdicts = self.reviewer.verdicts.lock();
+        if let Some(kept) = verdicts.kept.get(token).filter(|kept| kept.until > Instant::now()) {
+            return Ok(Ok(kept.subject.clone()));
         }
+        if let Some(asked) = verdicts.asked.get(token) {
+            return Ok(Err(asked.clone()));
+        }
+        // Reviews outlive callers that go, so they are counted by themselves.
+        if verdicts.asked.len() >= WAITING_MAX {
+            return Err(Unknown(format!("{WAITING_MAX} tokens wait for their review already")));
+        }
+        let (tell, asked) = watch::channel(None);
+        let token: Arc<str> = token.into();
+        verdicts.asked.insert(token.clone(), asked.clone());
+        let reviewer = self.reviewer.clone();
+        tokio::spawn(async move {
+            let verdict = reviewer.verdict(&token).await;
+            reviewer.verdicts.lock().settle(&token, &verdict);
+            // Nobody may be left who wants to know.
+            let _ = tell.send(Some(verdict));
+        });
+        Ok(Err(asked))
+    }
+}
+
+impl Reviewer {
+    async fn verdict(&self, token: &str) -> Verdict {
+        let review = async {
+            let _permit = self.permits.acquire().await.map_err(|_| Unknown("stopping".into()))?;
+            self.review(token).await
+        };
+        let silent = |_| Err(Unknown(format!("the API server said nothing about the token within {REVIEW_TIMEOUT:?}")));
+        let status = tokio::time::timeout(REVIEW_TIMEOUT, review).await.unwrap_or_else(silent)?;
+        subject_of(&status, &self.audience)
     }
 
-    fn keep(&self, token: &str, subject: &Subject) {
-        let now = Instant::now();
-        let mut kept = self.kept.lock();
-        if kept.len() >= KEPT_MAX {
-            kept.retain(|_, kept| kept.until > now);
+    /// The answer is read here and not by the client, which logs whole what it cannot read: it repeats the token.
+    async fn review(&self, token: &str) -> Result<TokenReviewStatus, Unknown> {
+        #[derive(Deserialize)]
+        struct Answer {
+            status: Option<TokenReviewStatus>,
         }
-        if kept.len() < KEPT_MAX {
-            kept.insert(token.into(), Kept { subject: subject.clone(), until: now + KEPT_FOR });
+        let cannot = |why: &dyn fmt::Display| Unknown(format!("the API server cannot be asked about the token: {why}"));
+        let spec = TokenReviewSpec { audiences: Some(vec![self.audience.clone()]), token: Some(token.to_owned()) };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let body = serde_json::to_vec(&review).map_err(|error| cannot(&error))?;
+        let url = Api::<TokenReview>::all(self.client.clone()).resource_url().to_owned();
+        let mut request = Request::new(url).create(&PostParams::default(), body).map_err(|error| cannot(&error))?;
+        request.extensions_mut().insert("create");
+        let text = self.client.request_text(request).await.map_err(|error| cannot(&error))?;
+        // What is wrong is said without its words.
+        let unread = |error: serde_json::Error| cannot(&format!("its answer cannot be read (line {}, column {})", error.line(), error.column()));
+        let Answer { status } = serde_json::from_str(&text).map_err(unread)?;
+        status.ok_or_else(|| Unknown("the API server gave no verdict on the token".into()))
+    }
+}
+
+impl Verdicts {
+    /// A review has ended; what it found is kept for a while.
+    fn settle(&mut self, token: &Arc<str>, verdict: &Verdict) {
+        self.asked.remove(token);
+        let Ok(subject) = verdict else { return };
+        let now = Instant::now();
+        if self.kept.len() >= KEPT_MAX {
+            self.kept.retain(|_, kept| kept.until > now);
+        }
+        if self.kept.len() < KEPT_MAX {
+            self.kept.insert(token.clone(), Kept { subject: subject.clone(), until: now + KEPT_FOR });
         }
     }
 }

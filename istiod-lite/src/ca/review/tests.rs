@@ -160,6 +160,8 @@ async fn a_node_gets_certificates_for_its_own_pods_only() {
     // the daemon's own pod is not known yet, or not any more
     case.placements.publish(placements(&pod("shop", "a", "10.0.0.2", "")));
     assert_eq!(case.ask(&token, "a-sa").await, "the caller's pod istio-system/zt-1 is not known (yet)");
+    // nor does it get a certificate of its own, or is told anything
+    assert_eq!(case.known(&token).await, Err("the caller's pod istio-system/zt-1 is not known (yet)".into()));
 }
 
 #[tokio::test]
@@ -204,7 +206,7 @@ async fn a_token_is_asked_about_once_in_ten_seconds_and_not_past_its_end() {
 
     // refused without a question
     let table = [
-        ("junk".to_owned(), "the token names no end: only tokens that are bound to a pod are taken"),
+        ("junk".to_owned(), "the token names no end: only tokens that end are taken"),
         ("a".repeat(TOKEN_BYTES_MAX + 1), "the token is longer than 16384 bytes"),
         (case.token(verdict(), Duration::ZERO), "the token has expired"),
     ];
@@ -227,13 +229,85 @@ async fn an_api_server_that_is_down_lets_nobody_in() {
     case.known(&token).await.unwrap();
 }
 
-#[tokio::test]
-async fn what_is_kept_has_a_bound() {
-    let reviews = Reviews::new(ApiServer::new().client(), AUDIENCE);
+#[test]
+fn what_is_kept_has_a_bound() {
     let status: TokenReviewStatus = serde_json::from_value(verdict()).unwrap();
-    let subject = subject_of(&status, AUDIENCE).unwrap();
+    let subject = subject_of(&status, AUDIENCE);
+    let mut verdicts = Verdicts::default();
     for index in 0..KEPT_MAX * 2 {
-        reviews.keep(&index.to_string(), &subject);
+        verdicts.settle(&index.to_string().into(), &subject);
     }
-    assert_eq!(reviews.kept.lock().len(), KEPT_MAX);
+    assert_eq!(verdicts.kept.len(), KEPT_MAX);
+}
+
+#[tokio::test]
+async fn of_two_hundred_that_show_one_token_one_asks() {
+    let case = case(&daemon());
+    let token = case.token(verdict(), HOUR);
+    let all = futures_util::future::join_all((0..200).map(|_| case.known(&token))).await;
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    assert_eq!(case.server.asked("POST", REVIEWS), 1);
+    // one that is not good costs no more
+    let other = case.token(verdict(), HOUR / 2);
+    case.server.forget_token(&other);
+    let all = futures_util::future::join_all((0..200).map(|_| case.known(&other))).await;
+    assert!(all.iter().all(Result::is_err), "{all:?}");
+    assert_eq!(case.server.asked("POST", REVIEWS), 2);
+}
+
+/// Nobody answers; the client is asked and asked.
+fn silent() -> Client {
+    Client::new(tower::service_fn(|_: http::Request<kube::client::Body>| std::future::pending::<Result<http::Response<kube::client::Body>, std::io::Error>>()), "default")
+}
+
+// strangers are many before anybody is known, and wait no longer than one review may take
+#[tokio::test]
+async fn who_waits_for_a_review_has_a_bound_and_an_end() {
+    tokio::time::pause();
+    let reviews = Reviews::new(silent(), AUDIENCE);
+    let minter = Minter::generate("https://kubernetes.default.svc").unwrap();
+    let account = |index: usize| ObjectRef { name: format!("a{index}"), uid: "u".into() };
+    let token = |index: usize| {
+        let subject = Subject { namespace: "shop".into(), service_account: account(index), pod: None, node: None };
+        minter.mint(&subject, AUDIENCE, HOUR, now()).unwrap()
+    };
+    let tokens: Vec<String> = (0..=WAITING_MAX).map(token).collect();
+    let began = Instant::now();
+    let all = futures_util::future::join_all(tokens.iter().map(|token| reviews.subject(token, now()))).await;
+    assert_eq!(began.elapsed().as_secs(), REVIEW_TIMEOUT.as_secs(), "the wait for the others is in it");
+    let why = |answer: &Result<_, Unknown>| answer.as_ref().map(|_: &(Subject, SystemTime)| ()).unwrap_err().0.clone();
+    assert_eq!(why(&all[WAITING_MAX]), format!("{WAITING_MAX} tokens wait for their review already"));
+    assert_eq!(why(&all[WAITING_MAX - 1]), "the API server said nothing about the token within 5s");
+    assert!(reviews.reviewer.verdicts.lock().asked.is_empty(), "and nothing is left of them");
+    // many with one token
+    let all = futures_util::future::join_all((0..=WAITING_MAX).map(|_| reviews.subject(&tokens[0], now()))).await;
+    assert_eq!(why(&all[WAITING_MAX]), format!("{WAITING_MAX} callers wait for a review of their token already"));
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_tells_no_log_the_token() {
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let out = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(move || out.clone()).finish();
+    let _here = tracing::subscriber::set_default(subscriber);
+    tracing::warn!("the log is heard");
+    // A current-thread runtime: the review runs under this log as well.
+    let case = case(&daemon());
+    let token = case.token(json!("no status"), HOUR);
+    case.server.know_token(&token, json!({ "authenticated": token }));
+    let why = case.known(&token).await.unwrap_err();
+    assert!(why.starts_with("the API server cannot be asked about the token: its answer cannot be read (line "), "{why}");
+    let log = String::from_utf8(log.0.lock().clone()).unwrap();
+    assert!(log.contains("the log is heard") && !log.contains(&token) && !why.contains(&token), "{log}");
 }
