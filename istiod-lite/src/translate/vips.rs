@@ -61,15 +61,20 @@ impl Vips {
         }
         for host in hosts {
             let claim = Claim { entry: name.clone(), host };
+            if self.of.contains_key(&claim) {
+                // Its status says what we gave: our own words.
+                continue;
+            }
             for status in entry.into_iter().flat_map(|entry| &entry.allocated).filter(|status| status.host == claim.host) {
                 if let Ok(ip) = status.value.parse() {
                     self.remember(claim.clone(), ip);
                 }
             }
-            if !self.of.contains_key(&claim) {
-                self.give(&claim);
-                changed.insert(claim);
-            }
+            self.give(&claim);
+            changed.insert(claim);
+        }
+        if entry.is_none() {
+            self.remembered.retain(|claim, _| claim.entry != *name);
         }
         changed
     }
@@ -101,8 +106,8 @@ impl Vips {
     }
 
     fn give(&mut self, claim: &Claim) {
-        let Some((v4, v6)) = self.pools else { return };
         let remembered = self.remembered.remove(claim).unwrap_or_default();
+        let Some((v4, v6)) = self.pools else { return };
         let place = place_of(claim);
         let v4 = self.find(&remembered, |ip| v4_in(v4, ip), || (0..v4_size(v4)).map(|step| v4_at(v4, place, step)));
         let v6 = self.find(&remembered, |ip| matches!(ip, IpAddr::V6(ip) if v6.contains(&ip)), || (0..V6_STEPS).map(|step| v6_at(v6, place, step)));
@@ -162,4 +167,41 @@ fn v6_at(pool: Ipv6Net, place: u64, step: u64) -> IpAddr {
     // 32 bits are plenty to spread over, and fit any pool of /96 or wider.
     let offset = 1 + (u128::from(place & 0xffff_fffe) + u128::from(step)) % 0xffff_fffe;
     IpAddr::V6(Ipv6Addr::from(u128::from(pool.network()) + offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Event;
+    use crate::objects::Object;
+    use crate::translate::tests::events;
+
+    fn entry(name: &str, status: &str) -> (NsName, Arc<ServiceEntry>) {
+        let yaml = format!("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{namespace: shop, name: {name}}}\nspec: {{hosts: [a.example], resolution: DNS}}\n{status}\n");
+        match events(&yaml).remove(0) {
+            Event::Applied(Object::ServiceEntry(entry)) => (entry.meta.ns_name(), entry),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    // What we wrote into a status comes back by the watch.
+    #[test]
+    fn nothing_is_left_of_entries_that_are_gone() {
+        for pools in [Some(("240.240.0.0/16".parse().unwrap(), "2001:2::/48".parse().unwrap())), None] {
+            let mut vips = Vips::new(pools);
+            for index in 0..100 {
+                let (name, fresh) = entry(&format!("e{index}"), "");
+                vips.update(&name, Some(&fresh));
+                let (_, written) = entry(&name.name, "status: {addresses: [{value: 240.240.7.7, host: a.example}]}");
+                vips.update(&name, Some(&written));
+                assert!(vips.remembered.is_empty(), "{vips:?}");
+                vips.update(&name, None);
+            }
+            // one from before the start, that went before it came
+            let (name, _) = entry("e", "");
+            vips.remember(Claim { entry: name.clone(), host: "a.example".into() }, [240, 240, 1, 1].into());
+            vips.update(&name, None);
+            assert!(vips.remembered.is_empty() && vips.of.is_empty() && vips.taken.is_empty(), "{vips:?}");
+        }
+    }
 }
