@@ -10,6 +10,7 @@
 
 pub mod sent;
 pub mod held;
+mod first;
 mod follow;
 mod served;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use mesh_runtime::Publisher;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::first::First;
 use self::follow::follow;
 use self::held::{Held, News};
 use super::Batch;
@@ -51,7 +53,7 @@ pub async fn watch(client: Client, configuration: NsName, batches: mpsc::Sender<
     tokio::spawn(served::custom_kinds(client, told, stop.clone()));
 
     let mut held = Held::new(&Kind::ALL);
-    let mut events = Vec::new();
+    let (mut events, mut first_told) = (Vec::new(), First::default());
     let mut last = Batch::default();
     loop {
         let first = tokio::select! {
@@ -68,10 +70,13 @@ pub async fn watch(client: Client, configuration: NsName, batches: mpsc::Sender<
             statuses.publish(changed);
         }
         let batch = Batch { findings: held.findings(), is_whole: held.is_whole(), ..Batch::default() };
+        if !batch.is_whole {
+            first_told.take(&mut events);
+        }
         let has_events = batch.is_whole && !events.is_empty();
         if has_events || batch.is_whole != last.is_whole || !Arc::ptr_eq(&batch.findings, &last.findings) {
             last = batch.clone();
-            let events = if batch.is_whole { std::mem::take(&mut events) } else { Vec::new() };
+            let events = if batch.is_whole { first_told.then(&mut events) } else { Vec::new() };
             if batches.send(Batch { events, ..batch }).await.is_err() {
                 return;
             }
