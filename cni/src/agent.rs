@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,15 +14,18 @@ use anyhow::Context;
 use mesh_net::netns::Netns;
 use mesh_runtime::signal::Signals;
 use mesh_zds::agent::{Agent as Zds, Announcement, Daemons, Pods, Undone};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, watch as channel};
 
-use crate::apply::Place;
+use crate::apply::{Error, Place};
 use crate::folder::{Event, Folder};
 use crate::host::{self, ProbeSender};
 use crate::life::{self, Desired};
+use crate::metrics::Metrics;
 use crate::podfile::{PodFile, status_path};
 use crate::rules::Rules;
-use crate::status::{self, State};
+use crate::netlink;
+use crate::status::{self, Counts, State};
+use crate::watch;
 
 /// Between two looks at the folder: enrolment takes 30 ms, so this is most of a pod's wait. 100 files cost 0.2 ms.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -46,8 +50,9 @@ pub struct Node {
     /// A daemon with the fixed mark is connected.
     pub fixed: Arc<AtomicBool>,
     known: Mutex<BTreeMap<String, Known>>,
-    /// One host table at a time.
-    probing: Arc<Mutex<()>>,
+    pub metrics: Metrics,
+    /// One host table at a time; how it looked after it was last written.
+    probing: Arc<Mutex<String>>,
 }
 
 /// A pod that daemons are told of.
@@ -56,8 +61,10 @@ struct Known {
     announcement: Announcement,
     rules: Arc<Rules>,
     ips: Vec<IpAddr>,
+    /// The host's end of its link.
+    interface: Option<String>,
     /// Wakes the pod's life when a daemon refused it.
-    refused: watch::Sender<Option<Undone>>,
+    refused: channel::Sender<Option<Undone>>,
 }
 
 impl Node {
@@ -71,6 +78,7 @@ impl Node {
             fixed: Arc::default(),
             known: Mutex::default(),
             probing: Arc::default(),
+            metrics: Metrics::default(),
         })
     }
 
@@ -80,26 +88,37 @@ impl Node {
     /// When its namespace is another pod's.
     pub fn know(
         &self,
-        pod: Announcement,
+        announcement: Announcement,
         rules: Arc<Rules>,
-        ips: Vec<IpAddr>,
-    ) -> Result<watch::Receiver<Option<Undone>>, String> {
-        let identity = pod.netns.as_ref().map(Netns::identity);
+        pod: &PodFile,
+    ) -> Result<channel::Receiver<Option<Undone>>, String> {
+        let identity = announcement.netns.as_ref().map(Netns::identity);
         let mut known = self.known();
         let same = known
             .values()
-            .find(|k| k.announcement.uid != pod.uid && k.announcement.netns.as_ref().map(Netns::identity) == identity);
+            .find(|k| k.announcement.uid != announcement.uid && k.announcement.netns.as_ref().map(Netns::identity) == identity);
         if let Some(other) = same {
             return Err(format!("netns: it is the network namespace of pod {} already", other.announcement.uid));
         }
-        let (refused, receiver) = watch::channel(None);
-        known.insert(pod.uid.clone(), Known { announcement: pod, rules, ips, refused });
+        let (refused, receiver) = channel::channel(None);
+        let (ips, interface) = (pod.ips.clone(), pod.host_interface.clone());
+        known.insert(pod.uid.clone(), Known { announcement, rules, ips, interface, refused });
+        self.metrics.pods.set(known.len() as f64);
         Ok(receiver)
+    }
+
+    /// Daemons that connect later are told that this pod's rules are in force.
+    pub fn captures(&self, uid: &str, captured: Option<Vec<RangeInclusive<u16>>>) {
+        if let Some(known) = self.known().get_mut(uid) {
+            known.announcement.captured = captured;
+        }
     }
 
     /// Daemons that connect later are no longer told of it.
     pub fn forget(&self, uid: &str) {
-        self.known().remove(uid);
+        let mut known = self.known();
+        known.remove(uid);
+        self.metrics.pods.set(known.len() as f64);
     }
 
     /// Writes the node's table of probes anew.
@@ -109,12 +128,59 @@ impl Node {
     pub async fn probe(&self) -> Result<(), String> {
         let Some(sender) = self.settings.probes.clone() else { return Ok(()) };
         let ips: Vec<IpAddr> = self.known().values().flat_map(|k| k.ips.clone()).collect();
-        let (place, one) = (Place { home: self.home.clone(), within: self.home.clone() }, self.probing.clone());
+        let (place, one) = (self.place(), self.probing.clone());
         let applied = tokio::task::spawn_blocking(move || {
-            let _one = one.lock().expect("no code that holds this lock can panic");
-            place.nft(&host::ruleset(&sender, &ips))
+            let mut listing = one.lock().expect("no code that holds this lock can panic");
+            place.nft(&host::ruleset(&sender, &ips))?;
+            *listing = place.listing("inet", host::TABLE)?;
+            Ok::<_, Error>(())
         });
         applied.await.expect("it does not panic").map_err(|e| format!("cannot exempt the node's probes: {e}"))
+    }
+
+    /// Writes the node's tables anew if somebody else changed them. Whether all is as it should be now.
+    async fn reprobe(&self) -> bool {
+        if self.settings.probes.is_none() {
+            return true;
+        }
+        let (place, one) = (self.place(), self.probing.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let listing = one.lock().expect("no code that holds this lock can panic");
+            Ok::<_, Error>(place.listing("inet", host::TABLE)? == *listing)
+        });
+        let repaired = match looked.await.expect("it does not panic") {
+            Ok(true) => return true,
+            Ok(false) => self.probe().await,
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = repaired {
+            tracing::error!(error, "somebody else has changed the node's rules about probes, and they cannot be put back");
+            self.metrics.repairs_failed.increment(1);
+            return false;
+        }
+        tracing::warn!("somebody else had changed the node's rules about probes, they are in force again");
+        self.metrics.repairs_of_node.increment(1);
+        let interfaces: Vec<(String, String)> =
+            self.known().iter().filter_map(|(uid, k)| Some((uid.clone(), k.interface.clone()?))).collect();
+        for (uid, interface) in interfaces {
+            if let Err(error) = self.at_home(host::interface_ruleset(&uid, &interface)).await {
+                tracing::warn!(uid, interface, error, "cannot check what a pod's interface sends");
+            }
+        }
+        true
+    }
+
+    /// Applies rules of the node's own namespace.
+    ///
+    /// # Errors
+    /// What nft says.
+    pub async fn at_home(&self, ruleset: String) -> Result<(), String> {
+        let place = self.place();
+        tokio::task::spawn_blocking(move || place.nft(&ruleset)).await.expect("it does not panic").map_err(|e| e.to_string())
+    }
+
+    fn place(&self) -> Place {
+        Place { home: self.home.clone(), within: self.home.clone() }
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
@@ -123,6 +189,7 @@ impl Node {
 
     /// Every pod's rules exempt the marks of these daemons when this returns.
     async fn remark(&self, daemons: Daemons) {
+        self.metrics.daemons.set(daemons.count as f64);
         self.fixed.store(daemons.fixed_mark, SeqCst);
         let all: Vec<(String, Arc<Rules>)> = self.known().iter().map(|(uid, k)| (uid.clone(), k.rules.clone())).collect();
         for (uid, rules) in all {
@@ -194,8 +261,17 @@ async fn serve(node: Arc<Node>, folder: &Path) -> anyhow::Result<Infallible> {
             node.remark(now).await;
         }
     };
+    let monitors = match netlink::tables_monitor() {
+        Ok(monitor) => vec![monitor],
+        Err(error) => {
+            tracing::warn!(%error, "cannot hear of changes to the node's rules, looking at them every few seconds");
+            vec![]
+        }
+    };
+    let repairing = watch::over(monitors, || node.reprobe());
     tokio::select! {
         served = serving => served.context("cannot serve ZDS"),
+        () = repairing => unreachable!("it never ends"),
         () = looking => unreachable!("it never ends"),
         () = remarking => unreachable!("the node holds the sender"),
     }
@@ -204,7 +280,7 @@ async fn serve(node: Arc<Node>, folder: &Path) -> anyhow::Result<Infallible> {
 /// The lives of pods, and which file speaks for which.
 struct Lives {
     node: Arc<Node>,
-    by_uid: BTreeMap<String, watch::Sender<Desired>>,
+    by_uid: BTreeMap<String, channel::Sender<Desired>>,
     by_path: BTreeMap<PathBuf, String>,
 }
 
@@ -242,7 +318,7 @@ impl Lives {
         match self.by_uid.get(&uid) {
             Some(life) => drop(life.send_replace(desired)),
             None => {
-                let (sender, receiver) = watch::channel(desired);
+                let (sender, receiver) = channel::channel(desired);
                 tokio::spawn(life::live(self.node.clone(), uid.clone(), receiver, seen.cloned()));
                 self.by_uid.insert(uid, sender);
             }
@@ -254,7 +330,7 @@ impl Lives {
         match self.by_path.get(path).and_then(|uid| self.by_uid.get(uid)) {
             Some(life) => drop(life.send_replace(Desired::Broken(reason))),
             None => {
-                if let Err(error) = status::write(&status_path(path), "", State::Refused, &reason, 0) {
+                if let Err(error) = status::write(&status_path(path), "", State::Refused, &reason, Counts::default()) {
                     tracing::warn!(%error, path = %path.display(), "cannot write a status file");
                 }
             }

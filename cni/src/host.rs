@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use crate::redirect::{PROBE_V4, PROBE_V6};
 
-const TABLE: &str = "isthmus-probes";
+pub const TABLE: &str = "isthmus-probes";
 
 /// Whose connections from the node to a pod are probes.
 #[derive(Clone, Debug, PartialEq, Eq)]

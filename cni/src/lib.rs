@@ -16,6 +16,8 @@ pub mod machine;
 pub mod netlink;
 pub mod apply;
 pub mod rules;
+pub mod metrics;
+pub mod watch;
 pub mod folder;
 pub mod life;
 pub mod agent;

@@ -2,16 +2,20 @@
 //! kept as its file says, released.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use mesh_net::netns::Netns;
+use mesh_net::tcp_table::Flow;
 use mesh_runtime::Backoff;
 use mesh_zds::agent::{Announcement, Undone};
 use mesh_zds::messages::WorkloadInfo;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::Node;
 use crate::apply::{Error, Place};
@@ -19,8 +23,8 @@ use crate::host;
 use crate::pod::{Scope, Wanted, wanted};
 use crate::podfile::{Phase, PodFile, status_path};
 use crate::rules::{Found, Rules};
-use crate::sockets::Flow;
-use crate::status::{self, State};
+use crate::status::{self, Counts, State};
+use crate::watch::over_pod;
 
 /// The first and the longest wait before a pod is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -69,6 +73,7 @@ pub async fn live(node: Arc<Node>, uid: String, mut desired: watch::Receiver<Des
                 life.rest(&mut desired).await;
             }
             Err(reason) => {
+                life.node.metrics.retries.increment(1);
                 life.say(if life.complete() { State::Enabled } else { State::Pending }, &reason);
                 let wait = retry.next(&mut rand::rng());
                 let _ = timeout(wait, desired.changed()).await; // whichever comes first
@@ -94,8 +99,11 @@ struct Enrolled {
     scope: Scope,
     pod: PodFile,
     refused: watch::Receiver<Option<Undone>>,
-    /// A daemon refused it since it last was acknowledged.
+    /// A daemon refused it since it last was acknowledged, or was not told what is captured now.
     unserved: bool,
+    repairs: Arc<AtomicU64>,
+    /// Puts back what others change.
+    _watch: AbortOnDropHandle<()>,
 }
 
 impl Life {
@@ -142,14 +150,15 @@ impl Life {
     async fn keep(&mut self, pod: &PodFile, scope: Scope, desired: &mut watch::Receiver<Desired>) -> Result<(), String> {
         let Some(enrolled) = &mut self.enrolled else { return Ok(()) };
         let rules = enrolled.rules.clone();
-        let announcement = announcement(pod, &rules, netns_of(pod)?);
+        let announcement = announcement(pod, &rules, netns_of(pod)?, captured_inbound(&scope));
         if enrolled.scope != scope {
             let older = blocking(&rules, Rules::bypassing).await?; // what was not captured lives on
             capture(&self.node, &rules, scope.clone(), older).await?;
+            enrolled.unserved |= announcement.captured != captured_inbound(&enrolled.scope);
             enrolled.scope = scope;
         }
         if enrolled.pod != *pod {
-            enrolled.refused = self.node.know(announcement.clone(), rules, pod.ips.clone())?;
+            enrolled.refused = self.node.know(announcement.clone(), rules, pod)?;
             enrolled.pod = pod.clone();
             self.probes(pod).await?;
         }
@@ -174,8 +183,9 @@ impl Life {
             else {
                 return Ok(());
             };
-            let refused = self.node.know(announcement(pod, &rules, netns), rules.clone(), pod.ips.clone())?;
-            self.enrolled = Some(Enrolled { complete: true, rules, scope, pod: pod.clone(), refused, unserved: false });
+            let announced = announcement(pod, &rules, netns, captured_inbound(&scope));
+            let refused = self.node.know(announced, rules.clone(), pod)?;
+            self.enrolled = Some(Enrolled { complete: true, ..self.begun(rules, scope, pod, refused) });
         }
         Ok(())
     }
@@ -203,13 +213,13 @@ impl Life {
             return Err("netns: it is the node's own network namespace".to_owned());
         }
         let (rules, found) = self.adopt(&netns).await?;
-        let pod_announced = announcement(pod, &rules, netns);
-        let refused = self.node.know(pod_announced.clone(), rules.clone(), pod.ips.clone())?;
-        let enrolled =
-            Enrolled { complete: false, rules: rules.clone(), scope: scope.clone(), pod: pod.clone(), refused, unserved: false };
-        self.enrolled = Some(enrolled); // a release from here on has something to undo
-
         let acknowledged_first = found == Found::Nothing && pod.phase == Phase::Running;
+        let captured = captured_inbound(&scope);
+        let in_force = if acknowledged_first { None } else { captured.clone() };
+        let mut announced = announcement(pod, &rules, netns, in_force);
+        let refused = self.node.know(announced.clone(), rules.clone(), pod)?;
+        self.enrolled = Some(self.begun(rules.clone(), scope.clone(), pod, refused)); // from here on there is something to undo
+
         match (found, pod.phase) {
             (Found::Captured { older: Some(older) }, _) => capture(&self.node, &rules, scope, Some(older)).await?,
             (Found::Captured { older: None }, _) => capture_running(&self.node, &rules, scope).await?,
@@ -219,22 +229,31 @@ impl Life {
             }
             (Found::Nothing, Phase::Running) => {
                 *unseen = None;
-                self.announce(pod_announced.clone(), desired).await?;
+                self.announce(announced.clone(), desired).await?;
                 capture_running(&self.node, &rules, scope).await?;
+                announced.captured = captured.clone(); // from now on older connections are the daemon's to judge
+                self.node.captures(&self.uid, captured);
             }
         }
         *unseen = None; // daemons may be told of it: its rules are in force
-        if !acknowledged_first {
-            self.announce(pod_announced, desired).await?;
-        }
+        self.announce(announced, desired).await?;
         blocking(&rules, Rules::unguard).await?; // also one that an earlier run left
         self.probes(pod).await?;
         self.older = blocking(&rules, Rules::sweep).await?;
         if let Some(enrolled) = &mut self.enrolled {
             enrolled.complete = true;
         }
+        self.node.metrics.enrolled.increment(1);
         tracing::info!(uid = self.uid, pod = pod.name, namespace = pod.namespace, older = self.older, "enrolled");
         Ok(())
+    }
+
+    /// What there is to undo of a pod from the first step of its enrolment on, and its watch.
+    fn begun(&self, rules: Arc<Rules>, scope: Scope, pod: &PodFile, refused: watch::Receiver<Option<Undone>>) -> Enrolled {
+        let repairs = Arc::<AtomicU64>::default();
+        let watch = over_pod(self.uid.clone(), rules.clone(), self.node.metrics.clone(), repairs.clone());
+        let watch = AbortOnDropHandle::new(tokio::spawn(watch));
+        Enrolled { complete: false, rules, scope, pod: pod.clone(), refused, unserved: false, repairs, _watch: watch }
     }
 
     /// Until a daemon serves the pod. An error when the pod is no longer wanted this way.
@@ -263,14 +282,9 @@ impl Life {
         }
         if let Some(interface) = &pod.host_interface {
             let ruleset = host::interface_ruleset(&pod.uid, interface);
-            self.at_home(ruleset).await.map_err(|e| format!("hostInterface {interface}: {e}"))?;
+            self.node.at_home(ruleset).await.map_err(|e| format!("hostInterface {interface}: {e}"))?;
         }
         self.node.probe().await
-    }
-
-    async fn at_home(&self, ruleset: String) -> Result<(), String> {
-        let place = Place { home: self.node.home.clone(), within: self.node.home.clone() };
-        tokio::task::spawn_blocking(move || place.nft(&ruleset)).await.expect("it does not panic").map_err(text)
     }
 
     /// Until there is something to do: the file changed, or a daemon refused the pod.
@@ -319,7 +333,7 @@ impl Life {
         if alive {
             if let Some(interface) = &enrolled.pod.host_interface
                 && self.node.settings.probes.is_some()
-                && let Err(error) = self.at_home(host::interface_removal(&self.uid)).await
+                && let Err(error) = self.node.at_home(host::interface_removal(&self.uid)).await
             {
                 tracing::debug!(uid = self.uid, interface, error, "the check of a released pod's interface stays");
             }
@@ -333,6 +347,7 @@ impl Life {
             self.drained(&enrolled.rules).await;
             self.warn("remove the rules of", blocking(&enrolled.rules, Rules::remove).await);
         }
+        self.node.metrics.released.increment(1);
         tracing::info!(uid = self.uid, pod = enrolled.pod.name, alive, "released");
     }
 
@@ -378,8 +393,9 @@ impl Life {
         if self.status.as_os_str().is_empty() {
             return; // broken before it was ever read: the agent has said so
         }
-        let older = u32::try_from(self.older).unwrap_or(u32::MAX);
-        if let Err(error) = status::write(&self.status, &self.uid, state, reason, older) {
+        let repairs = self.enrolled.as_ref().map_or(0, |enrolled| enrolled.repairs.load(Relaxed));
+        let counts = Counts { older_connections: self.older, repairs };
+        if let Err(error) = status::write(&self.status, &self.uid, state, reason, counts) {
             tracing::warn!(%error, path = %self.status.display(), "cannot write a status file");
         }
     }
@@ -399,10 +415,15 @@ async fn capture_running(node: &Node, rules: &Arc<Rules>, scope: Scope) -> Resul
     }
 }
 
-fn announcement(pod: &PodFile, rules: &Rules, netns: Netns) -> Announcement {
+/// At which ports plaintext passes the daemon by, as it is told; `None` where it is not captured at all.
+fn captured_inbound(scope: &Scope) -> Option<Vec<RangeInclusive<u16>>> {
+    scope.inbound.then(|| scope.exclude_inbound.iter().map(|ports| ports.first..=ports.last).collect())
+}
+
+fn announcement(pod: &PodFile, rules: &Rules, netns: Netns, captured: Option<Vec<RangeInclusive<u16>>>) -> Announcement {
     let workload =
         WorkloadInfo { name: pod.name.clone(), namespace: pod.namespace.clone(), service_account: pod.service_account.clone() };
-    Announcement { uid: pod.uid.clone(), workload, mark: rules.mark(), netns: Some(netns) }
+    Announcement { uid: pod.uid.clone(), workload, mark: rules.mark(), captured, netns: Some(netns) }
 }
 
 fn netns_of(pod: &PodFile) -> Result<Netns, String> {

@@ -13,13 +13,14 @@
 
 use std::collections::BTreeSet;
 
+use mesh_net::tcp_table::Flow;
+
 use crate::host::in_cgroup;
 use crate::pod::Ports;
 use crate::redirect::{
     DNS, HBONE, INBOUND, OUTBOUND, RETURN_MARK, SYN, TABLE, chain, counted, excluded, listed, of_no_known_connection, older_sets,
     table,
 };
-use crate::sockets::Flow;
 
 /// Ways in that are not captured unless the operator says otherwise: remote login, and the daemon's own metrics and
 /// readiness.

@@ -15,9 +15,8 @@ use mesh_cni::netlink::Change;
 use mesh_cni::pod::{Ports, Wanted, port_ranges, wanted};
 use mesh_cni::podfile;
 use mesh_cni::redirect::{Capture, Marks, removal, ruleset};
-use mesh_cni::sockets::{OLDER_MAX, bypassing};
+use mesh_cni::sockets::{OLDER_MAX, bypassing_on_machine};
 use mesh_net::netns::Netns;
-use mesh_net::relay::HALF_CLOSED_MAX;
 
 #[derive(Parser)]
 #[command(
@@ -184,8 +183,8 @@ fn capture_machine(mut capture: machine::Capture) -> anyhow::Result<()> {
     let place = here()?;
     place.route(Change::Add).context("cannot route answers back to the daemon")?;
     place.nft(&machine::ruleset(&capture))?;
-    place.remember_half_closed(Some(HALF_CLOSED_MAX));
-    let older = bypassing(&place.sockets()?);
+    place.tune();
+    let older = bypassing_on_machine(&place.sockets()?)?;
     if older.len() > OLDER_MAX {
         eprintln!("mesh-cni: more than {OLDER_MAX} connections are open: should conntrack forget a connection, its bytes leave in the clear");
         return Ok(());
@@ -198,12 +197,9 @@ fn release_machine() -> anyhow::Result<()> {
     let place = here()?;
     place.nft(&removal())?;
     place.route(Change::Remove)?;
-    place.remember_half_closed(Some(KERNELS_CLOSE_WAIT));
+    place.restore(&[]);
     Ok(())
 }
-
-/// What Linux has for nf_conntrack_tcp_timeout_close_wait where nobody wrote another.
-const KERNELS_CLOSE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// This process's own network namespace.
 fn here() -> anyhow::Result<Place> {

@@ -8,6 +8,7 @@ mod netns {
     pub mod annex;
     pub mod app;
     pub mod attacks;
+    pub mod enrolment;
     pub mod faults;
     pub mod lifecycle;
     pub mod machine;
@@ -25,13 +26,14 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use netns::mesh::Mesh;
-use netns::{attacks, faults, lifecycle, machine, own, policy, programs, sandwich, start, waypoint};
+use netns::{attacks, enrolment, faults, lifecycle, machine, own, policy, programs, sandwich, start, waypoint};
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let rooms = [
         programs::checks(),
         policy::checks(),
+        enrolment::checks(),
         attacks::checks(),
         waypoint::checks(),
         sandwich::checks(),

@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::dump::{self, CertDump, CertificateDump, ConnectionDump, ConnectionsDump, Parts, PodDump, PodInfoDump};
+use crate::dump::{self, CertDump, CertificateDump, ConnectionDump, ConnectionsDump, OlderDump, Parts, PodDump, PodInfoDump};
 use crate::live::{Connection, Direction};
 use crate::localfile::LocalFile;
 use crate::node::{VERSION, bind_error};
@@ -211,20 +211,20 @@ fn connections(admin: &Admin) -> Value {
 impl Pods {
     /// The pods that are served, with their connections, by uid (spec/dataplane.md 8.3).
     pub fn dump(&self) -> std::collections::BTreeMap<String, PodDump> {
-        let dedicated = self.dedicated().map(|pod| served(pod)).into_iter();
-        let up = self.list().into_iter().map(|pod| served(&pod));
+        let dedicated = self.dedicated().map(|pod| served(pod, None)).into_iter();
+        let up = self.list().into_iter().map(|(pod, older)| served(&pod, Some(older)));
         let pending = self.waiting().into_iter().map(|(uid, info)| {
-            (uid.0.to_string(), PodDump { state: "Pending", info: described(&info), connections: None })
+            (uid.0.to_string(), PodDump { state: "Pending", info: described(&info), connections: None, older: None })
         });
         pending.chain(up).chain(dedicated).collect()
     }
 }
 
-fn served<N: Net>(pod: &Pod<N>) -> (String, PodDump) {
+fn served<N: Net>(pod: &Pod<N>, older: Option<OlderDump>) -> (String, PodDump) {
     let open = pod.live.list();
     let of = |direction| open.iter().filter(|one| one.direction == direction).map(connection).collect();
     let connections = ConnectionsDump { inbound: of(Direction::Inbound), outbound: of(Direction::Outbound) };
-    (pod.uid.0.to_string(), PodDump { state: "Up", info: described(&pod.info), connections: Some(connections) })
+    (pod.uid.0.to_string(), PodDump { state: "Up", info: described(&pod.info), connections: Some(connections), older })
 }
 
 fn described(info: &PodInfo) -> PodInfoDump {

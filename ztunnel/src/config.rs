@@ -133,6 +133,8 @@ pub struct Pods {
     pub mesh_ranges: Arc<[IpNet]>,
     /// After so long without the control plane connections are refused.
     pub snapshot_age: Duration,
+    /// How long a connection that is older than its pod's enrolment goes on when policy refuses it.
+    pub older_grace: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -37,6 +37,7 @@ pub mod give_back;
 pub mod handshakes;
 pub mod enroll;
 pub mod config;
+pub mod older;
 pub mod pod;
 pub mod pods;
 pub mod own;

@@ -63,7 +63,7 @@ async fn open<N: Net>(pod: &Pod<N>, account: &mut Account) -> Result<(Permit, N:
     Ok((permit, app))
 }
 
-fn told(me: &Arc<Workload>, to: SocketAddr, admission: &Admission) -> Told {
+pub fn told(me: &Arc<Workload>, to: SocketAddr, admission: &Admission) -> Told {
     let source = admission.source.as_ref().map_or(Party::Unknown, Party::known);
     let mut told = Told::plain(source, Party::known(me), to);
     told.service = admission.service.clone();

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use mesh_runtime::knobs::{Knobs, Setting};
 
 use super::{Dns, Place};
-
-const DNS_PORT: u16 = 15053;
+use crate::capture;
 
 pub(super) fn dns(knobs: &mut Knobs<'_>, place: &Place, ipv6: bool, on_demand: bool) -> Dns {
     knobs.section("DNS");
@@ -51,7 +50,7 @@ pub(super) fn dns(knobs: &mut Knobs<'_>, place: &Place, ipv6: bool, on_demand: b
     }
     let text = own.as_ref().or_else(|| place.metadata.get("DNS_PROXY_ADDR"));
     let addresses = match text {
-        None => loopbacks(DNS_PORT, ipv6),
+        None => loopbacks(capture::DNS, ipv6),
         Some(text) => dns_addresses(text, ipv6).unwrap_or_else(|| {
             let whose = if own.is_some() { "DNS_PROXY_ADDR" } else { "ISTIO_META_DNS_PROXY_ADDR" };
             knobs.refuse(whose, format!("an address and a port, like localhost:15053 or 127.0.0.1:15053, not {text:?}"));

@@ -137,6 +137,11 @@ pub(super) fn pods(knobs: &mut Knobs<'_>) -> Pods {
         "24h",
         "After so long without the control plane connections are refused: policies may have come that we never saw.",
     );
+    let older_grace = knobs.value(
+        "OLDER_CONNECTION_GRACE",
+        "30s",
+        "A connection that was open before its pod was enrolled is cut when policy has refused it for so long.",
+    );
     knobs.declare(
         "AUTHZ_POLICY_INFO_LOGGING",
         "`true` or anything else".to_owned(),
@@ -144,5 +149,5 @@ pub(super) fn pods(knobs: &mut Knobs<'_>) -> Pods {
         "Write the policy that allowed a connection into the log at level info.",
     );
     let policy_in_log = knobs.given("AUTHZ_POLICY_INFO_LOGGING") == Some("true");
-    Pods { app_tunnel_over_loopback, socks5, connections, policy_in_log, mesh_ranges, snapshot_age }
+    Pods { app_tunnel_over_loopback, socks5, connections, policy_in_log, mesh_ranges, snapshot_age, older_grace }
 }

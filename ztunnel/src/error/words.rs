@@ -33,6 +33,7 @@ impl Reason {
         Reason::PolicyUnreadable,
         Reason::PolicyNotSynced,
         Reason::PolicyChanged,
+        Reason::OlderConnection,
         Reason::Revoked,
         Reason::Stale,
         Reason::TooManyConnections,
@@ -273,6 +274,16 @@ impl Reason {
                 advice: "This is how a policy takes effect on connections that are already open.",
                 status: None,
                 flags: ResponseFlags::Deny,
+            },
+            Reason::OlderConnection => Words {
+                code: "older_connection",
+                stem: "connection older than the pod's enrolment closed",
+                sentence: "The connection was open when the pod was enrolled, so it passes the mesh in the clear, and policy \
+                           has refused plaintext from there for 30 s (`OLDER_CONNECTION_GRACE`).",
+                advice: "Clients connect again, through the mesh; allow the caller if it should be served.",
+                status: None,
+                flags: ResponseFlags::Deny,
+                counted: Counted::InFull,
             },
             Reason::Revoked => Words {
                 code: "revoked",
