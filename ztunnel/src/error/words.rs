@@ -6,7 +6,7 @@ use super::{Reason, Words};
 
 impl Reason {
     /// All reasons, for documentation and tests.
-    pub const ALL: [Reason; 49] = [
+    pub const ALL: [Reason; 50] = [
         Reason::SelfCall,
         Reason::UnknownOwnWorkload,
         Reason::UnknownWaypoint,
@@ -283,7 +283,6 @@ impl Reason {
                 advice: "Clients connect again, through the mesh; allow the caller if it should be served.",
                 status: None,
                 flags: ResponseFlags::Deny,
-                counted: Counted::InFull,
             },
             Reason::Revoked => Words {
                 code: "revoked",
