@@ -47,7 +47,7 @@ pub const REQUEST: Target = Target {
     },
     seeds: || {
         let info = WorkloadInfo { name: "web".into(), namespace: "shop".into(), service_account: "web".into() };
-        let add = packet(Payload::Add(AddWorkload { uid: "u-1".into(), workload_info: Some(info), mark: 7 }));
+        let add = packet(Payload::Add(AddWorkload { uid: "u-1".into(), workload_info: Some(info), mark: 7, captured: None }));
         let with = |count: u8, packet: &[u8]| [&[count], packet].concat();
         vec![
             with(1, &add),
