@@ -178,6 +178,11 @@ impl Cluster {
         &self.config
     }
 
+    /// Our revision and its other names.
+    pub fn revisions(&self) -> BTreeSet<Arc<str>> {
+        self.scope.tags.iter().chain([&self.scope.revision]).cloned().collect()
+    }
+
     /// Objects that are kept and not looked at.
     pub fn aside(&self) -> impl Iterator<Item = &Object> {
         self.aside.objects()

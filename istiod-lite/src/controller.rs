@@ -133,7 +133,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
             drain.spawn(kubernetes::watch(client.clone(), configuration, batches, publisher, drain.soft_token()));
             let me = config.replica();
             let (candidate, leadership) = Candidate::new(Api::namespaced(client.clone(), &config.namespace), &config.lease(), &me);
-            let writes = Writes { client, me, bundle: live.bundle(), pages: shown.clone(), statuses, webhook: config.webhook() };
+            let writes = Writes { client, me, manager: objects::field_manager(&config.revision), bundle: live.bundle(), pages: shown.clone(), statuses, webhook: config.webhook() };
             drain.spawn(lead(candidate, leadership.clone(), writes, drain.soft_token()));
             leadership
         }
@@ -169,6 +169,8 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
 struct Writes {
     client: Client,
     me: String,
+    /// Who owns the statuses that we write.
+    manager: String,
     bundle: watch::Receiver<String>,
     pages: watch::Receiver<Arc<Page>>,
     statuses: Watched<Statuses>,
@@ -179,14 +181,14 @@ struct Writes {
 async fn lead(candidate: Candidate, leadership: Leadership, writes: Writes, stop: CancellationToken) {
     let writes = &writes;
     let write = leadership.while_held(|| async move {
-        let Writes { client, me, bundle, pages, statuses, webhook } = writes;
+        let Writes { client, me, manager, bundle, pages, statuses, webhook } = writes;
         let trust = async {
             match webhook {
                 Some(name) => keep_bundle(client.clone(), name.clone(), bundle.clone()).await,
                 None => std::future::pending().await,
             }
         };
-        tokio::join!(distribute(client.clone(), bundle.clone()), objects::write(client.clone(), me, pages.clone(), statuses.clone()), trust);
+        tokio::join!(distribute(client.clone(), bundle.clone()), objects::write(client.clone(), me, manager, pages.clone(), statuses.clone()), trust);
     });
     tokio::select! {
         () = candidate.run(stop) => {}

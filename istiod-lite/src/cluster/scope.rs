@@ -38,11 +38,7 @@ impl Scope {
     }
 
     fn is_of_revision(&self, object: &Object) -> bool {
-        let by_revision = matches!(
-            object.kind(),
-            Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::ServiceEntry | Kind::WorkloadEntry
-        );
-        !by_revision || object.meta().label("istio.io/rev").is_none_or(|revision| revision == &*self.revision || self.tags.contains(revision))
+        !object.kind().has_revision() || object.meta().label("istio.io/rev").is_none_or(|revision| revision == &*self.revision || self.tags.contains(revision))
     }
 
     fn is_discovered(&self, object: &Object, namespace: Option<&Labels>) -> bool {

@@ -136,6 +136,11 @@ impl Kind {
         }
     }
 
+    /// Whether a label `istio.io/rev` says which controller an object of the kind is for.
+    pub fn has_revision(self) -> bool {
+        matches!(self, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::ServiceEntry | Kind::WorkloadEntry)
+    }
+
     pub fn is_namespaced(self) -> bool {
         !matches!(self, Kind::Namespace | Kind::Node | Kind::GatewayClass)
     }

@@ -5,13 +5,26 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::plan::{Address, Condition, Page};
+use super::plan::{Address, Condition, Page, is_ours};
 use super::shown::{Shown, Since, Statuses, is_written};
 use crate::objects::{Kind, NsName, ObjectKey};
 
-/// What was written and not yet seen by the source: what it was over, and what it is.
+/// How often one and the same is said again because the object shows something else. A slip is mended; another controller
+/// that thinks otherwise of an object that is everybody's would go on for ever, and so would we.
+const WRITES_OF_ONE_MAX: u32 = 4;
+
+/// What was written last: what it was over, what it is, and how often it was written.
 #[derive(Debug, Default)]
-pub struct Written(BTreeMap<ObjectKey, (Option<Arc<Shown>>, Said)>);
+pub struct Written(BTreeMap<ObjectKey, Last>);
+
+#[derive(Debug)]
+struct Last {
+    over: Option<Arc<Shown>>,
+    said: Said,
+    times: u32,
+    /// The object shows something else than what it was over: the write, or somebody else's.
+    is_seen: bool,
+}
 
 /// What there is to say about an object.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -46,15 +59,18 @@ pub fn due(page: &Page, statuses: &Statuses, written: &mut Written, now: &str) -
     }
     let mut wanted = said(page);
     // What is shown and not said any more is taken back.
-    for (key, _) in statuses {
+    for (key, _) in statuses.iter().filter(|(_, shown)| is_ours(shown.revision.as_ref(), &page.revisions)) {
         wanted.entry(key.clone()).or_default();
     }
-    written.0.retain(|key, (over, _)| wanted.contains_key(key) && statuses.get(key) == over.as_ref());
+    written.0.retain(|key, last| {
+        last.is_seen |= statuses.get(key) != last.over.as_ref();
+        wanted.contains_key(key)
+    });
     let mut due = Vec::new();
     for (key, said) in wanted {
         let over = statuses.get(&key);
         let shows = over.map_or_else(Said::default, |shown| shown.said());
-        if shows == said || written.0.get(&key).is_some_and(|(_, before)| *before == said) {
+        if shows == said || written.0.get(&key).is_some_and(|last| last.said == said && (!last.is_seen || last.times >= WRITES_OF_ONE_MAX)) {
             continue;
         }
         let status = status(&key, &said, over.map(|shown| &**shown), now);
@@ -64,9 +80,13 @@ pub fn due(page: &Page, statuses: &Statuses, written: &mut Written, now: &str) -
 }
 
 impl Written {
-    /// Remembers a write until the source has seen it.
+    /// Remembers a write. It is not repeated until the source has seen it.
     pub fn note(&mut self, done: Due) {
-        self.0.insert(done.key, (done.over, done.said));
+        let before = self.0.get(&done.key).filter(|last| last.said == done.said).map_or(0, |last| last.times);
+        if before + 1 == WRITES_OF_ONE_MAX {
+            tracing::warn!(target: "status", object = %done.key, "somebody else writes another status again and again; ours is not written any more until there is something new to say. Give the object a label istio.io/rev, so that it has one controller");
+        }
+        self.0.insert(done.key, Last { over: done.over, said: done.said, times: before + 1, is_seen: false });
     }
 }
 

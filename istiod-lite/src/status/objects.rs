@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams};
-use kube::core::DynamicObject;
+use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource};
 use mesh_runtime::Watched;
@@ -22,8 +22,12 @@ use crate::watch::kubernetes::sent::resource;
 #[cfg(test)]
 mod tests;
 
-/// Who owns what we write, in the API server's books.
-const FIELD_MANAGER: &str = "istiod-lite-status";
+/// Who owns what we write, in the API server's books. What another revision says of an object that is everybody's is not
+/// ours to take back.
+pub fn field_manager(revision: &str) -> String {
+    if revision == "default" { "istiod-lite-status".to_owned() } else { format!("istiod-lite-status-{revision}") }
+}
+
 /// Writes on their way: a thousand statuses after a change for all take seconds, and leave the API server to others.
 const WRITES_AT_A_TIME: usize = 8;
 /// A status that could not be written is tried again.
@@ -33,7 +37,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 const NOTE_BYTES_MAX: usize = 1000;
 
 /// Runs until it is dropped. `me`: this replica, for those who read events.
-pub async fn write(client: Client, me: &str, mut pages: watch::Receiver<Arc<Page>>, mut statuses: Watched<Statuses>) {
+pub async fn write(client: Client, me: &str, manager: &str, mut pages: watch::Receiver<Arc<Page>>, mut statuses: Watched<Statuses>) {
     let mut written = Written::default();
     let reporter = Reporter { controller: "istiod-lite".into(), instance: Some(me.to_owned()) };
     let events = Recorder::new(client.clone(), reporter);
@@ -41,7 +45,7 @@ pub async fn write(client: Client, me: &str, mut pages: watch::Receiver<Arc<Page
         let page = pages.borrow_and_update().clone();
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let due = due(&page, &statuses.see(), &mut written, &now);
-        let applying = due.into_iter().map(|due| apply(client.clone(), &events, due));
+        let applying = due.into_iter().map(|due| apply(client.clone(), &events, manager, due));
         let done: Vec<Option<Due>> = stream::iter(applying).buffer_unordered(WRITES_AT_A_TIME).collect().await;
         let has_failed = done.iter().any(Option::is_none);
         done.into_iter().flatten().for_each(|done| written.note(done));
@@ -54,29 +58,37 @@ pub async fn write(client: Client, me: &str, mut pages: watch::Receiver<Arc<Page
 }
 
 /// `None`: to be tried again.
-async fn apply(client: Client, events: &Recorder, due: Due) -> Option<Due> {
-    let resource = resource(due.key.kind, due.key.kind.group_versions().1[0]);
-    let objects: Api<DynamicObject> = Api::namespaced_with(client, &due.key.name.namespace, &resource);
+async fn apply(client: Client, events: &Recorder, manager: &str, due: Due) -> Option<Due> {
+    // In the newest version that is served. Which one that is may change, and most API servers have the first.
+    for version in due.key.kind.group_versions().1 {
+        let resource = resource(due.key.kind, version);
+        match apply_in(&client, &resource, manager, &due).await {
+            Ok(object) => {
+                for condition in due.complaints() {
+                    complain(events, condition, &object.object_ref(&resource)).await;
+                }
+                return Some(due);
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => {
+                tracing::warn!(target: "status", object = %due.key, %error, "the status cannot be written; it is tried again");
+                return None;
+            }
+        }
+    }
+    // The object is gone: there is nobody to tell.
+    Some(due)
+}
+
+async fn apply_in(client: &Client, resource: &ApiResource, manager: &str, due: &Due) -> kube::Result<DynamicObject> {
+    let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &due.key.name.namespace, resource);
     let patch = json!({
         "apiVersion": resource.api_version,
         "kind": resource.kind,
         "metadata": { "name": &*due.key.name.name },
         "status": due.status,
     });
-    match objects.patch_status(&due.key.name.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await {
-        Ok(object) => {
-            for condition in due.complaints() {
-                complain(events, condition, &object.object_ref(&resource)).await;
-            }
-            Some(due)
-        }
-        // The object is gone: there is nobody to tell.
-        Err(kube::Error::Api(status)) if status.code == 404 => Some(due),
-        Err(error) => {
-            tracing::warn!(target: "status", object = %due.key, %error, "the status cannot be written; it is tried again");
-            None
-        }
-    }
+    objects.patch_status(&due.key.name.name, &PatchParams::apply(manager).force(), &Patch::Apply(patch)).await
 }
 
 /// An event that is lost is no loss: the status says the same.

@@ -1,7 +1,8 @@
 //! The page of everything there is to say: conditions, notes and addresses by object, and what is wrong with the files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,9 @@ pub struct Page {
     /// One line each, with file and line, the worst first.
     pub findings: Vec<String>,
     pub objects: Vec<Entry>,
+    /// The names of our revision: objects of others are their controllers' to write to.
+    #[serde(skip)]
+    pub revisions: BTreeSet<Arc<str>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -81,7 +85,8 @@ pub fn page(translation: &Translation, origins: &BTreeMap<ObjectKey, Origin>, fi
     for (key, note) in covered(translation).into_iter().chain(left_out(translation)) {
         entries.entry(key).or_default().notes.push(note);
     }
-    for refused in &findings.refused {
+    let revisions = translation.cluster().revisions();
+    for refused in findings.refused.iter().filter(|refused| is_ours(refused.revision.as_ref(), &revisions)) {
         entries.entry(refused.key.clone()).or_default().conditions = vec![unreadable(refused)];
     }
     for (claim, ips) in translation.vips().all() {
@@ -95,7 +100,12 @@ pub fn page(translation: &Translation, origins: &BTreeMap<ObjectKey, Origin>, fi
         entry.name = key.name.name.to_string();
         entry.origin = origins.get(key).map(Origin::to_string).unwrap_or_default();
     }
-    Page { is_whole, findings: findings.lines(), objects: entries.into_values().collect() }
+    Page { is_whole, findings: findings.lines(), objects: entries.into_values().collect(), revisions }
+}
+
+/// An object without a revision is everybody's.
+pub(super) fn is_ours(revision: Option<&Arc<str>>, ours: &BTreeSet<Arc<str>>) -> bool {
+    revision.is_none_or(|revision| ours.contains(revision))
 }
 
 /// What an object is told whose newest state cannot be used, whatever its earlier state was told.
@@ -225,8 +235,9 @@ mod tests {
 
     #[test]
     fn an_object_that_cannot_be_read_is_told_so() {
-        let refused = |kind, instead| Refused { key: ObjectKey::new(kind, "shop", "p"), generation: 4, field: Some("spec.rule".into()), what: "unknown field".into(), instead };
-        let findings = Findings { refused: vec![refused(Kind::AuthorizationPolicy, Instead::LastGood), refused(Kind::ServiceEntry, Instead::Nothing)], ..Findings::default() };
+        let refused = |kind, instead| Refused { key: ObjectKey::new(kind, "shop", "p"), revision: None, generation: 4, field: Some("spec.rule".into()), what: "unknown field".into(), instead };
+        let other = Refused { revision: Some("other".into()), ..refused(Kind::WorkloadEntry, Instead::Nothing) };
+        let findings = Findings { refused: vec![refused(Kind::AuthorizationPolicy, Instead::LastGood), refused(Kind::ServiceEntry, Instead::Nothing), other], ..Findings::default() };
         let page = page(&translation(), &BTreeMap::new(), &findings, true);
         let told = page.objects.iter().map(|entry| (&*entry.conditions[0].kind, &*entry.conditions[0].message, entry.conditions[0].observed_generation));
         assert_eq!(told.collect::<Vec<_>>(), [

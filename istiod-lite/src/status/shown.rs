@@ -19,6 +19,8 @@ pub type Statuses = RedBlackTreeMapSync<ObjectKey, Arc<Shown>>;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shown {
+    /// Whose the object is: its label `istio.io/rev`, where it has one.
+    pub revision: Option<Arc<str>>,
     pub conditions: Vec<(Condition, Since)>,
     pub addresses: Vec<Address>,
 }
@@ -43,6 +45,7 @@ pub fn shown(kind: Kind, text: &str) -> Shown {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Frame {
+        metadata: Labelled,
         status: Option<Status>,
     }
     #[derive(Default, Deserialize)]
@@ -71,7 +74,8 @@ pub fn shown(kind: Kind, text: &str) -> Shown {
     if !is_written(kind) || !(text.contains("\"conditions\"") || text.contains("\"addresses\"")) {
         return Shown::default();
     }
-    let status = serde_json::from_str::<Frame>(text).unwrap_or_default().status.unwrap_or_default();
+    let Frame { metadata, status } = serde_json::from_str(text).unwrap_or_default();
+    let status = status.unwrap_or_default();
     let conditions = status.conditions.into_iter().filter(|one| TYPES.contains(&one.r#type.as_str())).map(|one| {
         let generation = one.observed_generation.as_i64().or_else(|| one.observed_generation.as_str()?.parse().ok());
         let condition = Condition { kind: one.r#type, status: one.status, reason: one.reason, message: one.message, observed_generation: generation.unwrap_or(0) };
@@ -79,5 +83,27 @@ pub fn shown(kind: Kind, text: &str) -> Shown {
     });
     let addresses = status.addresses.into_iter().filter_map(|given| Some(Address { value: given.value?, host: given.host }));
     let is_entry = kind == Kind::ServiceEntry;
-    Shown { conditions: conditions.collect(), addresses: if is_entry { addresses.collect() } else { Vec::new() } }
+    Shown { revision: metadata.revision(kind), conditions: conditions.collect(), addresses: if is_entry { addresses.collect() } else { Vec::new() } }
+}
+
+/// Whose an object is, as far as its text can be read.
+pub fn revision(kind: Kind, text: &str) -> Option<Arc<str>> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Frame {
+        metadata: Labelled,
+    }
+    serde_json::from_str::<Frame>(text).unwrap_or_default().metadata.revision(kind)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Labelled {
+    labels: Option<std::collections::BTreeMap<String, String>>,
+}
+
+impl Labelled {
+    fn revision(self, kind: Kind) -> Option<Arc<str>> {
+        self.labels.filter(|_| kind.has_revision())?.remove("istio.io/rev").map(Arc::from)
+    }
 }

@@ -124,6 +124,12 @@ impl ApiServer {
         self.put(DEFINITIONS, json!({ "metadata": { "name": name } }));
     }
 
+    /// The same, served in this version alone.
+    pub fn define_in(&self, kind: crate::objects::Kind, version: &str) {
+        let name = format!("{}.{}", kind.plural(), kind.group_versions().0);
+        self.put(DEFINITIONS, json!({ "metadata": { "name": name }, "spec": { "versions": [{ "name": version, "served": true }] } }));
+    }
+
     /// Cuts every open watch and forgets what happened before, so that each has to list again.
     pub fn expire(&self) {
         self.change(|state| {
@@ -349,13 +355,15 @@ impl State {
         }
         let parts: Vec<&str> = collection.split('/').collect();
         let name = format!("{}.{}", parts[4], parts[2]);
-        parts[3] == "v1" && self.objects.keys().any(|place| place.collection == DEFINITIONS && place.name == name)
+        let definition = self.objects.iter().find(|(place, _)| place.collection == DEFINITIONS && place.name == name);
+        definition.is_some_and(|(_, definition)| parts[3] == definition["spec"]["versions"][0]["name"].as_str().unwrap_or("v1"))
     }
 
     /// `/apis/GROUP/VERSION`.
     fn resources(&self, path: &str) -> Answer {
-        let kinds = crate::objects::Kind::ALL.into_iter().map(|kind| (kind, collection(kind)));
-        let served = kinds.filter(|(_, at)| at.rsplit_once('/').is_some_and(|(group, _)| group == path) && self.is_served(at));
+        let group = path.rsplit_once('/').map_or("", |(group, _)| group);
+        let kinds = crate::objects::Kind::ALL.into_iter().map(|kind| (kind, format!("{path}/{}", kind.plural())));
+        let served = kinds.filter(|(kind, at)| group.trim_start_matches("/apis/") == kind.group_versions().0 && self.is_served(at));
         let resources: Vec<Value> = served.map(|(kind, _)| json!({ "name": kind.plural(), "singularName": "", "namespaced": true, "kind": kind.name(), "verbs": ["list"] })).collect();
         match resources.is_empty() {
             true => status(404, "NotFound", "the server could not find the requested resource"),

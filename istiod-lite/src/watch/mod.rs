@@ -62,6 +62,8 @@ pub struct Duplicate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     pub key: ObjectKey,
+    /// Whose the object is: its label `istio.io/rev`, where it has one.
+    pub revision: Option<Arc<str>>,
     pub generation: i64,
     pub field: Option<String>,
     pub what: String,

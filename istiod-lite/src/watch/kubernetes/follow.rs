@@ -15,7 +15,7 @@ use super::held::{News, Seen};
 use super::sent::Sent;
 use crate::objects::stand_in::stand_in;
 use crate::objects::{Kind, NsName, read};
-use crate::status::shown::shown;
+use crate::status::shown::{revision, shown};
 
 /// Pause after an error: the first, and the longest. An API server that restarts is found again soon and is not stormed.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -117,8 +117,10 @@ fn news(kind: Kind, event: Event<Sent>) -> News {
         Event::Init => News::Begin,
         Event::InitApply(sent) | Event::Apply(sent) => {
             let read = read::sent(kind, sent.text()).map_err(|fault| (fault, stand_in(kind, sent.text())));
+            // Of an object that can be read the cluster knows it.
+            let revision = read.as_ref().err().and_then(|_| revision(kind, sent.text()));
             let shown = shown(kind, sent.text());
-            News::Object(Box::new(Seen { name: sent.name(), generation: sent.generation(), read, shown }))
+            News::Object(Box::new(Seen { name: sent.name(), generation: sent.generation(), read, revision, shown }))
         }
         Event::Delete(sent) => News::Gone(sent.name()),
         Event::InitDone => News::Listed,

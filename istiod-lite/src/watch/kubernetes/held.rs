@@ -35,6 +35,8 @@ pub struct Seen {
     pub generation: i64,
     /// Or why not, and what is to stand for an object that never could be read.
     pub read: Result<Object, (Fault, Option<Object>)>,
+    /// Whose it is: its label `istio.io/rev`, where it has one.
+    pub revision: Option<Arc<str>>,
     pub shown: Shown,
 }
 
@@ -60,8 +62,17 @@ struct Shelf {
     known: BTreeSet<NsName>,
     /// What was told since `Begin`.
     listing: Option<BTreeSet<NsName>>,
-    refused: BTreeMap<NsName, (i64, Fault, Instead)>,
+    refused: BTreeMap<NsName, Unread>,
     trouble: Option<String>,
+}
+
+/// A newest state that cannot be used.
+#[derive(Debug)]
+struct Unread {
+    generation: i64,
+    revision: Option<Arc<str>>,
+    fault: Fault,
+    instead: Instead,
 }
 
 impl Held {
@@ -120,12 +131,13 @@ impl Held {
         let mut findings = Findings::default();
         for (kind, shelf) in &self.shelves {
             findings.troubles.extend(shelf.trouble.iter().map(|what| format!("{kind}: {what}")));
-            let refused = shelf.refused.iter().map(|(name, (generation, fault, instead))| Refused {
+            let refused = shelf.refused.iter().map(|(name, unread)| Refused {
                 key: ObjectKey { kind: *kind, name: name.clone() },
-                generation: *generation,
-                field: fault.field.clone(),
-                what: fault.what.clone(),
-                instead: *instead,
+                revision: unread.revision.clone(),
+                generation: unread.generation,
+                field: unread.fault.field.clone(),
+                what: unread.fault.what.clone(),
+                instead: unread.instead,
             });
             findings.refused.extend(refused);
         }
@@ -147,7 +159,7 @@ impl Shows {
 
 impl Shelf {
     fn object(&mut self, seen: Seen, statuses: &mut Shows, kind: Kind, events: &mut Vec<Event>) {
-        let Seen { name, generation, read, shown } = seen;
+        let Seen { name, generation, read, revision, shown } = seen;
         if let Some(told) = &mut self.listing {
             told.insert(name.clone());
         }
@@ -161,14 +173,14 @@ impl Shelf {
             }
             Err((fault, stand_in)) => {
                 let instead = self.instead(&key.name, stand_in, events);
-                self.refused.insert(key.name, (generation, fault, instead));
+                self.refused.insert(key.name, Unread { generation, revision, fault, instead });
             }
         }
     }
 
     /// What it said before stays, if it ever said something.
     fn instead(&mut self, name: &NsName, stand_in: Option<Object>, events: &mut Vec<Event>) -> Instead {
-        let was_good = self.known.contains(name) && self.refused.get(name).is_none_or(|(.., before)| *before == Instead::LastGood);
+        let was_good = self.known.contains(name) && self.refused.get(name).is_none_or(|before| before.instead == Instead::LastGood);
         match stand_in {
             _ if was_good => Instead::LastGood,
             Some(object) => {

@@ -219,7 +219,7 @@ async fn it_ends_when_told() {
 #[test]
 fn what_is_held_follows_the_news() {
     let name = |text: &str| NsName::new("shop", text);
-    let seen = |text: &str, read| News::Object(Box::new(Seen { name: name(text), generation: 1, read, shown: Shown::default() }));
+    let seen = |text: &str, read| News::Object(Box::new(Seen { name: name(text), generation: 1, read, revision: None, shown: Shown::default() }));
     let object = |text: &str| {
         let yaml = pod("shop", text, "10.1.0.1", "");
         let read = read::document(read::documents(&yaml)[0]).unwrap();
