@@ -103,6 +103,7 @@ fn begin(client: Client, kind: Kind, told: Told, stop: &CancellationToken) -> Fo
 async fn follow_served(client: Client, kind: Kind, told: Told, stop: CancellationToken) {
     let mut backoff = Backoff::new(ASK_AGAIN, ASK_AGAIN_MAX);
     loop {
+        let mut why = String::new();
         match served_version(&client, kind).await {
             Ok(Some(version)) => {
                 tracing::info!(target: "source", %kind, version, "the API server has this kind; it is watched");
@@ -112,14 +113,23 @@ async fn follow_served(client: Client, kind: Kind, told: Told, stop: Cancellatio
                     return;
                 }
             }
-            Ok(None) => {}
-            Err(error) => tracing::debug!(target: "source", %kind, %error, "cannot ask which versions are served"),
+            Ok(None) => why = unserved(kind),
+            Err(error) => why = format!("{error}; the versions of {kind} that are served cannot be asked for, and are asked for again"),
         }
         tokio::select! {
             () = pause(&mut backoff) => {}
             _ = stop.cancelled() => return,
         }
+        if backoff.tries() == ERRORS_OF_TROUBLE && told.send((kind, News::Trouble(why))).await.is_err() {
+            return;
+        }
     }
+}
+
+fn unserved(kind: Kind) -> String {
+    let (group, versions) = kind.group_versions();
+    let name = format!("{}.{group}", kind.plural());
+    format!("{name} is defined and served in none of the versions that are read ({}); have its definition serve one of them, or remove it: until then nothing new is told", versions.join(", "))
 }
 
 /// The first of the versions that we know in which the API server has the kind.

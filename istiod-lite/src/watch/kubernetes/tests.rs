@@ -160,6 +160,18 @@ async fn a_kind_that_is_defined_is_waited_for() {
     source.until("the trouble is over", |_, batch| batch.findings.troubles.is_empty()).await;
 }
 
+#[tokio::test]
+async fn a_kind_that_is_served_in_no_version_that_is_read_is_named() {
+    let server = ApiServer::new();
+    server.define_in(Kind::PeerAuthentication, "v9");
+    let mut source = watching(&server);
+    let why = "PeerAuthentication: peerauthentications.security.istio.io is defined and served in none of the versions that are read (v1, v1beta1)";
+    source.until("it says why nothing is told", |_, batch| batch.findings.lines().iter().any(|line| line.starts_with(why))).await;
+    assert!(!source.last.is_whole);
+    server.define_in(Kind::PeerAuthentication, "v1beta1");
+    source.until("it is served", |_, batch| batch.is_whole && batch.findings.lines().is_empty()).await;
+}
+
 // the rest of the mesh is unaffected, the last good state stays
 #[tokio::test]
 async fn a_bad_object_is_refused_alone_and_with_the_words_of_a_file() {
