@@ -148,18 +148,11 @@ impl Node {
             let listing = one.lock().expect("no code that holds this lock can panic");
             Ok::<_, Error>(place.listing("inet", host::TABLE)? == *listing)
         });
-        let repaired = match looked.await.expect("it does not panic") {
+        match looked.await.expect("it does not panic") {
             Ok(true) => return true,
-            Ok(false) => self.probe().await,
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(error) = repaired {
-            tracing::error!(error, "somebody else has changed the node's rules about probes, and they cannot be put back");
-            self.metrics.repairs_failed.increment(1);
-            return false;
+            Ok(false) => {}
+            Err(error) => return self.unrepaired(&error.to_string()),
         }
-        tracing::warn!("somebody else had changed the node's rules about probes, they are in force again");
-        self.metrics.repairs_of_node.increment(1);
         let interfaces: Vec<(String, String)> =
             self.known().iter().filter_map(|(uid, k)| Some((uid.clone(), k.interface.clone()?))).collect();
         for (uid, interface) in interfaces {
@@ -167,7 +160,18 @@ impl Node {
                 tracing::warn!(uid, interface, error, "cannot check what a pod's interface sends");
             }
         }
+        if let Err(error) = self.probe().await {
+            return self.unrepaired(&error);
+        }
+        tracing::warn!("somebody else had changed the node's rules about probes, they are in force again");
+        self.metrics.repairs_of_node.increment(1);
         true
+    }
+
+    fn unrepaired(&self, error: &str) -> bool {
+        tracing::error!(error, "somebody else has changed the node's rules about probes, and they cannot be put back");
+        self.metrics.repairs_failed.increment(1);
+        false
     }
 
     /// Applies rules of the node's own namespace.

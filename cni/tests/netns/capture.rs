@@ -295,8 +295,10 @@ async fn a_first_packet_without_syn_opens_no_way_around() {
             let _ = raw.send_to(&segment(from, to, 2000 + round, 0, syn), &remote);
         }
     }
-    // Ten SYNs were sent, and each was dropped by one of the two chains: then all that can happen has happened.
-    world.until("every SYN was dropped", || world.counted("around the capture") + world.counted("of no known connection") >= 10).await;
+    // Out of the pod: the first packet is dropped, then the SYN is redirected and the rest belongs to it, all before `send_to`
+    // returns. Into it, some hops later: each SYN is dropped. Then all that can happen has happened.
+    assert!(world.counted("of no known connection") > 0);
+    world.until("every SYN into the pod was dropped", || world.counted("around the capture") >= 5).await;
     let half_open = |netns| world.sh(netns, "ss -Htn state syn-recv '( sport = :80 )' | wc -l");
     assert_eq!((half_open(&world.pod).trim(), half_open(&world.peer).trim()), ("0", "0"));
     assert_eq!((inside.load(SeqCst), outside.load(SeqCst)), (0, 0));
