@@ -6,7 +6,7 @@
 //!
 //! | | a pod | a machine |
 //! |---|---|---|
-//! | the daemon is told | by a secret mark | by its user or its cgroup, which only root can take: nothing is to be kept secret |
+//! | the daemon is told | by a secret mark | by its user, whom nobody else may become, or its cgroup: nothing is to be kept secret |
 //! | packets for others | there are none | are not touched (containers, virtual machines, routing) |
 //! | the daemon's own DNS | zone 1 in both directions | zone 1 for its queries alone, so that others' answers are not moved |
 //! | ways in that stay open | none | those that the operator names: else a daemon that is down would lock them out |
@@ -31,7 +31,8 @@ pub const EXCLUDE_INBOUND: &str = "22,15020,15021";
 pub enum Daemon {
     /// A user that runs nothing else, and is not root.
     User(u32),
-    /// A cgroup (v2; path below its root) that holds nothing else.
+    /// A cgroup (v2; path below its root) that holds nothing else. The kernel keeps the number that it has when the rules
+    /// are loaded: one that is made anew has another one, and the rules have to be loaded again.
     Cgroup(String),
 }
 
@@ -70,12 +71,34 @@ impl Daemon {
             .ok_or_else(|| format!("{path:?} is not the path of a cgroup below its root"))
     }
 
+    /// # Errors
+    /// Whose user this is, where /etc/subuid lets somebody without privileges become it.
+    pub fn check_delegated(&self, subuid: &str) -> Result<(), String> {
+        let Daemon::User(uid) = self else { return Ok(()) };
+        match delegated_to(*uid, subuid) {
+            Some(owner) => Err(format!(
+                "user {uid} is within a range that /etc/subuid gives to {owner}, whose programs may become it and would not be \
+                 captured: run the daemon as another user"
+            )),
+            None => Ok(()),
+        }
+    }
+
     fn selector(&self) -> String {
         match self {
             Daemon::User(uid) => format!("meta skuid {uid}"),
             Daemon::Cgroup(path) => in_cgroup(path),
         }
     }
+}
+
+/// Who may become this user by newuidmap (subuid(5): `NAME:FIRST:COUNT` a line).
+fn delegated_to(uid: u32, subuid: &str) -> Option<&str> {
+    subuid.lines().find_map(|line| {
+        let mut fields = line.split(':').map(str::trim);
+        let (owner, first, count) = (fields.next()?, fields.next()?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?);
+        (first..first.saturating_add(count)).contains(&u64::from(uid)).then_some(owner)
+    })
 }
 
 /// Captures. Replaces what an earlier run installed, in one transaction.

@@ -86,8 +86,12 @@ impl MachineArgs {
         let ports = |flag: &str, text: &str| -> anyhow::Result<Vec<Ports>> {
             port_ranges(text).map_err(|why| anyhow::anyhow!("{flag}: {why}"))
         };
+        let daemon = self.daemon_uid.or(self.daemon_cgroup).context("--daemon-uid or --daemon-cgroup is needed")?;
+        // A machine without the file delegates nothing.
+        let subuid = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
+        daemon.check_delegated(&subuid).map_err(|why| anyhow::anyhow!("--daemon-uid: {why}"))?;
         Ok(machine::Capture {
-            daemon: self.daemon_uid.or(self.daemon_cgroup).context("--daemon-uid or --daemon-cgroup is needed")?,
+            daemon,
             dns: self.dns_capture,
             inbound: self.inbound_capture,
             exclude_inbound: ports("--exclude-inbound-ports", &self.exclude_inbound_ports)?,

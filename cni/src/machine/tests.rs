@@ -18,6 +18,19 @@ fn machine() -> Capture {
 }
 
 #[test]
+fn a_user_that_somebody_may_become_is_no_daemons() {
+    let subuid = "# delegated\nroot:0:1\nann:100000:65536\nbroken:x\nbob:165536:65536";
+    let check = |uid| Daemon::user(uid).unwrap().check_delegated(subuid);
+    for (uid, owner) in [(100_000, "ann"), (165_535, "ann"), (165_536, "bob"), (231_071, "bob")] {
+        assert!(check(uid).unwrap_err().contains(&format!("/etc/subuid gives to {owner}")), "{uid}");
+    }
+    for uid in [1337, 61337, 99_999, 231_072, u32::MAX] {
+        assert_eq!(check(uid), Ok(()), "{uid}");
+    }
+    assert_eq!(Daemon::cgroup("mesh").unwrap().check_delegated(subuid), Ok(()));
+}
+
+#[test]
 fn a_machine() {
     expect![[r#"
         add table inet isthmus

@@ -18,7 +18,7 @@ async fn main() -> io::Result<()> {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<usize>().expect("a number"));
     let (idle, gigabytes) = (arguments.next().unwrap_or(10_000), arguments.next().unwrap_or(2));
     let mut limits = Limits::default();
-    limits.send_buffer = arguments.next().map_or(limits.send_buffer, |kib| kib << 10);
+    limits.send_buffer_dialled = arguments.next().map_or(limits.send_buffer_dialled, |kib| kib << 10);
     limits.stream_window_max = arguments.next().map_or(limits.stream_window_max, |kib| (kib << 10) as u32);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let to = listener.local_addr()?;

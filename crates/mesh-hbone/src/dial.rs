@@ -128,7 +128,7 @@ fn builder(limits: &Limits) -> h2::client::Builder {
         .initial_connection_window_size(limits.connection_window)
         .max_frame_size(limits.frame_size)
         .max_header_list_size(limits.header_list)
-        .max_send_buffer_size(limits.send_buffer)
+        .max_send_buffer_size(limits.send_buffer_dialled)
         .max_local_error_reset_streams(Some(LOCAL_ERROR_RESETS_MAX))
         .max_concurrent_reset_streams(RESETS_REMEMBERED_MAX)
         .reset_stream_duration(RESETS_REMEMBERED)

@@ -19,9 +19,12 @@ pub struct Limits {
     pub header_list: u32,
     /// Streams a peer may have open on one connection, and requests being answered at one time (V-03).
     pub streams_served: u32,
-    /// Bytes that one stream may queue in front of a slow socket: one large read of a relay, so that it wakes the
-    /// connection once for all of it. 200 streams make 50 MiB, and no more than the peer's windows let out.
-    pub send_buffer: usize,
+    /// Bytes that one stream of a served connection may queue in front of a slow socket. Whoever connects chooses the
+    /// windows and the number of streams; 200 of them make 12.5 MiB, the 16,384 connections that a pod may have 1 GiB.
+    pub send_buffer_served: usize,
+    /// The same on a connection that we dialled: one large read of a relay, so that it wakes the connection once for all
+    /// of it. Its streams are as many as our own pods opened.
+    pub send_buffer_dialled: usize,
 
     /// Streams of ours on one connection; the peer's MAX_CONCURRENT_STREAMS lowers it.
     pub streams_per_connection: usize,
@@ -73,7 +76,8 @@ impl Default for Limits {
             frame_size: 1 << 20,
             header_list: 16 << 10,
             streams_served: 200,
-            send_buffer: 256 << 10,
+            send_buffer_served: 64 << 10,
+            send_buffer_dialled: 256 << 10,
             streams_per_connection: 100,
             connections_per_key: 1,
             streams_before_spread: 4,
@@ -103,7 +107,8 @@ impl Limits {
             connection_window: window(self.connection_window),
             frame_size: self.frame_size.clamp(1 << 14, (1 << 24) - 1),
             streams_served: self.streams_served.max(1),
-            send_buffer: self.send_buffer.clamp(1, 1 << 30),
+            send_buffer_served: self.send_buffer_served.clamp(1, 1 << 30),
+            send_buffer_dialled: self.send_buffer_dialled.clamp(1, 1 << 30),
             streams_per_connection: self.streams_per_connection.max(1),
             connections_per_key: self.connections_per_key.max(1),
             ..self.clone()

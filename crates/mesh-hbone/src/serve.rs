@@ -98,7 +98,7 @@ fn builder(limits: &Limits) -> h2::server::Builder {
         .max_frame_size(limits.frame_size)
         .max_header_list_size(limits.header_list)
         .max_concurrent_streams(limits.streams_served)
-        .max_send_buffer_size(limits.send_buffer)
+        .max_send_buffer_size(limits.send_buffer_served)
         .max_pending_accept_reset_streams(RESET_BEFORE_ACCEPT_MAX)
         .max_local_error_reset_streams(Some(LOCAL_ERROR_RESETS_MAX))
         .max_concurrent_reset_streams(RESETS_REMEMBERED_MAX)

@@ -11,7 +11,7 @@ use isthmus::lab::state::PodState;
 use nix::sys::signal::Signal;
 
 use super::app::{End, Server, ask, dial, echo, reset_at_close, to_end, watch};
-use super::mesh::{MARKER, Mesh, SAID, SOON, until, until_ok, v4, v6};
+use super::mesh::{MARKER, Mesh, SAID, SOON, freeze, until, until_ok, v4, v6};
 use e2e::{Check, checks};
 
 pub fn checks() -> Vec<Check<Mesh>> {
@@ -90,7 +90,7 @@ fn a_frozen_daemon_breaks_nothing_in_three_seconds(mesh: &Mesh) -> Result<()> {
     let mut stream = open(mesh, "client")?;
     for node in ["node-2", "node-1"] {
         let daemon = mesh.daemon(node).context("the daemon runs")?;
-        daemon.signal(Signal::SIGSTOP);
+        freeze(daemon)?;
         stream.write_all(b"x")?;
         stream.set_read_timeout(Some(Duration::from_secs(3)))?;
         let mut byte = [0];
@@ -115,7 +115,7 @@ fn a_hanging_daemon_is_given_up_within_ten_seconds(mesh: &Mesh) -> Result<()> {
     let mut stream = open(mesh, "client")?;
     stream.set_read_timeout(None)?;
     let daemon = mesh.daemon("node-2").context("the daemon runs")?;
-    daemon.signal(Signal::SIGSTOP);
+    freeze(daemon)?;
     let frozen = Instant::now();
     let told = (|| {
         stream.write_all(b"x")?;

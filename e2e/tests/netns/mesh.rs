@@ -328,6 +328,22 @@ pub fn until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>
     }
 }
 
+/// Stops a program; it stands still when this returns. A signal alone is only asked for: a thread on another core goes on
+/// until it is interrupted.
+pub fn freeze(program: ProcessId) -> Result<()> {
+    program.signal(Signal::SIGSTOP);
+    until(SOON, "every thread of the program stands still", || all_stopped(program.pid).then_some(()))
+}
+
+/// Whether the state of each thread (proc(5), stat) is T.
+fn all_stopped(pid: i32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+    })
+}
+
 /// Until a call succeeds; its last error otherwise. How long it took.
 pub fn until_ok<T>(limit: Duration, mut call: impl FnMut() -> Result<T>) -> Result<Duration> {
     let began = Instant::now();

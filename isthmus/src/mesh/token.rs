@@ -1,6 +1,7 @@
 //! Tokens of the node daemons: minted here with the claims of a Kubernetes bound token, renewed at half their life. The
-//! controller is given the public key; the private one lies beside the authority's, where nobody but the operator comes,
-//! so that the operator can make tokens for machines that join.
+//! controller is given the public key; the private one lies beside the authority's, so that the operator can make tokens for
+//! machines that join. Pods and other users come to neither. The daemons of this lab run as the operator's user: what keeps
+//! a node's daemon from another's secrets on real nodes, a file system of its own, is not there on one machine.
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt as _;

@@ -438,7 +438,7 @@ async fn a_peer_that_gives_window_and_does_not_read_is_bounded_per_stream() {
         tunnels.push(served.connect().await.accept(HeaderMap::new()).unwrap());
         taken += write_until_full(tunnels.last_mut().unwrap(), vec![0; 1 << 20]).await;
     }
-    assert!(taken <= 200 * limits.send_buffer + 2 * BUFFER, "{taken} bytes are buffered");
+    assert!(taken <= 200 * limits.send_buffer_served + 2 * BUFFER, "{taken} bytes are buffered");
 }
 
 // V-09

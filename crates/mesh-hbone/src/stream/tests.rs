@@ -297,7 +297,8 @@ async fn limits_that_http2_does_not_allow_are_moved_into_its_range() {
         connection_window: 0,
         frame_size: 0,
         streams_served: 0,
-        send_buffer: 0,
+        send_buffer_served: 0,
+        send_buffer_dialled: 0,
         streams_per_connection: 0,
         connections_per_key: 0,
         ..Limits::default()
@@ -307,7 +308,8 @@ async fn limits_that_http2_does_not_allow_are_moved_into_its_range() {
         stream_window_max: u32::MAX,
         connection_window: u32::MAX,
         frame_size: u32::MAX,
-        send_buffer: usize::MAX,
+        send_buffer_served: usize::MAX,
+        send_buffer_dialled: usize::MAX,
         ..Limits::default()
     };
     for limits in [least, most] {
