@@ -157,7 +157,9 @@ where
         let contact = Contact { connected: false, since: Instant::now(), streams: 0, last_error: None };
         Client {
             asks: Asks::new(config.limits.pending_max),
-            delta: Delta::new(&[(ADDRESS, addresses), (AUTHORIZATION, Interest::Everything)]),
+            // Policies first, and so they are answered first: a workload that came with a reference to a policy made
+            // while the controller was away would be closed until the policy is there, and its open connections cut.
+            delta: Delta::new(&[(AUTHORIZATION, Interest::Everything), (ADDRESS, addresses)]),
             epochs: Epochs::default(),
             dial: Arc::new(dial),
             token: Arc::new(token),
