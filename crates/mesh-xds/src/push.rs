@@ -42,6 +42,8 @@ pub struct Push {
 pub enum Refused {
     #[error("only the node daemon may subscribe to all addresses; ask for names")]
     AllAddresses,
+    #[error("only the node daemon is told of policies")]
+    Policies,
     #[error("too many types on one stream")]
     TooManyTypes,
     #[error("too many names on one stream")]
@@ -177,8 +179,13 @@ impl Push {
             return Err(Refused::TooManyTypes);
         }
         let everything = wants_everything(request);
-        if everything && [ADDRESS, WORKLOAD].contains(&type_url) && !self.caller.scope.all_addresses {
-            return Err(Refused::AllAddresses);
+        if !self.caller.scope.all_addresses {
+            match type_url {
+                ADDRESS | WORKLOAD if everything => return Err(Refused::AllAddresses),
+                // By name too: who may talk to whom is for those who enforce it.
+                AUTHORIZATION => return Err(Refused::Policies),
+                _ => {}
+            }
         }
         let (what, difference, size) = if everything {
             (What::Everything, everything_but(request, &self.caller, catalog), Size::OneMessage)

@@ -342,7 +342,7 @@ impl Shared {
         let responses = push.request(request, &catalog).map_err(|refused| {
             self.counters.subscriptions_refused.fetch_add(1, Ordering::Relaxed);
             match refused {
-                Refused::AllAddresses => Status::permission_denied(refused.to_string()),
+                Refused::AllAddresses | Refused::Policies => Status::permission_denied(refused.to_string()),
                 Refused::TooManyTypes | Refused::TooManyNames => Status::resource_exhausted(refused.to_string()),
             }
         })?;

@@ -17,7 +17,7 @@ use isthmus::mesh::ask::{ADMIN_PORT, METRICS_PORT, get};
 use isthmus::mesh::ca_folder;
 use isthmus::plan::NodePlan;
 use isthmus::tour::wire::Wire;
-use mesh_identity::sign::{Ca, Lifetimes, ROOT_LIFE, home};
+use mesh_identity::sign::{Ca, Lifetimes, PluggedIn};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -181,7 +181,12 @@ impl Mesh {
     }
 
     pub fn ca(&self) -> Result<Ca> {
-        Ok(home::self_signed(&ca_folder(&self.state().run), "cluster.local", ROOT_LIFE, Lifetimes::default(), SystemTime::now())?)
+        let folder = ca_folder(&self.state().run);
+        let kept = istiod_lite::ca::home::load(&folder)?;
+        let text = |name: &str| kept.get(name).cloned().with_context(|| format!("the authority keeps {name} in {}", folder.display()));
+        let (certificate, key) = (text("ca-cert.pem")?, text("ca-key.pem")?);
+        let kept = PluggedIn { roots: certificate.clone(), certificate, key, chain: String::new() };
+        Ok(Ca::load(&kept, Lifetimes::default(), SystemTime::now())?)
     }
 
     /// Begins a new capture of the wire, at both nodes.

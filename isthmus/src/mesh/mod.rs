@@ -33,9 +33,11 @@ pub fn ca_folder(run: &Path) -> PathBuf {
     run.join("ca")
 }
 
-/// The key that signs every certificate.
+/// The key that signs every certificate, in the newest version that the controller keeps; `root` is the first one.
 pub fn ca_key(run: &Path) -> PathBuf {
-    ca_folder(run).join("root").join("ca-key.pem")
+    let current = ca_folder(run).join("current");
+    let place = if current.exists() { current } else { ca_folder(run).join("root") };
+    place.join("ca-key.pem")
 }
 
 /// Whom everybody trusts.

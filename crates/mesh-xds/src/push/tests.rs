@@ -184,12 +184,15 @@ fn everything_is_meant_by_no_name_or_a_star_that_is_not_taken_back() {
 }
 
 #[test]
-fn only_the_node_daemon_may_subscribe_to_all_addresses() {
+fn only_the_node_daemon_may_subscribe_to_all_addresses_and_to_policies() {
     let mut bench = Bench::new(caller(None, false), two_workloads());
     for type_url in [ADDRESS, WORKLOAD] {
         assert_eq!(bench.push.request(&request(type_url), &bench.watched.load()), Err(Refused::AllAddresses));
     }
-    assert_eq!(bench.ask(&request(AUTHORIZATION)), ["Authorization"]);
+    let by_name = DeltaDiscoveryRequest { resource_names_subscribe: names(&["shop/p"]), ..request(AUTHORIZATION) };
+    for asked in [request(AUTHORIZATION), by_name] {
+        assert_eq!(bench.push.request(&asked, &bench.watched.load()), Err(Refused::Policies));
+    }
     assert_eq!(bench.ask(&subscribe(&["w1"])), ["Address +w1"]);
 }
 
