@@ -236,10 +236,10 @@ impl Script {
         reply.error_detail.map(|error| error.message).unwrap_or_default()
     }
 
-    /// Both first requests, answered by nothing.
+    /// Both first requests, answered by nothing; policies first, so that no workload names one that is still to come.
     pub async fn open(&mut self) -> [DeltaDiscoveryRequest; 2] {
         let first = [self.hear().await, self.hear().await];
-        assert_eq!([first[0].type_url.as_str(), first[1].type_url.as_str()], [ADDRESS, AUTHORIZATION]);
+        assert_eq!([first[0].type_url.as_str(), first[1].type_url.as_str()], [AUTHORIZATION, ADDRESS]);
         first
     }
 }
