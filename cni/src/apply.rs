@@ -5,17 +5,27 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
+use mesh_net::netlink::Monitor;
 use mesh_net::netns::Netns;
+use mesh_net::tcp_table::{self, Entry, Flow};
 
 use crate::netlink::{self, Change, Family};
 use crate::redirect::TABLE;
-use crate::sockets::{Entry, Flow, parse};
 
-/// The state in which a connection waits for its second side to end.
-const CLOSE_WAIT_SECONDS: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+/// Settings of a captured pod's namespace.
+///
+/// - How long conntrack remembers a connection of which one side has ended: as long as the relay lets it live
+///   (`mesh_net::relay::HALF_CLOSED_MAX`). With the kernel's 60 s, an answer that takes longer would lose its redirect,
+///   and with it the connection.
+/// - Connections that wait to be accepted go over to another listener of the same port when theirs closes: an old daemon
+///   hands over to a new one without losing any.
+const SETTINGS: [(&str, &str); 2] = [
+    ("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait", "3600"),
+    ("/proc/sys/net/ipv4/tcp_migrate_req", "1"),
+];
 
 /// A namespace to work in, and the one to come back to.
 #[derive(Clone, Debug)]
@@ -64,45 +74,92 @@ impl Place {
         }
     }
 
-    /// Adds or removes the rule and the route of the return mark.
+    /// Adds or removes the rule and the route of the return mark. Whether something was changed.
     ///
     /// # Errors
     /// Those of netlink.
-    pub fn route(&self, change: Change) -> io::Result<()> {
+    pub fn route(&self, change: Change) -> io::Result<bool> {
         self.within.run(&self.home, || {
-            netlink::change(Family::V4, change)?;
-            if ipv6_on_loopback() { netlink::change(Family::V6, change) } else { Ok(()) }
+            let changed = netlink::change(Family::V4, change)?;
+            Ok(changed | if ipv6_on_loopback() { netlink::change(Family::V6, change)? } else { false })
         })
     }
 
-    /// How long conntrack remembers a connection of which one side has ended: as long as the relay lets it live. With
-    /// the kernel's 60 s, an answer that takes longer would lose its redirect, and with it the connection. `None`
-    /// restores what the node has. Best effort: a namespace of an unprivileged user does not offer the setting.
-    pub fn remember_half_closed(&self, time: Option<Duration>) {
-        let kept = match time {
-            Some(time) => Ok(time.as_secs().to_string()),
-            None => fs::read_to_string(CLOSE_WAIT_SECONDS),
-        };
-        let written = kept.and_then(|kept| self.within.run(&self.home, || fs::write(CLOSE_WAIT_SECONDS, kept.trim())));
-        if let Err(error) = written {
-            tracing::debug!(%error, "half-closed connections of a pod are forgotten after the kernel's time");
+    /// Sets what capture needs of the namespace's settings; each is restored by [`Self::restore`]. Best effort: a
+    /// container's `/proc/sys` may be read-only, and a namespace of an unprivileged user does not offer all of them.
+    pub fn tune(&self) -> Vec<(&'static str, String)> {
+        let mut before = Vec::new();
+        for (path, value) in SETTINGS {
+            let tuned = self.within.run(&self.home, || {
+                let earlier = fs::read_to_string(path)?.trim().to_owned();
+                if earlier != value { fs::write(path, value).map(|()| Some(earlier)) } else { Ok(None) }
+            });
+            match tuned {
+                Ok(Some(earlier)) => before.push((path, earlier)),
+                Ok(None) => {} // an earlier run did
+                Err(error) => tracing::info!(%error, path, value, "cannot change a setting of a pod's namespace; see docs/operating.md"),
+            }
+        }
+        before
+    }
+
+    /// Puts the settings back. One that an earlier run changed gets the value of the node.
+    pub fn restore(&self, before: &[(&'static str, String)]) {
+        for (path, ours) in SETTINGS {
+            let earlier = before.iter().find(|(changed, _)| *changed == path).map(|(_, earlier)| Ok(earlier.clone()));
+            let restored = earlier.unwrap_or_else(|| fs::read_to_string(path)).and_then(|earlier| {
+                self.within.run(&self.home, || match fs::read_to_string(path)?.trim() == ours {
+                    true => fs::write(path, earlier.trim()),
+                    false => Ok(()), // somebody else's wish
+                })
+            });
+            if let Err(error) = restored {
+                tracing::debug!(%error, path, "a setting of a pod's namespace stays as it is");
+            }
         }
     }
 
     /// The TCP sockets of the namespace.
     ///
     /// # Errors
-    /// Those of reading `/proc`.
+    /// Those of netlink.
     pub fn sockets(&self) -> io::Result<Vec<Entry>> {
-        self.within.run(&self.home, || {
-            let mut entries = parse(&fs::read_to_string("/proc/thread-self/net/tcp")?);
-            match fs::read_to_string("/proc/thread-self/net/tcp6") {
-                Ok(text) => entries.extend(parse(&text)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {} // a kernel without IPv6
-                Err(error) => return Err(error),
-            }
-            Ok(entries)
-        })
+        self.within.run(&self.home, tcp_table::list)
+    }
+
+    /// From which ports clients in the namespace connect.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn client_ports(&self) -> io::Result<RangeInclusive<u16>> {
+        self.within.run(&self.home, tcp_table::client_ports)
+    }
+
+    /// Ends these connections.
+    ///
+    /// # Errors
+    /// The first of netlink.
+    pub fn end(&self, connections: &[Entry]) -> io::Result<()> {
+        self.within.run(&self.home, || connections.iter().try_for_each(tcp_table::destroy))
+    }
+
+    /// Hears of changes to rules and routes in the namespace.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    pub fn monitors(&self) -> io::Result<(Monitor, Monitor)> {
+        self.within.run(&self.home, || Ok((netlink::tables_monitor()?, netlink::routes_monitor()?)))
+    }
+
+    /// One of our tables as nft shows it, without counters; empty when there is none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn listing(&self, family: &str, table: &str) -> Result<String, Error> {
+        match self.run_nft(&["-s", "list", "table", family, table], "") {
+            Err(Error::Nft(text)) if text.contains("No such file or directory") => Ok(String::new()),
+            listed => listed,
+        }
     }
 
     /// The marks that our table in this namespace exempts; `None` when there is no such table.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use crate::redirect::{PROBE_V4, PROBE_V6};
 
-const TABLE: &str = "isthmus-probes";
+pub const TABLE: &str = "isthmus-probes";
 
 /// Whose connections from the node to a pod are probes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,11 @@ pub fn ruleset(sender: &ProbeSender, pods: &[IpAddr]) -> String {
          \t\tmeta l4proto tcp {sender} ip6 daddr @pods6 counter snat ip6 to {PROBE_V6}\n\t}}\n}}\n"
     );
     text
+}
+
+/// Undoes all of it.
+pub fn removal() -> String {
+    format!("add table inet {TABLE}\ndelete table inet {TABLE}\nadd table netdev {TABLE}\ndelete table netdev {TABLE}\n")
 }
 
 /// What a pod's own interface may not send. One transaction per pod: it fails when the interface is gone, and then

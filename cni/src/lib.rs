@@ -2,8 +2,10 @@
 //!
 //! Not here: what a certificate or a policy is. This program holds no key and moves no byte of a user.
 //!
-//! Pure: [`pod`] (annotations to scope), [`redirect`] (scope to ruleset), [`host`], [`sockets`], [`netlink`]'s messages.
-//! The rest does what they say: [`apply`] in a namespace, [`agent`] for all pods of a node.
+//! Pure: [`pod`] (annotations to scope), [`redirect`] (scope to ruleset), [`host`], [`sockets`], [`netlink`]'s messages,
+//! [`kubernetes::decide`] (who is to be in the mesh), [`plugin::call`] (what the runtime asks), [`conflist`].
+//! The rest does what they say: [`apply`] in a namespace, [`life`] for one pod, [`agent`] for all pods of a node, which
+//! come from a [`folder`] or from [`kubernetes`].
 
 pub mod podfile;
 pub mod status;
@@ -14,6 +16,15 @@ pub mod host;
 pub mod netlink;
 pub mod apply;
 pub mod rules;
-pub mod folder;
+pub mod metrics;
+pub mod watch;
+pub mod report;
 pub mod life;
+pub mod lives;
+pub mod folder;
+pub mod kubernetes;
 pub mod agent;
+pub mod plugin;
+pub mod conflist;
+pub mod install;
+pub mod cleanup;

@@ -2,25 +2,28 @@
 //! kept as its file says, released.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_net::netns::Netns;
+use mesh_net::tcp_table::Flow;
 use mesh_runtime::Backoff;
 use mesh_zds::agent::{Announcement, Undone};
 use mesh_zds::messages::WorkloadInfo;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::agent::Node;
+use crate::agent::{Node, Standing};
 use crate::apply::{Error, Place};
 use crate::host;
 use crate::pod::{Scope, Wanted, wanted};
-use crate::podfile::{Phase, PodFile, status_path};
+use crate::podfile::{Phase, Pod};
+use crate::report::Report;
 use crate::rules::{Found, Rules};
-use crate::sockets::Flow;
-use crate::status::{self, State};
+use crate::status::{Counts, State};
+use crate::watch::over_pod;
 
 /// The first and the longest wait before a pod is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -32,24 +35,24 @@ const RELEASE_NOTICE: Duration = Duration::from_secs(5);
 const DRAIN_LOOK_EVERY: Duration = Duration::from_secs(1);
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
 
-/// What the folder says of a pod.
+/// What its source says of a pod.
 #[derive(Clone, Debug)]
 pub enum Desired {
-    Wanted(PathBuf, Box<PodFile>),
-    /// Its file cannot be read (any more): the pod stays as it is.
+    Wanted(Report, Box<Pod>),
+    /// What its source says cannot be understood (any more): the pod stays as it is.
     Broken(String),
     Gone,
 }
 
 /// Runs one pod's life; ends when the pod's file is gone and nothing of ours is left in the pod.
 pub async fn live(node: Arc<Node>, uid: String, mut desired: watch::Receiver<Desired>, mut unseen: Option<mpsc::Sender<()>>) {
-    let mut life = Life { node, uid, status: PathBuf::new(), enrolled: None, older: 0, note: String::new() };
+    let mut life = Life { node, uid, report: None, named: (String::new(), String::new()), enrolled: None, was_enabled: false, older: 0, note: String::new() };
     let mut retry = Backoff::new(RETRY.0, RETRY.1);
     while desired.has_changed().is_ok() {
         // else the agent is ending
         let now = desired.borrow_and_update().clone();
         let settled = match now {
-            Desired::Wanted(path, pod) => life.follow(&path, &pod, &mut desired, &mut unseen).await,
+            Desired::Wanted(report, pod) => life.follow(report, &pod, &mut desired, &mut unseen).await,
             Desired::Broken(reason) => {
                 life.refuse(reason);
                 Ok(())
@@ -57,7 +60,7 @@ pub async fn live(node: Arc<Node>, uid: String, mut desired: watch::Receiver<Des
             Desired::Gone => {
                 life.release().await;
                 if let Desired::Gone = *desired.borrow() {
-                    return status::remove(&life.status, &life.uid);
+                    return life.end();
                 }
                 continue;
             }
@@ -69,7 +72,8 @@ pub async fn live(node: Arc<Node>, uid: String, mut desired: watch::Receiver<Des
                 life.rest(&mut desired).await;
             }
             Err(reason) => {
-                life.say(if life.complete() { State::Enabled } else { State::Pending }, &reason);
+                life.node.metrics.retries.increment(1);
+                life.say(life.standing(), &reason);
                 let wait = retry.next(&mut rand::rng());
                 let _ = timeout(wait, desired.changed()).await; // whichever comes first
             }
@@ -80,8 +84,12 @@ pub async fn live(node: Arc<Node>, uid: String, mut desired: watch::Receiver<Des
 struct Life {
     node: Arc<Node>,
     uid: String,
-    status: PathBuf,
+    report: Option<Report>,
+    /// Its name and namespace.
+    named: (String, String),
     enrolled: Option<Enrolled>,
+    /// An earlier run had enrolled it: while this one takes over, it is captured and served as before.
+    was_enabled: bool,
     older: usize,
     /// What is wrong with the file that the pod does not follow.
     note: String,
@@ -92,22 +100,27 @@ struct Enrolled {
     complete: bool,
     rules: Arc<Rules>,
     scope: Scope,
-    pod: PodFile,
+    pod: Pod,
     refused: watch::Receiver<Option<Undone>>,
-    /// A daemon refused it since it last was acknowledged.
+    /// A daemon refused it since it last was acknowledged, or was not told what is captured now.
     unserved: bool,
+    /// How often others' changes were put back.
+    repairs: watch::Receiver<u64>,
+    /// Puts back what others change.
+    _watch: AbortOnDropHandle<()>,
 }
 
 impl Life {
     /// Brings the pod to where its file wants it. An error is worth another try.
     async fn follow(
         &mut self,
-        path: &Path,
-        pod: &PodFile,
+        report: Report,
+        pod: &Pod,
         desired: &mut watch::Receiver<Desired>,
         unseen: &mut Option<mpsc::Sender<()>>,
     ) -> Result<(), String> {
-        self.status = status_path(path);
+        self.report = Some(report);
+        self.named = (pod.name.clone(), pod.namespace.clone());
         let scope = match wanted(pod, self.node.settings.dns) {
             Ok(Wanted::Enrolled(scope)) => scope,
             Ok(Wanted::NotEnrolled) => {
@@ -139,17 +152,18 @@ impl Life {
     }
 
     /// A pod that is enrolled, and whose file changed, or whom a daemon refused lately.
-    async fn keep(&mut self, pod: &PodFile, scope: Scope, desired: &mut watch::Receiver<Desired>) -> Result<(), String> {
+    async fn keep(&mut self, pod: &Pod, scope: Scope, desired: &mut watch::Receiver<Desired>) -> Result<(), String> {
         let Some(enrolled) = &mut self.enrolled else { return Ok(()) };
         let rules = enrolled.rules.clone();
-        let announcement = announcement(pod, &rules, netns_of(pod)?);
+        let announcement = announcement(pod, &rules, netns_of(pod)?, captured_inbound(&scope));
         if enrolled.scope != scope {
             let older = blocking(&rules, Rules::bypassing).await?; // what was not captured lives on
             capture(&self.node, &rules, scope.clone(), older).await?;
+            enrolled.unserved |= announcement.captured != captured_inbound(&enrolled.scope);
             enrolled.scope = scope;
         }
         if enrolled.pod != *pod {
-            enrolled.refused = self.node.know(announcement.clone(), rules, pod.ips.clone())?;
+            enrolled.refused = self.node.know(announcement.clone(), rules, pod)?;
             enrolled.pod = pod.clone();
             self.probes(pod).await?;
         }
@@ -163,19 +177,21 @@ impl Life {
     }
 
     /// Rules that an earlier run left in a pod that is not to be enrolled: there is something to release.
-    async fn find_left(&mut self, pod: &PodFile) -> Result<(), String> {
+    async fn find_left(&mut self, pod: &Pod) -> Result<(), String> {
         if self.enrolled.is_some() {
             return Ok(());
         }
         let netns = netns_of(pod)?;
         let (rules, found) = self.adopt(&netns).await?;
         if found != Found::Nothing {
-            let Ok(Wanted::Enrolled(scope)) = wanted(&PodFile { labels: [].into(), ..pod.clone() }, self.node.settings.dns)
+            self.was_enabled = true;
+            let Ok(Wanted::Enrolled(scope)) = wanted(&Pod { labels: [].into(), ..pod.clone() }, self.node.settings.dns)
             else {
                 return Ok(());
             };
-            let refused = self.node.know(announcement(pod, &rules, netns), rules.clone(), pod.ips.clone())?;
-            self.enrolled = Some(Enrolled { complete: true, rules, scope, pod: pod.clone(), refused, unserved: false });
+            let announced = announcement(pod, &rules, netns, captured_inbound(&scope));
+            let refused = self.node.know(announced, rules.clone(), pod)?;
+            self.enrolled = Some(Enrolled { complete: true, ..self.begun(rules, scope, pod, refused) });
         }
         Ok(())
     }
@@ -192,49 +208,59 @@ impl Life {
     /// then all rules at once. One that an earlier run captured: its rules as they were, then the acknowledgement.
     async fn enrol(
         &mut self,
-        pod: &PodFile,
+        pod: &Pod,
         scope: Scope,
         desired: &mut watch::Receiver<Desired>,
         unseen: &mut Option<mpsc::Sender<()>>,
     ) -> Result<(), String> {
-        self.say(State::Pending, "being enrolled");
         let netns = netns_of(pod)?;
-        if netns.identity() == self.node.home.identity() {
+        if [self.node.home.identity(), self.node.host.identity()].contains(&netns.identity()) {
             return Err("netns: it is the node's own network namespace".to_owned());
         }
         let (rules, found) = self.adopt(&netns).await?;
-        let pod_announced = announcement(pod, &rules, netns);
-        let refused = self.node.know(pod_announced.clone(), rules.clone(), pod.ips.clone())?;
-        let enrolled =
-            Enrolled { complete: false, rules: rules.clone(), scope: scope.clone(), pod: pod.clone(), refused, unserved: false };
-        self.enrolled = Some(enrolled); // a release from here on has something to undo
-
+        self.was_enabled |= matches!(found, Found::Captured { guarded: false, .. });
+        self.say(self.standing(), "being enrolled");
         let acknowledged_first = found == Found::Nothing && pod.phase == Phase::Running;
+        let captured = captured_inbound(&scope);
+        let in_force = if acknowledged_first { None } else { captured.clone() };
+        let mut announced = announcement(pod, &rules, netns, in_force);
+        let refused = self.node.know(announced.clone(), rules.clone(), pod)?;
+        self.enrolled = Some(self.begun(rules.clone(), scope.clone(), pod, refused)); // from here on there is something to undo
+
         match (found, pod.phase) {
-            (Found::Captured { older: Some(older) }, _) => capture(&self.node, &rules, scope, Some(older)).await?,
-            (Found::Captured { older: None }, _) => capture_running(&self.node, &rules, scope).await?,
+            (Found::Captured { older: Some(older), .. }, _) => capture(&self.node, &rules, scope, Some(older)).await?,
+            (Found::Captured { older: None, .. }, _) => capture_running(&self.node, &rules, scope).await?,
             (Found::Nothing, Phase::Starting) => {
                 blocking(&rules, Rules::guard).await?;
                 capture(&self.node, &rules, scope, Some([].into())).await?;
             }
             (Found::Nothing, Phase::Running) => {
                 *unseen = None;
-                self.announce(pod_announced.clone(), desired).await?;
+                self.announce(announced.clone(), desired).await?;
                 capture_running(&self.node, &rules, scope).await?;
+                announced.captured = captured.clone(); // from now on older connections are the daemon's to judge
+                self.node.captures(&self.uid, captured);
             }
         }
         *unseen = None; // daemons may be told of it: its rules are in force
-        if !acknowledged_first {
-            self.announce(pod_announced, desired).await?;
-        }
+        self.announce(announced, desired).await?;
         blocking(&rules, Rules::unguard).await?; // also one that an earlier run left
         self.probes(pod).await?;
         self.older = blocking(&rules, Rules::sweep).await?;
         if let Some(enrolled) = &mut self.enrolled {
             enrolled.complete = true;
         }
+        self.node.metrics.enrolled.increment(1);
         tracing::info!(uid = self.uid, pod = pod.name, namespace = pod.namespace, older = self.older, "enrolled");
         Ok(())
+    }
+
+    /// What there is to undo of a pod from the first step of its enrolment on, and its watch.
+    fn begun(&self, rules: Arc<Rules>, scope: Scope, pod: &Pod, refused: watch::Receiver<Option<Undone>>) -> Enrolled {
+        let (counted, repairs) = watch::channel(0);
+        let watch = over_pod(self.uid.clone(), rules.clone(), self.node.metrics.clone(), counted);
+        let watch = AbortOnDropHandle::new(tokio::spawn(watch));
+        Enrolled { complete: false, rules, scope, pod: pod.clone(), refused, unserved: false, repairs, _watch: watch }
     }
 
     /// Until a daemon serves the pod. An error when the pod is no longer wanted this way.
@@ -244,7 +270,7 @@ impl Life {
         loop {
             daemons.borrow_and_update();
             let Err(undone) = self.node.zds.add(pod.clone()).await else { return Ok(()) };
-            self.say(State::Pending, &undone.to_string());
+            self.say(self.standing(), &undone.to_string());
             let wait = retry.next(&mut rand::rng());
             tokio::select! {
                 () = sleep(wait) => {}
@@ -257,20 +283,15 @@ impl Life {
         }
     }
 
-    async fn probes(&self, pod: &PodFile) -> Result<(), String> {
+    async fn probes(&self, pod: &Pod) -> Result<(), String> {
         if self.node.settings.probes.is_none() {
             return Ok(());
         }
         if let Some(interface) = &pod.host_interface {
             let ruleset = host::interface_ruleset(&pod.uid, interface);
-            self.at_home(ruleset).await.map_err(|e| format!("hostInterface {interface}: {e}"))?;
+            self.node.at_home(ruleset).await.map_err(|e| format!("hostInterface {interface}: {e}"))?;
         }
         self.node.probe().await
-    }
-
-    async fn at_home(&self, ruleset: String) -> Result<(), String> {
-        let place = Place { home: self.node.home.clone(), within: self.node.home.clone() };
-        tokio::task::spawn_blocking(move || place.nft(&ruleset)).await.expect("it does not panic").map_err(text)
     }
 
     /// Until there is something to do: the file changed, or a daemon refused the pod.
@@ -286,6 +307,7 @@ impl Life {
                     enrolled.unserved = true;
                     return;
                 }
+                Ok(()) = enrolled.repairs.changed() => {} // else the watch ended, and only the agent ends it
                 () = sleep(SWEEP_EVERY) => {}
             }
             let swept = blocking(&enrolled.rules.clone(), Rules::sweep).await;
@@ -303,6 +325,7 @@ impl Life {
     /// Out of the mesh. A pod that is gone is dropped at once; one that lives on is first said to leave, then captures
     /// nothing new, and loses its rules when the last connection has ended.
     async fn release(&mut self) {
+        self.was_enabled = false;
         let Some(enrolled) = self.enrolled.take() else {
             self.node.forget(&self.uid);
             return;
@@ -310,6 +333,9 @@ impl Life {
         let alive = netns_of(&enrolled.pod).is_ok_and(|now| now.identity() == enrolled.rules.namespace());
         if alive {
             self.say(State::Releasing, "leaving the mesh: its peers are being told");
+            if let Some(report) = &self.report {
+                report.known().await;
+            }
             sleep(RELEASE_NOTICE).await;
         }
         self.node.forget(&self.uid);
@@ -319,7 +345,7 @@ impl Life {
         if alive {
             if let Some(interface) = &enrolled.pod.host_interface
                 && self.node.settings.probes.is_some()
-                && let Err(error) = self.at_home(host::interface_removal(&self.uid)).await
+                && let Err(error) = self.node.at_home(host::interface_removal(&self.uid)).await
             {
                 tracing::debug!(uid = self.uid, interface, error, "the check of a released pod's interface stays");
             }
@@ -333,6 +359,7 @@ impl Life {
             self.drained(&enrolled.rules).await;
             self.warn("remove the rules of", blocking(&enrolled.rules, Rules::remove).await);
         }
+        self.node.metrics.released.increment(1);
         tracing::info!(uid = self.uid, pod = enrolled.pod.name, alive, "released");
     }
 
@@ -374,14 +401,26 @@ impl Life {
         }
     }
 
+    /// Between enrolment and the end of it, whatever is being tried.
+    fn standing(&self) -> State {
+        if self.complete() || self.was_enabled { State::Enabled } else { State::Pending }
+    }
+
+    fn end(&self) {
+        if let Some(report) = &self.report {
+            report.end(&self.uid);
+        }
+        self.node.standing().remove(&self.uid);
+    }
+
     fn say(&self, state: State, reason: &str) {
-        if self.status.as_os_str().is_empty() {
-            return; // broken before it was ever read: the agent has said so
-        }
-        let older = u32::try_from(self.older).unwrap_or(u32::MAX);
-        if let Err(error) = status::write(&self.status, &self.uid, state, reason, older) {
-            tracing::warn!(%error, path = %self.status.display(), "cannot write a status file");
-        }
+        let Some(report) = &self.report else { return }; // broken before it was ever read: its source has said so
+        let repairs = self.enrolled.as_ref().map_or(0, |enrolled| *enrolled.repairs.borrow());
+        let counts = Counts { older_connections: self.older, repairs };
+        report.say(&self.uid, state, reason, counts);
+        let (name, namespace) = self.named.clone();
+        let standing = Standing { name, namespace, state, reason: reason.to_owned(), older_connections: self.older, repairs };
+        self.node.standing().insert(self.uid.clone(), standing);
     }
 }
 
@@ -399,13 +438,18 @@ async fn capture_running(node: &Node, rules: &Arc<Rules>, scope: Scope) -> Resul
     }
 }
 
-fn announcement(pod: &PodFile, rules: &Rules, netns: Netns) -> Announcement {
-    let workload =
-        WorkloadInfo { name: pod.name.clone(), namespace: pod.namespace.clone(), service_account: pod.service_account.clone() };
-    Announcement { uid: pod.uid.clone(), workload, mark: rules.mark(), netns: Some(netns) }
+/// At which ports plaintext passes the daemon by, as it is told; `None` where it is not captured at all.
+fn captured_inbound(scope: &Scope) -> Option<Vec<RangeInclusive<u16>>> {
+    scope.inbound.then(|| scope.exclude_inbound.iter().map(|ports| ports.first..=ports.last).collect())
 }
 
-fn netns_of(pod: &PodFile) -> Result<Netns, String> {
+fn announcement(pod: &Pod, rules: &Rules, netns: Netns, captured: Option<Vec<RangeInclusive<u16>>>) -> Announcement {
+    let workload =
+        WorkloadInfo { name: pod.name.clone(), namespace: pod.namespace.clone(), service_account: pod.service_account.clone() };
+    Announcement { uid: pod.uid.clone(), workload, mark: rules.mark(), captured, netns: Some(netns) }
+}
+
+fn netns_of(pod: &Pod) -> Result<Netns, String> {
     Netns::open(&pod.netns).map_err(|e| format!("netns: {e}"))
 }
 

@@ -1,84 +1,39 @@
-//! `mesh-cni agent` enrols the pods of a node; `mesh-cni rules` shows what it would do to one.
+//! `mesh-cni agent` enrols the pods of a node; `mesh-cni rules` shows what it would do to one; `mesh-cni cleanup` undoes
+//! everything. Run by a container runtime (CNI_COMMAND is set) it is the CNI plugin.
+
+mod arguments;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
-use mesh_cni::agent::{Settings, run};
+use clap::Parser;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::{Api, Client};
+use mesh_cni::agent::{Node, Settings, run};
+use mesh_cni::cleanup;
+use mesh_cni::folder::Files;
 use mesh_cni::host::ProbeSender;
+use mesh_cni::kubernetes::{Cluster, api, doors};
+use mesh_cni::plugin;
 use mesh_cni::pod::{Wanted, wanted};
 use mesh_cni::podfile;
 use mesh_cni::redirect::{Capture, Marks, ruleset};
+use mesh_runtime::signal::Signals;
+use tokio::sync::mpsc;
 
-#[derive(Parser)]
-#[command(
-    name = "mesh-cni",
-    version,
-    about = "Enrols pods into the mesh: rules in their network namespaces, and the socket that tells the node daemon"
-)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Enrols the pods that files in a folder announce, and serves ZDS
-    Agent(AgentArgs),
-    /// Prints the nftables ruleset of one pod file, without applying it
-    Rules {
-        /// The pod file
-        file: PathBuf,
-        #[command(flatten)]
-        capture: CaptureArgs,
-    },
-}
-
-#[derive(Args)]
-struct AgentArgs {
-    /// Folder of pod files (JSON or YAML); status files are written beside them
-    #[arg(long, value_name = "FOLDER")]
-    pods: PathBuf,
-    /// Unix socket on which node daemons are told of pods
-    #[arg(long, env = "ZTUNNEL_UDS_ADDRESS", default_value = mesh_zds::SOCKET, value_name = "PATH")]
-    zds_socket: PathBuf,
-    #[command(flatten)]
-    capture: CaptureArgs,
-}
-
-#[derive(Args)]
-struct CaptureArgs {
-    /// Capture DNS where a pod's annotation does not say otherwise
-    #[arg(long, env = "AMBIENT_DNS_CAPTURE", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
-    dns_capture: bool,
-    /// User whose connections from the node are probes, which reach pods past the mesh
-    #[arg(long, value_name = "UID", conflicts_with = "probe_cgroup")]
-    probe_uid: Option<u32>,
-    /// Cgroup (v2, path below its root) whose connections from the node are probes
-    #[arg(long, value_name = "PATH")]
-    probe_cgroup: Option<String>,
-}
-
-impl CaptureArgs {
-    fn probes(&self) -> anyhow::Result<Option<ProbeSender>> {
-        match (&self.probe_cgroup, self.probe_uid) {
-            (Some(path), _) => {
-                let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.@:".contains(c);
-                let good = !path.trim_matches('/').is_empty() && path.chars().all(plain);
-                anyhow::ensure!(good, "--probe-cgroup: {path:?} is not the path of a cgroup below its root");
-                Ok(Some(ProbeSender::Cgroup(path.clone())))
-            }
-            (None, uid) => Ok(uid.map(ProbeSender::User)),
-        }
-    }
-}
+use self::arguments::{AgentArgs, CaptureArgs, CleanupArgs, Cli, Command, Own};
 
 fn main() -> ExitCode {
+    if std::env::var_os("CNI_COMMAND").is_some() {
+        return plugin::run(&std::env::vars().collect());
+    }
     let done = match Cli::parse().command {
-        Command::Agent(args) => agent(args),
+        Command::Agent(args) => agent(*args),
         Command::Rules { file, capture } => rules(&file, &capture),
+        Command::Cleanup(args) => clean(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,19 +44,103 @@ fn main() -> ExitCode {
     }
 }
 
-fn agent(args: AgentArgs) -> anyhow::Result<()> {
+fn logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
-    let probes = args.capture.probes()?;
-    let settings = Settings { pods: args.pods, zds_socket: args.zds_socket, dns: args.capture.dns_capture, probes };
-    mesh_net::rlimit::raise_nofile().context("cannot raise the limit of open files")?;
-    // Work that blocks (nft) has threads of its own; what is left is one folder and one socket.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(run(settings))
 }
 
-fn rules(file: &std::path::Path, args: &CaptureArgs) -> anyhow::Result<()> {
+fn agent(args: AgentArgs) -> anyhow::Result<()> {
+    logging();
+    mesh_net::rlimit::raise_nofile().context("cannot raise the limit of open files")?;
+    // Work that blocks (nft) has threads of its own; what is left is one folder or two watches, and some sockets.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(async {
+        match &args.pods {
+            Some(folder) => of_folder(folder, &args).await,
+            None => of_kubernetes(&args).await,
+        }
+    })
+}
+
+async fn of_folder(folder: &Path, args: &AgentArgs) -> anyhow::Result<()> {
+    let mut signals = Signals::install().context("cannot listen for signals")?;
+    let node = Arc::new(Node::new(settings(args, args.capture.probes()?), None)?);
+    if let Some(port) = args.monitoring_port {
+        doors::operators(port, node.clone()).await?;
+    }
+    run(node, Files::of(folder)?, &mut signals).await
+}
+
+async fn of_kubernetes(args: &AgentArgs) -> anyhow::Result<()> {
+    let mut signals = Signals::install().context("cannot listen for signals")?;
+    let cluster = &args.cluster;
+    let (finder, own) = (cluster.places.finder()?, cluster.own()?);
+    let probes = match args.capture.probes()? {
+        Some(told) => told,
+        None => ProbeSender::User(finder.kubelet_user().unwrap_or_default()),
+    };
+    tracing::info!(?probes, "connections from the node that are probes");
+    let node = Arc::new(Node::new(settings(args, Some(probes)), Some(finder.host.clone()))?);
+    let ports = [args.monitoring_port.unwrap_or(arguments::MONITORING_PORT), cluster.health_port];
+    for port in ports {
+        doors::operators(port, node.clone()).await?;
+    }
+    let client = api::connect(cluster.kubeconfig.as_deref()).await?;
+    let (ask, asked) = mpsc::channel(1); // the source takes them one by one; who waits, waits at the socket
+    doors::plugin(&cluster.socket(), ask)?;
+    let install = cluster.install(&own);
+    let keeping = install.clone().map(|install| tokio::spawn(install.keep(node.metrics.clone())));
+    let pods = Cluster::new(client.clone(), own.node.clone(), cluster.selection(&own)?, finder.clone(), asked);
+    let ran = run(node, pods, &mut signals).await;
+    if let Some(keeping) = keeping {
+        keeping.abort();
+    }
+    if ran.is_ok() && is_removed(&client, &own).await {
+        tracing::info!("the mesh is being removed from this node");
+        if let Some(install) = install
+            && let Err(error) = install.remove()
+        {
+            tracing::error!(error = format!("{error:#}"), "the plugin stays installed; remove it by hand");
+        }
+        let _ = std::fs::remove_file(cluster.socket()); // somebody else did
+        if let Err(error) = Cluster::take_annotations(client, &own.node).await {
+            tracing::warn!(error = format!("{error:#}"), "pods keep their annotation ambient.istio.io/redirection");
+        }
+        let cleaned = tokio::task::spawn_blocking(move || cleanup::everything(&finder)).await?;
+        tracing::info!(pods = cleaned, "nothing of the mesh is left on this node");
+    }
+    ran
+}
+
+/// Whether this agent ends because the mesh goes, and not because it is replaced: its DaemonSet is gone, or going.
+/// What cannot be found out counts as a replacement: then pods go on being captured.
+async fn is_removed(client: &Client, own: &Own) -> bool {
+    let Some(name) = own.daemon_set() else { return false };
+    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), &own.namespace);
+    match sets.get_opt(&name).await {
+        Ok(Some(set)) => set.metadata.deletion_timestamp.is_some(),
+        Ok(None) => true,
+        Err(error) => {
+            tracing::warn!(%error, name, "whether this agent is to be replaced is not known; everything stays in force");
+            false
+        }
+    }
+}
+
+fn settings(args: &AgentArgs, probes: Option<ProbeSender>) -> Settings {
+    Settings { zds_socket: args.zds_socket.clone(), dns: args.capture.dns_capture, probes }
+}
+
+fn clean(args: &CleanupArgs) -> anyhow::Result<()> {
+    logging();
+    let removed = args.plugin.install(serde_json::Value::Null).remove();
+    let cleaned = cleanup::everything(&args.places.finder()?);
+    println!("rules removed from {cleaned} pods");
+    removed
+}
+
+fn rules(file: &Path, args: &CaptureArgs) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
     let pod = podfile::parse(file, &text).map_err(anyhow::Error::msg)?;
     match wanted(&pod, args.dns_capture).map_err(anyhow::Error::msg)? {

@@ -1,11 +1,12 @@
 //! The routing rule and the route that a captured pod needs: what bears the return mark is delivered locally
-//! (spec/dataplane.md 2.2). Messages are built by pure functions; [`send`] is the only system call.
+//! (spec/dataplane.md 2.2).
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::net::IpAddr;
 
+use mesh_net::netlink::{self, Monitor};
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
+use nix::sys::socket::SockProtocol;
 
 use crate::redirect::RETURN_MARK;
 
@@ -29,21 +30,41 @@ pub enum Change {
 }
 
 /// Adds or removes rule and route for a family, in the calling thread's namespace. Adding what is there, and removing
-/// what is not, succeed.
+/// what is not, succeed. Whether something was changed.
 ///
 /// # Errors
 /// Those of netlink, with what was being changed in the text.
-pub fn change(family: Family, change: Change) -> io::Result<()> {
+pub fn change(family: Family, change: Change) -> io::Result<bool> {
+    let mut changed = false;
     for (what, message) in [("route", route(family, change)), ("rule", rule(family, change))] {
-        match (change, send(&message)) {
-            (_, Ok(())) | (Change::Add, Err(Errno::EEXIST)) | (Change::Remove, Err(Errno::ENOENT | Errno::ESRCH)) => {}
+        match (change, netlink::ask(SockProtocol::NetlinkRoute, &message)) {
+            (_, Ok(())) => changed = true,
+            (Change::Add, Err(Errno::EEXIST)) | (Change::Remove, Err(Errno::ENOENT | Errno::ESRCH)) => {}
             (_, Err(errno)) => {
                 let text = format!("cannot {} the {family:?} {what} of table {TABLE}: {errno}", change.verb());
                 return Err(io::Error::new(io::Error::from(errno).kind(), text));
             }
         }
     }
-    Ok(())
+    Ok(changed)
+}
+
+/// Hears of changes to rules and routes of routing in the calling thread's namespace.
+///
+/// # Errors
+/// Those of netlink.
+pub fn routes_monitor() -> io::Result<Monitor> {
+    const GROUPS: [u32; 4] = [7, 8, 11, 19]; // RTNLGRP_IPV4_ROUTE, IPV4_RULE, IPV6_ROUTE, IPV6_RULE
+    Monitor::open(SockProtocol::NetlinkRoute, GROUPS.iter().fold(0, |mask, group| mask | 1 << (group - 1)))
+}
+
+/// Hears of changes to nftables in the calling thread's namespace.
+///
+/// # Errors
+/// Those of netlink.
+pub fn tables_monitor() -> io::Result<Monitor> {
+    const GROUP: u32 = 7; // NFNLGRP_NFTABLES
+    Monitor::open(SockProtocol::NetlinkNetFilter, 1 << (GROUP - 1))
 }
 
 /// `ip route … local default dev lo table 100`
@@ -69,41 +90,71 @@ fn rule(family: Family, change: Change) -> Vec<u8> {
 
 /// A message with 32-bit attributes, as rtnetlink(7) lays it out.
 fn message(kind: u16, change: Change, head: &[u8; 12], attributes: &[(u16, u32)]) -> Vec<u8> {
-    let create = if change == Change::Add { libc::NLM_F_CREATE | libc::NLM_F_EXCL } else { 0 };
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | create) as u16;
-    let length = 16 + head.len() + attributes.len() * 8;
-    let mut bytes = Vec::with_capacity(length);
-    bytes.extend((length as u32).to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend([0; 8]); // sequence and port: one question, one answer
-    bytes.extend(head);
-    for (name, value) in attributes {
-        bytes.extend(8u16.to_ne_bytes());
-        bytes.extend(name.to_ne_bytes());
-        bytes.extend(value.to_ne_bytes());
-    }
-    bytes
+    let create = if change == Change::Add { (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16 } else { 0 };
+    let mut body = head.to_vec();
+    attributes.iter().for_each(|(name, value)| body.extend(netlink::attribute(*name, *value)));
+    netlink::message(kind, netlink::REQUEST | netlink::ACKNOWLEDGE | create, &body)
 }
 
-/// Sends one message and waits for the kernel's acknowledgement, which is immediate.
-fn send(message: &[u8]) -> Result<(), Errno> {
-    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    nix::sys::socket::send(socket.as_raw_fd(), message, MsgFlags::empty())?;
-    let mut answer = [0; 1024];
-    let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    match acknowledged(&answer[..length]) {
-        Some(0) => Ok(()),
-        Some(error) => Err(Errno::from_raw(-error)),
-        None => Err(Errno::EBADMSG),
-    }
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub name: String,
+    pub index: u32,
+    /// The index of its other end, where that is in another namespace.
+    pub peer: Option<u32>,
 }
 
-/// The error number (negative, 0 for success) of an NLMSG_ERROR answer.
-fn acknowledged(answer: &[u8]) -> Option<i32> {
-    let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
-    let error = i32::from_ne_bytes(answer.get(16..20)?.try_into().ok()?);
-    (i32::from(kind) == libc::NLMSG_ERROR).then_some(error)
+/// The interfaces of the calling thread's namespace.
+///
+/// # Errors
+/// Those of netlink.
+pub fn links() -> io::Result<Vec<Link>> {
+    let mut links = Vec::new();
+    let question = netlink::message(libc::RTM_GETLINK, netlink::REQUEST | netlink::DUMP, &[0; 16]);
+    netlink::dump(SockProtocol::NetlinkRoute, &question, |kind, body| {
+        if kind == libc::RTM_NEWLINK {
+            links.extend(link(body));
+        }
+    })?;
+    Ok(links)
+}
+
+/// `struct ifinfomsg` and its attributes.
+fn link(body: &[u8]) -> Option<Link> {
+    let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
+    let attributes = body.get(16..)?;
+    let attribute = |wanted: u16| netlink::attributes(attributes).find(|(kind, _)| *kind == wanted).map(|(_, content)| content);
+    let name = String::from_utf8_lossy(attribute(libc::IFLA_IFNAME)?).trim_end_matches('\0').to_owned();
+    let peer = attribute(libc::IFLA_LINK).and_then(|content| Some(u32::from_ne_bytes(content.try_into().ok()?)));
+    Some(Link { name, index, peer: peer.filter(|peer| *peer != index && *peer != 0) })
+}
+
+/// The addresses of the calling thread's namespace.
+///
+/// # Errors
+/// Those of netlink.
+pub fn addresses() -> io::Result<Vec<IpAddr>> {
+    let mut addresses = Vec::new();
+    let question = netlink::message(libc::RTM_GETADDR, netlink::REQUEST | netlink::DUMP, &[0; 8]);
+    netlink::dump(SockProtocol::NetlinkRoute, &question, |kind, body| {
+        if kind == libc::RTM_NEWADDR {
+            addresses.extend(address(body));
+        }
+    })?;
+    Ok(addresses)
+}
+
+/// `struct ifaddrmsg` and its attributes; the own address where the link names both ends.
+fn address(body: &[u8]) -> Option<IpAddr> {
+    let attributes = || netlink::attributes(body.get(8..).unwrap_or_default());
+    let find = |wanted: u16| attributes().find(|(kind, _)| *kind == wanted).map(|(_, content)| content);
+    let content = find(libc::IFA_LOCAL).or_else(|| find(libc::IFA_ADDRESS))?;
+    match content.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(content).ok()?)),
+        16 => Some(IpAddr::from(<[u8; 16]>::try_from(content).ok()?)),
+        _ => None,
+    }
 }
 
 impl Change {
@@ -120,29 +171,6 @@ impl Family {
         match self {
             Family::V4 => libc::AF_INET as u8,
             Family::V6 => libc::AF_INET6 as u8,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_is_an_error_number_or_nothing() {
-        let mut answer = [0; 36];
-        answer[4..6].copy_from_slice(&2u16.to_ne_bytes());
-        answer[16..20].copy_from_slice(&(-17i32).to_ne_bytes());
-        assert_eq!(acknowledged(&answer), Some(-17));
-        assert_eq!(acknowledged(&answer[..18]), None, "cut short");
-        answer[4..6].copy_from_slice(&3u16.to_ne_bytes());
-        assert_eq!(acknowledged(&answer), None, "another kind of message");
-    }
-
-    #[test]
-    fn lengths_are_right() {
-        for message in [route(Family::V4, Change::Add), rule(Family::V6, Change::Remove)] {
-            assert_eq!(u32::from_ne_bytes(message[..4].try_into().unwrap()) as usize, message.len());
         }
     }
 }

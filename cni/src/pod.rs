@@ -11,15 +11,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::podfile::{PodFile, interface_name};
+use crate::podfile::{Pod, interface_name};
 
 pub const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
 pub const DNS_CAPTURE: &str = "ambient.istio.io/dns-capture";
 pub const VIRTUAL_INTERFACES: &str = "istio.io/reroute-virtual-interfaces";
 pub const EXCLUDE_INBOUND: &str = "ambient.isthmus.io/exclude-inbound-ports";
 pub const EXCLUDE_OUTBOUND: &str = "ambient.isthmus.io/exclude-outbound-ports";
-const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
-const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
+pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 
 /// The daemon's own ports in a pod (spec/dataplane.md 1.1); excluding them from capture would mean nothing good.
 const MESH_PORTS: [u16; 5] = [15001, 15006, 15008, 15053, 15080];
@@ -56,7 +56,7 @@ pub enum Wanted {
 ///
 /// # Errors
 /// What in the pod keeps it from being enrolled, in a sentence that names the annotation.
-pub fn wanted(pod: &PodFile, dns: bool) -> Result<Wanted, String> {
+pub fn wanted(pod: &Pod, dns: bool) -> Result<Wanted, String> {
     if pod.host_network {
         return Err("hostNetwork: a pod in the node's own network namespace cannot be captured".to_owned());
     }

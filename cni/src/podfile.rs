@@ -27,7 +27,7 @@ pub const MAX_BYTES: u64 = 64 * 1024;
 /// One pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PodFile {
+pub struct Pod {
     /// Kubernetes `metadata.uid`: what the daemon knows the pod by. Unique on the node.
     pub uid: String,
     pub name: String,
@@ -75,9 +75,9 @@ fn default_account() -> String {
 ///
 /// # Errors
 /// What is wrong, with file, line where the parser knows it, and field.
-pub fn parse(path: &Path, text: &str) -> Result<PodFile, String> {
+pub fn parse(path: &Path, text: &str) -> Result<Pod, String> {
     let json = path.extension().is_some_and(|e| e == "json");
-    let pod: PodFile = if json {
+    let pod: Pod = if json {
         serde_json::from_str(text).map_err(|e| format!("{}: {e}", path.display()))?
     } else {
         serde_saphyr::from_str(text).map_err(|e| format!("{}: {}", path.display(), first_line(&e.to_string())))?
@@ -92,7 +92,7 @@ fn first_line(text: &str) -> &str {
     line.strip_prefix("error: ").unwrap_or(line)
 }
 
-impl PodFile {
+impl Pod {
     /// What the type cannot say. The lengths are Kubernetes' own; together they keep a ZDS packet under 1,024 bytes
     /// (spec/dataplane.md 3.1).
     fn check(&self) -> Result<(), String> {

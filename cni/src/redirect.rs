@@ -13,11 +13,12 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use mesh_net::tcp_table::Flow;
+
 use crate::pod::{Ports, Scope};
-use crate::sockets::Flow;
 
 pub const TABLE: &str = "isthmus";
-const GUARD_TABLE: &str = "isthmus-guard";
+pub const GUARD_TABLE: &str = "isthmus-guard";
 /// The mark of daemons that do not know our extension. Known to everybody, so exempt only while one is connected.
 pub const FIXED_MARK: u32 = 0x539;
 /// Routes an application's answers to a spoofed client back to the daemon's socket.

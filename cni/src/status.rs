@@ -2,7 +2,7 @@
 //! sees half of it.
 //!
 //! ```json
-//! { "uid": "0f3a…", "state": "enabled", "reason": "", "since": "2026-01-02T03:04:05Z", "olderConnections": 0 }
+//! { "uid": "0f3a…", "state": "enabled", "reason": "", "since": "2026-01-02T03:04:05Z", "olderConnections": 0, "repairs": 0 }
 //! ```
 
 use std::fs;
@@ -40,20 +40,37 @@ pub struct Status {
     pub since: String,
     /// Connections that were open when the pod was enrolled and still bypass the mesh (design decision 13).
     pub older_connections: u32,
+    /// How often somebody else changed the pod's rules and they were put back, since the agent enrolled it.
+    #[serde(default)]
+    pub repairs: u64,
+}
+
+/// What a status counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub older_connections: usize,
+    pub repairs: u64,
 }
 
 /// Replaces the status file, unless that is what it says already. `since` is kept while the state stays.
 ///
 /// # Errors
 /// Those of writing it.
-pub fn write(path: &Path, uid: &str, state: State, reason: &str, older_connections: u32) -> io::Result<()> {
+pub fn write(path: &Path, uid: &str, state: State, reason: &str, counts: Counts) -> io::Result<()> {
     let earlier: Option<Status> = fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let unchanged = |s: &Status| s.uid == uid && s.state == state;
     let since = match earlier.as_ref().filter(|s| unchanged(s)) {
         Some(status) => status.since.clone(),
         None => jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string(),
     };
-    let status = Status { uid: uid.to_owned(), state, reason: reason.to_owned(), since, older_connections };
+    let status = Status {
+        uid: uid.to_owned(),
+        state,
+        reason: reason.to_owned(),
+        since,
+        older_connections: u32::try_from(counts.older_connections).unwrap_or(u32::MAX),
+        repairs: counts.repairs,
+    };
     if earlier.as_ref() == Some(&status) {
         return Ok(());
     }
@@ -79,15 +96,15 @@ mod tests {
     fn since_is_when_the_state_began() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.status.json");
-        write(&path, "u1", State::Pending, "why", 0).unwrap();
+        write(&path, "u1", State::Pending, "why", Counts::default()).unwrap();
         let mut first: Status = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert_eq!((first.state, first.reason.as_str(), first.since.len()), (State::Pending, "why", 20));
         first.since = "2001-01-01T00:00:00Z".to_owned();
         fs::write(&path, serde_json::to_vec(&first).unwrap()).unwrap();
-        write(&path, "u1", State::Pending, "another reason", 3).unwrap();
+        write(&path, "u1", State::Pending, "another reason", Counts { older_connections: 3, repairs: 1 }).unwrap();
         let second: Status = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        assert_eq!((second.since.as_str(), second.older_connections), ("2001-01-01T00:00:00Z", 3));
-        write(&path, "u1", State::Enabled, "", 3).unwrap();
+        assert_eq!((second.since.as_str(), second.older_connections, second.repairs), ("2001-01-01T00:00:00Z", 3, 1));
+        write(&path, "u1", State::Enabled, "", Counts::default()).unwrap();
         let third: Status = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert_ne!(third.since, second.since);
         remove(&path, "u2");

@@ -7,6 +7,7 @@
 mod netns {
     pub mod app;
     pub mod attacks;
+    pub mod enrolment;
     pub mod faults;
     pub mod lifecycle;
     pub mod mesh;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use netns::mesh::Mesh;
-use netns::{attacks, faults, lifecycle, policy, programs};
+use netns::{attacks, enrolment, faults, lifecycle, policy, programs};
 
 /// What a check found: nothing to say, or why it could not look.
 pub enum Outcome {
@@ -49,7 +50,14 @@ macro_rules! checks {
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let mut checks: Vec<Check> = [programs::checks(), policy::checks(), attacks::checks(), lifecycle::checks(), faults::checks()]
+    let mut checks: Vec<Check> = [
+        programs::checks(),
+        policy::checks(),
+        enrolment::checks(),
+        attacks::checks(),
+        lifecycle::checks(),
+        faults::checks(),
+    ]
         .into_iter()
         .flatten()
         .collect();

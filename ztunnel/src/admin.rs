@@ -209,7 +209,7 @@ fn connections(admin: &Admin) -> Value {
 impl Pods {
     /// The pods that are served, with their connections, by uid (spec/dataplane.md 8.3).
     pub fn dump(&self) -> std::collections::BTreeMap<String, PodDump> {
-        let up = self.list().into_iter().map(|pod| {
+        let up = self.list().into_iter().map(|(pod, older)| {
             let open = pod.live.list();
             let of = |direction| open.iter().filter(|one| one.direction == direction).map(connection).collect();
             let connections = ConnectionsDump { inbound: of(Direction::Inbound), outbound: of(Direction::Outbound) };
@@ -218,7 +218,7 @@ impl Pods {
                 namespace: pod.info.namespace.to_string(),
                 service_account: pod.info.service_account.to_string(),
             };
-            (pod.uid.0.to_string(), PodDump { state: "Up", info, connections: Some(connections) })
+            (pod.uid.0.to_string(), PodDump { state: "Up", info, connections: Some(connections), older: Some(older) })
         });
         let pending = self.waiting().into_iter().map(|(uid, info)| {
             let info = PodInfoDump {
@@ -226,7 +226,7 @@ impl Pods {
                 namespace: info.namespace.to_string(),
                 service_account: info.service_account.to_string(),
             };
-            (uid.0.to_string(), PodDump { state: "Pending", info, connections: None })
+            (uid.0.to_string(), PodDump { state: "Pending", info, connections: None, older: None })
         });
         pending.chain(up).collect()
     }

@@ -14,7 +14,7 @@ use mesh_policy::{Because, Flow, Verdict, decide};
 use mesh_runtime::Watched;
 use mesh_xds::world::{Follower, World};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// Allowed, and watched. Dropping it ends the watch.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct Permit {
 #[derive(Clone, Debug, Default)]
 pub struct Permits {
     book: Arc<Mutex<Book>>,
+    /// Changes whenever policy for the pod did.
+    judged: watch::Sender<()>,
     policy_in_log: bool,
 }
 
@@ -118,6 +120,11 @@ impl Permits {
         }
     }
 
+    /// Changes whenever something did that verdicts about connections to this pod go by.
+    pub fn judged(&self) -> watch::Receiver<()> {
+        self.judged.subscribe()
+    }
+
     pub fn len(&self) -> usize {
         self.book.lock().flows.len()
     }
@@ -147,6 +154,7 @@ impl Permits {
                 && (replaced || news.touches_policies_of(workload))
             {
                 self.judge_again(&now, workload);
+                self.judged.send_replace(());
             }
         }
     }

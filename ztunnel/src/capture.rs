@@ -22,6 +22,8 @@ pub const OUTBOUND: u16 = 15001;
 pub const PLAINTEXT: u16 = 15006;
 /// Where tunnels arrive.
 pub const HBONE: u16 = 15008;
+/// Where questions about names are redirected to.
+pub const DNS: u16 = 15053;
 /// Where applications may ask for a connection by SOCKS5, on the pod's loopback only.
 pub const SOCKS5: u16 = 15080;
 

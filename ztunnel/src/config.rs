@@ -21,6 +21,8 @@ use mesh_net::sockopt::{Keepalive, Spoofing};
 use mesh_runtime::knobs::{Knob, Knobs, Setting, WrongSettings};
 use mesh_telemetry::access_log::Format;
 
+use crate::capture;
+
 use self::mesh_file::MeshFile;
 
 /// Everything that the daemon is told at its start.
@@ -143,6 +145,8 @@ pub struct Pods {
     pub mesh_ranges: Arc<[IpNet]>,
     /// After so long without the control plane connections are refused.
     pub snapshot_age: Duration,
+    /// How long a connection that is older than its pod's enrolment goes on when policy refuses it.
+    pub older_grace: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,7 +186,6 @@ const MESH_FILE: &str = "./etc/istio/config/mesh";
 const TOKEN_FILE: &str = "./var/run/secrets/tokens/istio-token";
 /// Where Linux distributions keep the roots that `SYSTEM` means.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
-const DNS_PORT: u16 = 15053;
 
 impl Config {
     /// # Errors
@@ -555,6 +558,11 @@ fn pods(knobs: &mut Knobs<'_>) -> Pods {
         "24h",
         "After so long without the control plane connections are refused: policies may have come that we never saw.",
     );
+    let older_grace = knobs.value(
+        "OLDER_CONNECTION_GRACE",
+        "30s",
+        "A connection that was open before its pod was enrolled is cut when policy has refused it for so long.",
+    );
     knobs.declare(
         "AUTHZ_POLICY_INFO_LOGGING",
         "`true` or anything else".to_owned(),
@@ -562,7 +570,7 @@ fn pods(knobs: &mut Knobs<'_>) -> Pods {
         "Write the policy that allowed a connection into the log at level info.",
     );
     let policy_in_log = knobs.given("AUTHZ_POLICY_INFO_LOGGING") == Some("true");
-    Pods { app_tunnel_over_loopback, socks5, connections, policy_in_log, mesh_ranges, snapshot_age }
+    Pods { app_tunnel_over_loopback, socks5, connections, policy_in_log, mesh_ranges, snapshot_age, older_grace }
 }
 
 fn dns(knobs: &mut Knobs<'_>, place: &Place, ipv6: bool, on_demand: bool) -> Dns {
@@ -607,7 +615,7 @@ fn dns(knobs: &mut Knobs<'_>, place: &Place, ipv6: bool, on_demand: bool) -> Dns
     }
     let text = own.as_ref().or_else(|| place.metadata.get("DNS_PROXY_ADDR"));
     let addresses = match text {
-        None => loopbacks(DNS_PORT, ipv6),
+        None => loopbacks(capture::DNS, ipv6),
         Some(text) => dns_addresses(text, ipv6).unwrap_or_else(|| {
             let whose = if own.is_some() { "DNS_PROXY_ADDR" } else { "ISTIO_META_DNS_PROXY_ADDR" };
             knobs.refuse(whose, format!("an address and a port, like localhost:15053 or 127.0.0.1:15053, not {text:?}"));

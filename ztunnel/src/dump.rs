@@ -60,6 +60,22 @@ pub struct PodDump {
     /// Absent while pending.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<ConnectionsDump>,
+    /// Absent where nothing is captured; a field of our own.
+    #[serde(rename = "olderConnections", skip_serializing_if = "Option::is_none")]
+    pub older: Option<OlderDump>,
+}
+
+/// Connections that the pod accepted before it was enrolled, as they were when they last mattered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OlderDump {
+    pub open: usize,
+    /// Of these, refused by policy: to be cut when their grace is over.
+    pub refused: usize,
+    /// Cut so far.
+    pub cut: u64,
+    /// Why they could not be judged or cut at the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

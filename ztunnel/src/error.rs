@@ -109,6 +109,8 @@ pub enum Refusal {
     Denied(Because),
     /// Policy, later: what allowed the connection no longer does.
     PermitLost(Because),
+    /// Policy, about a connection that is older than its pod's enrolment and passes us by.
+    Older(Because),
     /// The peer's certificate is on a revocation list.
     Revoked,
     /// What we know of the mesh is older than we may act on.
@@ -197,6 +199,7 @@ pub enum Reason {
     PolicyUnreadable,
     PolicyNotSynced,
     PolicyChanged,
+    OlderConnection,
     Revoked,
     Stale,
     TooManyConnections,
@@ -291,7 +294,7 @@ impl Refusal {
             | Refusal::UnknownHostname { .. }
             | Refusal::UnresolvedPort { .. }
             | Refusal::NoVip { .. } => Stage::Resolve,
-            Refusal::Denied(_) | Refusal::Stale { .. } => Stage::Authorize,
+            Refusal::Denied(_) | Refusal::Older(_) | Refusal::Stale { .. } => Stage::Authorize,
             Refusal::PermitLost(_) | Refusal::Revoked => Stage::Relay,
         }
     }
@@ -317,6 +320,7 @@ impl Refusal {
             Refusal::NoVip { .. } => Reason::NoVip,
             Refusal::Denied(because) => policy_reason(because),
             Refusal::PermitLost(_) => Reason::PolicyChanged,
+            Refusal::Older(_) => Reason::OlderConnection,
             Refusal::Revoked => Reason::Revoked,
             Refusal::Stale { .. } => Reason::Stale,
             Refusal::TooManyConnections { .. } => Reason::TooManyConnections,
@@ -425,7 +429,7 @@ impl fmt::Display for Refusal {
             Refusal::UnresolvedPort { hostname, port } => write!(f, "{stem} {hostname}:{port} found, but cannot resolve port"),
             Refusal::NoVip { hostname } => write!(f, "{stem} {hostname} found, but has no IP addresses"),
             Refusal::Denied(because) => write!(f, "{stem}: {because}"),
-            Refusal::PermitLost(because) => write!(f, "{stem}: {because}"),
+            Refusal::PermitLost(because) | Refusal::Older(because) => write!(f, "{stem}: {because}"),
             Refusal::Revoked => f.write_str(stem),
             Refusal::Stale { age } => write!(f, "{stem}: last heard of the mesh {} s ago", age.as_secs()),
             Refusal::TooManyConnections { limit } => write!(f, "{stem}: the limit is {limit}"),

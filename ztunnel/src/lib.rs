@@ -34,6 +34,7 @@ pub mod freshness;
 pub mod handshakes;
 pub mod enroll;
 pub mod config;
+pub mod older;
 pub mod pod;
 pub mod pods;
 pub mod dns;

@@ -156,7 +156,7 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
 
 /// Nothing new; what is open goes on until the deadline, or until a second signal.
 async fn stop(drain: &Drain, pods: &Pods, deadline: std::time::Duration, signals: &mut Signals) {
-    for pod in pods.list() {
+    for (pod, _) in pods.list() {
         pod.tunnels.drain();
     }
     let drained = tokio::select! {
@@ -246,6 +246,7 @@ fn settings(config: &Config) -> Settings {
         },
         connections_per_pod: config.pods.connections,
         own_workload_wait: OWN_WORKLOAD_WAIT,
+        older_grace: config.pods.older_grace,
         drain: RELEASE_DRAIN,
     }
 }

@@ -1,5 +1,6 @@
 //! Plaintext arriving at a pod: `inbound` without a tunnel, and therefore without a peer identity.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_model::workload::Workload;
@@ -33,7 +34,7 @@ async fn carry<N: Net>(pod: &Pod<N>, caught: &mut Captured<N::Stream>, account: 
     // resolve, seen from the far side
     let admit = |world: &mesh_xds::world::World| admit_plaintext(&world.directory, &pod.host(&me), caught.from, caught.to);
     let admission = pod.mesh.world.with(admit)?;
-    account.tell(told(&me, caught, &admission));
+    account.tell(told(&me, caught.to, &admission));
 
     // authorize: nobody in particular is asking
     let flow = Flow::new(caught.from.ip(), None, admission.judged);
@@ -48,9 +49,9 @@ async fn carry<N: Net>(pod: &Pod<N>, caught: &mut Captured<N::Stream>, account: 
     relay(&mut caught.stream, &mut app, account, Watch::permit(permit, &pod.drain)).await
 }
 
-fn told<S>(me: &Arc<Workload>, caught: &Captured<S>, admission: &Admission) -> Told {
+pub fn told(me: &Arc<Workload>, to: SocketAddr, admission: &Admission) -> Told {
     let source = admission.source.as_ref().map_or(Party::Unknown, Party::known);
-    let mut told = Told::plain(source, Party::known(me), caught.to);
+    let mut told = Told::plain(source, Party::known(me), to);
     told.service = admission.service.clone();
     told
 }

@@ -76,6 +76,8 @@ pub struct Settings {
     pub connections_per_pod: usize,
     /// How long a connection waits for the control plane to describe the pod (5 s, spec/dataplane.md 5.1).
     pub own_workload_wait: Duration,
+    /// `OLDER_CONNECTION_GRACE`.
+    pub older_grace: Duration,
     /// How long connections of a pod that leaves the mesh alive may go on.
     pub drain: Duration,
 }

@@ -16,8 +16,10 @@ use tokio::runtime::Handle;
 
 use crate::dns::answer::Naming;
 use crate::dns::serve::{Limits, Server, Settings};
+use crate::dump::OlderDump;
 use crate::enroll::zds::Place;
 use crate::enroll::{Enrolled, PodInfo, PodUid, Stop};
+use crate::older::{Captured, Older};
 use crate::pod::{Mesh, Pod};
 
 /// The mark that the field's rules know, for an agent that gives none (spec/dataplane.md 2.2).
@@ -33,7 +35,7 @@ pub struct Pods {
     /// Where connections run; enrolment itself runs elsewhere.
     workers: Handle,
     drain: Drain,
-    running: Mutex<HashMap<PodUid, Arc<Pod<PodNet>>>>,
+    running: Mutex<HashMap<PodUid, Running>>,
     waiting: Mutex<Vec<(PodUid, PodInfo)>>,
     counts: Counts,
 }
@@ -45,6 +47,12 @@ pub struct Dns {
     pub servers: Vec<SocketAddr>,
     pub limits: Limits,
     pub addresses: Vec<SocketAddr>,
+}
+
+/// A pod that is served.
+struct Running {
+    pod: Arc<Pod<PodNet>>,
+    older: Older,
 }
 
 struct Counts {
@@ -91,7 +99,9 @@ impl Pods {
         tracing::info!(pod = %pod.info.name, namespace = %pod.info.namespace, uid = %pod.uid.0, "serving a pod");
         self.counts.started.increment(1);
         self.have_certificate_ready(&started);
-        self.running.lock().insert(pod.uid.clone(), started);
+        let _workers = self.workers.enter();
+        let older = Older::watch(started.clone(), pod.captured.clone());
+        self.running.lock().insert(pod.uid.clone(), Running { pod: started, older });
         Ok(())
     }
 
@@ -108,8 +118,9 @@ impl Pods {
 
     /// The last pod of an identity is gone: its key need not be kept.
     fn forget_certificate(&self, pod: &Pod<PodNet>) {
-        let same = |other: &Arc<Pod<PodNet>>| {
-            other.info.namespace == pod.info.namespace && other.info.service_account == pod.info.service_account
+        let same = |other: &Running| {
+            let other = &other.pod.info;
+            other.namespace == pod.info.namespace && other.service_account == pod.info.service_account
         };
         if self.running.lock().values().any(same) {
             return;
@@ -122,9 +133,16 @@ impl Pods {
         }
     }
 
+    /// What of a pod is captured, as the agent says now.
+    pub fn captured(&self, uid: &PodUid, captured: Captured) {
+        if let Some(running) = self.running.lock().get(uid) {
+            running.older.captured(captured);
+        }
+    }
+
     /// Stops serving a pod; what is open is cut or drained in the background.
     pub fn stop(&self, uid: &PodUid, how: Stop) {
-        let Some(pod) = self.running.lock().remove(uid) else { return };
+        let Some(Running { pod, .. }) = self.running.lock().remove(uid) else { return };
         self.counts.stopped.increment(1);
         self.forget_certificate(&pod);
         tracing::info!(pod = %pod.info.name, namespace = %pod.info.namespace, ?how, "no longer serving a pod");
@@ -147,10 +165,10 @@ impl Pods {
         self.waiting.lock().clone()
     }
 
-    /// All that run, in the order of their uids.
-    pub fn list(&self) -> Vec<Arc<Pod<PodNet>>> {
-        let mut pods: Vec<_> = self.running.lock().values().cloned().collect();
-        pods.sort_by(|a, b| a.uid.cmp(&b.uid));
+    /// All that run, in the order of their uids, with what is known of their older connections.
+    pub fn list(&self) -> Vec<(Arc<Pod<PodNet>>, OlderDump)> {
+        let mut pods: Vec<_> = self.running.lock().values().map(|one| (one.pod.clone(), one.older.seen())).collect();
+        pods.sort_by(|(a, _), (b, _)| a.uid.cmp(&b.uid));
         pods
     }
 }

@@ -2,9 +2,9 @@ use expect_test::{Expect, expect};
 
 use super::*;
 
-fn pod(labels: &[(&str, &str)], annotations: &[(&str, &str)]) -> PodFile {
+fn pod(labels: &[(&str, &str)], annotations: &[(&str, &str)]) -> Pod {
     let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-    PodFile {
+    Pod {
         uid: "u".into(),
         name: "n".into(),
         namespace: "s".into(),
@@ -106,6 +106,6 @@ fn what_is_wrong_is_said() {
         &[(EXCLUDE_OUTBOUND, &many)],
         expect!["annotation ambient.isthmus.io/exclude-outbound-ports: 65 entries, at most 64 are taken"],
     );
-    let error = wanted(&PodFile { host_network: true, ..pod(&[], &[]) }, true).unwrap_err();
+    let error = wanted(&Pod { host_network: true, ..pod(&[], &[]) }, true).unwrap_err();
     assert_eq!(error, "hostNetwork: a pod in the node's own network namespace cannot be captured");
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::world::*;
 use mesh_cni::redirect::FIXED_MARK;
 use mesh_cni::status::{State, Status};
+use mesh_net::net::{Net, Source};
 use mesh_net::netns::Netns;
 use mesh_net::seqpacket::SeqPacket;
 use mesh_zds::daemon::Daemon;
@@ -18,6 +19,7 @@ use nix::unistd::Pid;
 use prost::Message;
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};
 
 /// The agent's process, its folder and the pod's namespace by a path that can vanish.
@@ -316,4 +318,69 @@ async fn files_that_are_wrong_are_answered() {
         }
     });
     node.until("cart-1", State::Enabled, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_somebody_else_changes_are_put_back() {
+    // F-40
+    let Some(node) = Node::new("rules_that_somebody_else_changes_are_put_back") else { return };
+    let (application, peer) = (node.world.application(), node.world.outside());
+    serve(&peer, "peer", "[::]:80").await;
+    serve(&application, "application", "[::]:80").await;
+    let mut daemon = node.connected().await;
+    assert!(matches!(next(&mut daemon, Ok(())).await, Request::SnapshotSent));
+    node.write("cart-1.json", &node.pod("starting"));
+    let mark = added(next(&mut daemon, Ok(())).await);
+    crate::world::daemon(&node.world, mark).await;
+    node.until("cart-1", State::Enabled, "").await;
+    let rules = || node.world.sh(&node.world.pod, "nft -s list ruleset; ip rule; ip route show table 100; ip -6 route show table 100");
+    let before = rules();
+    let mut spoilt = 0;
+    for spoil in [
+        "nft flush ruleset",
+        "nft delete table inet isthmus",
+        "nft flush chain inet isthmus nat-output",
+        "nft insert rule inet isthmus nat-output tcp dport 80 accept",
+        "nft add element inet isthmus exempt '{ 0x539 }'",
+        "ip rule del pref 32764",
+        "ip -6 route flush table 100",
+    ] {
+        let began = std::time::Instant::now();
+        node.world.sh(&node.world.pod, spoil);
+        node.world.until(spoil, || rules() == before).await;
+        assert!(began.elapsed() < Duration::from_secs(1), "{spoil}: put back after {:?}", began.elapsed());
+        spoilt += 1;
+        node.world.until("the status tells", || node.status("cart-1").unwrap().repairs >= spoilt).await;
+    }
+    // rules of others are theirs
+    node.world.sh(&node.world.pod, "nft add table inet theirs");
+    assert_eq!(ask(&application, "10.77.2.2:80").await, "outbound from 10.77.1.2 to 10.77.2.2:80");
+    assert!(node.rules().contains("table inet theirs"));
+
+    // connections that come about meanwhile pass by, and are cut as soon as the rules are back
+    let agent = Pid::from_raw(node.agent.id().cast_signed());
+    kill(agent, Signal::SIGSTOP).unwrap();
+    node.world.sh(&node.world.pod, "nft flush ruleset");
+    let mut strays = Vec::new();
+    for (net, to) in [(&application, "10.77.2.2:80"), (&peer, "10.77.1.2:80"), (&peer, "[fd77:1::2]:80")] {
+        let mut stray = net.dial(to.parse().unwrap(), Source::Any).await.unwrap();
+        let mut hello = [0; 4];
+        stray.read_exact(&mut hello).await.unwrap();
+        assert!([b"peer", b"appl"].contains(&&hello), "{to} was reached past the mesh");
+        strays.push(stray);
+    }
+    kill(agent, Signal::SIGCONT).unwrap();
+    for stray in &mut strays {
+        let ended = timeout(Duration::from_secs(5), stray.read_to_end(&mut Vec::new())).await.expect("it is cut");
+        ended.unwrap_err();
+    }
+    node.world.until("the rules are back", || node.rules().contains("redirect to :15006")).await;
+    assert_eq!(ask(&peer, "10.77.1.2:80").await, "inbound from 10.77.2.2 to 10.77.1.2:80");
+
+    // the node's own
+    let probes = || node.world.sh(&node.world.node, "nft -s list ruleset");
+    let before = probes();
+    assert!(before.contains("table netdev isthmus-probes") && before.contains("table inet isthmus-probes"));
+    node.world.sh(&node.world.node, "nft flush ruleset");
+    node.world.until("the node's rules are back", || probes() == before).await;
 }

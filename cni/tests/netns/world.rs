@@ -107,6 +107,16 @@ impl World {
         rules
     }
 
+    /// Waits for a level; 10 s are a failure.
+    pub async fn until(&self, what: &str, mut reached: impl FnMut() -> bool) {
+        let waiting = async {
+            while !reached() {
+                tokio::task::yield_now().await; // a look takes milliseconds of `nft` or netlink
+            }
+        };
+        assert!(timeout(Duration::from_secs(10), waiting).await.is_ok(), "{what}");
+    }
+
     /// Packets that a counted rule of the pod has seen, all rules with this comment together.
     pub fn counted(&self, comment: &str) -> u64 {
         let listed = self.sh(&self.pod, "nft list table inet isthmus");

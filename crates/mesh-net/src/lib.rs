@@ -12,5 +12,7 @@ pub mod linux;
 pub mod netns;
 pub mod seqpacket;
 pub mod sockopt;
+pub mod netlink;
+pub mod tcp_table;
 pub mod rlimit;
 pub mod memory;

@@ -59,6 +59,14 @@ impl PodNet {
     pub fn mark(&self) -> Option<u32> {
         self.0.options.mark
     }
+
+    /// Looks at the pod's namespace, or changes something in it. Synchronous: see [`Netns::run`].
+    ///
+    /// # Errors
+    /// Those of entering it, and of `inside`.
+    pub fn within<T>(&self, inside: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.0.run(inside)
+    }
 }
 
 impl Place {

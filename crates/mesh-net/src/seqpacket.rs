@@ -117,7 +117,7 @@ fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<Packet> {
 
 /// Lets the runtime watch a socket.
 #[allow(unsafe_code)]
-fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+pub(crate) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: a `Socket` owns its descriptor, always names the same one and closes it only when it is dropped, which
     // is after AsyncFd has deregistered it. JUSTIFICATION: tokio has no safe constructor for descriptors of any kind.
     unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)

@@ -108,6 +108,10 @@ pub const REFUSALS: Family =
     Family::counter("isthmus_refusals_total", "Connections refused by a decision of ours, by reason code");
 /// Labels: reporter, stage, reason.
 pub const FAILURES: Family = Family::counter("isthmus_failures_total", "Connections that broke, by reason code");
+pub const OLDER_TROUBLES: Family = Family::counter(
+    "isthmus_older_connections_troubles_total",
+    "Times that connections older than a pod's enrolment could not be judged or cut",
+);
 pub const SERIES_DROPPED: Family =
     Family::counter("isthmus_metrics_series_dropped_total", "Series that did not fit and were counted together");
 pub const LINES_DROPPED: Family =
@@ -146,6 +150,7 @@ pub const ALL: &[Family] = &[
     TOKIO_PARK_UNPARK,
     REFUSALS,
     FAILURES,
+    OLDER_TROUBLES,
     SERIES_DROPPED,
     LINES_DROPPED,
 ];

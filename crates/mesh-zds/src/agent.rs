@@ -2,6 +2,7 @@
 //! those that left (spec/dataplane.md 3.3).
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::messages::{
-    AddWorkload, Answer, DelWorkload, KeepWorkload, Payload, SnapshotSent, WorkloadInfo, WorkloadRequest, WorkloadResponse,
+    AddWorkload, Answer, CapturedInbound, DelWorkload, KeepWorkload, Payload, SnapshotSent, WorkloadInfo, WorkloadRequest, WorkloadResponse,
     ZdsHello,
 };
 use crate::{RECEIVED_BYTES_MAX, SENT_BYTES_MAX};
@@ -34,6 +35,9 @@ pub struct Announcement {
     pub workload: WorkloadInfo,
     /// Sent only to daemons that asked for it.
     pub mark: u32,
+    /// The pod's rules are in force and capture what arrives in the clear, but for these ports. Sent only to daemons
+    /// that know the mark, too.
+    pub captured: Option<Vec<RangeInclusive<u16>>>,
     /// `None` when it cannot be opened (any more): daemons that have the pod keep it.
     pub netns: Option<Netns>,
 }
@@ -319,9 +323,10 @@ impl Wire {
 
 fn encode(message: Outgoing, random_mark: bool) -> (Vec<u8>, Option<Netns>) {
     let (payload, netns) = match message {
-        Outgoing::Add(Announcement { uid, workload, mark, netns: Some(netns) }) => {
+        Outgoing::Add(Announcement { uid, workload, mark, captured, netns: Some(netns) }) => {
             let mark = if random_mark { mark } else { 0 };
-            (Payload::Add(AddWorkload { uid, workload_info: Some(workload), mark }), Some(netns))
+            let captured = captured.filter(|_| random_mark).map(|spared| CapturedInbound::except(&spared));
+            (Payload::Add(AddWorkload { uid, workload_info: Some(workload), mark, captured }), Some(netns))
         }
         Outgoing::Add(Announcement { uid, netns: None, .. }) => (Payload::Keep(KeepWorkload { uid }), None),
         Outgoing::Del { uid, drain } => (Payload::Del(DelWorkload { uid, drain }), None),

@@ -1,6 +1,8 @@
 //! The messages of package `istio.workload.zds` (spec/dataplane.md 3.2). Fields from 100 on are ours: a peer that does
 //! not know them ignores them.
 
+use std::ops::RangeInclusive;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
 pub enum Version {
@@ -39,6 +41,30 @@ pub struct AddWorkload {
     /// What exempts the daemon's packets from capture in this pod; 0 when the daemon did not ask for it.
     #[prost(uint32, tag = "100")]
     pub mark: u32,
+    /// The pod's rules are in force, and what arrives in the clear is captured: connections that are older than the rules
+    /// are the daemon's to judge.
+    #[prost(message, optional, tag = "101")]
+    pub captured: Option<CapturedInbound>,
+}
+
+/// What arrives at a pod in the clear is captured, but for these ports.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct CapturedInbound {
+    /// Ranges, both ends included: the first port in the upper half, the last in the lower.
+    #[prost(fixed32, repeated, tag = "1")]
+    pub spared: Vec<u32>,
+}
+
+impl CapturedInbound {
+    pub fn except(spared: &[RangeInclusive<u16>]) -> CapturedInbound {
+        let packed = |range: &RangeInclusive<u16>| u32::from(*range.start()) << 16 | u32::from(*range.end());
+        CapturedInbound { spared: spared.iter().map(packed).collect() }
+    }
+
+    /// A range whose ends are the wrong way round spares nothing.
+    pub fn ranges(&self) -> Vec<RangeInclusive<u16>> {
+        self.spared.iter().map(|packed| (packed >> 16) as u16..=*packed as u16).collect()
+    }
 }
 
 /// This pod still is yours, though its namespace could not be opened again.

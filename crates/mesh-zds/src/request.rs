@@ -1,6 +1,7 @@
 //! Pure: one packet from the agent, with however many descriptors it brought, to the request that it is or the reason
 //! why it is none.
 
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 
 use prost::Message;
@@ -26,6 +27,9 @@ pub struct Add {
     pub workload: WorkloadInfo,
     /// What to mark sockets with in this pod; `None` from an agent that does not know the extension.
     pub mark: Option<u32>,
+    /// The pod's rules are in force and capture what arrives in the clear, but for these ports; `None` while they are
+    /// not, where they do not, or from an agent that does not say.
+    pub captured: Option<Vec<RangeInclusive<u16>>>,
     pub netns: OwnedFd,
 }
 
@@ -78,7 +82,8 @@ fn add(add: AddWorkload, descriptor: Option<OwnedFd>) -> Result<Request, Unreada
     let Some(netns) = descriptor else { return Err(Unreadable::NoDescriptor { uid }) };
     let Some(workload) = add.workload_info else { return Err(Unreadable::NoWorkloadInfo { uid }) };
     let mark = (add.mark != 0).then_some(add.mark);
-    Ok(Request::Add(Add { uid, workload, mark, netns }))
+    let captured = add.captured.map(|captured| captured.ranges());
+    Ok(Request::Add(Add { uid, workload, mark, captured, netns }))
 }
 
 fn named(request: &'static str, uid: String) -> Result<String, Unreadable> {

@@ -190,8 +190,7 @@ fn a_daemon_hands_over_to_another(mesh: &Mesh) -> Result<()> {
     until(SOON, "the third daemon carries calls", || (callers.tally().0 > before + 20).then_some(()))?;
     let (calls, failed) = callers.finish();
     println!("  {failed} of {calls} new connections failed during two hand-overs");
-    // What the kernel has queued at a listener when it closes is reset: seldom one of thousands, never more.
-    ensure!(failed * 1000 <= calls, "{failed} of {calls} new connections failed during two hand-overs");
+    ensure!(failed == 0, "{failed} of {calls} new connections failed during two hand-overs");
     Ok(())
 }
 

@@ -31,6 +31,9 @@ const UP_WITHIN: Duration = Duration::from_secs(120);
 /// For what should happen at once and may be slow on a machine that does other things.
 pub const SOON: Duration = Duration::from_secs(10);
 
+/// What the mesh's daemons have as OLDER_CONNECTION_GRACE.
+pub const OLDER_GRACE: Duration = Duration::from_secs(3);
+
 pub struct Mesh {
     pub name: String,
     pub rt: tokio::runtime::Runtime,
@@ -59,6 +62,7 @@ impl Mesh {
             .args(["--name", &name, "up", "-f"])
             .arg(folder.path())
             .env("CRL_PATH", scratch_file(&folder, "crl"))
+            .env("OLDER_CONNECTION_GRACE", format!("{}s", OLDER_GRACE.as_secs()))
             .stdin(Stdio::null())
             .stderr(out.try_clone()?)
             .stdout(out)

@@ -292,6 +292,7 @@ fn settings(node: &str) -> Settings {
         ipv6: true,
         own_ports: [15001, 15006, 15008].into(),
         policy_in_log: false,
+        older_grace: std::time::Duration::from_secs(30),
         socks5: false,
         mesh_ranges: ["10.0.0.0/8".parse().expect("a range")].into(),
         unknown_wait: Duration::from_secs(1),

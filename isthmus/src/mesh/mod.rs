@@ -134,8 +134,9 @@ fn daemon_of(machine: &Machine, node: &NodePlan, state: &State, bin: &Bin) -> an
         log: log(state, &name),
         name,
     };
-    // Revocation lists are the operator's own: there is no other place on one machine that they could come from.
-    spec.env.extend(std::env::var("CRL_PATH").ok().map(|path| ("CRL_PATH".to_owned(), path)));
+    // The operator's own: there is no other place on one machine that these could come from.
+    let own = ["CRL_PATH", "OLDER_CONNECTION_GRACE"];
+    spec.env.extend(own.into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))));
     Ok(spec)
 }
 

@@ -43,6 +43,7 @@ impl Config {
                 "meshRanges": self.pods.mesh_ranges.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "authzPolicyInfoLogging": self.pods.policy_in_log,
                 "snapshotAgeMax": duration_text(self.pods.snapshot_age),
+                "olderConnectionGrace": duration_text(self.pods.older_grace),
             },
             "dns": self.dns_shown(),
             "adminPort": self.ports.admin,

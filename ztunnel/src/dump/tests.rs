@@ -30,7 +30,7 @@ fn the_dump_has_the_fields_names() {
         }],
         workload_state: Some(BTreeMap::from([
             ("0f-uid".to_owned(), up()),
-            ("1f-uid".to_owned(), PodDump { state: "Pending", info: info(), connections: None }),
+            ("1f-uid".to_owned(), PodDump { state: "Pending", info: info(), connections: None, older: None }),
         ])),
     };
     let dump = config_dump(&mesh.directory, &policies, &LocalFile::default(), &parts);
@@ -83,7 +83,7 @@ fn up() -> PodDump {
         inbound: vec![connection("10.1.0.9:40112", Some("cart.lab.svc.cluster.local"), "10.1.0.17:8080", "HBONE")],
         outbound: vec![connection("10.1.0.17:1", None, "8.8.8.8:53", "TCP")],
     };
-    PodDump { state: "Up", info: info(), connections: Some(connections) }
+    PodDump { state: "Up", info: info(), connections: Some(connections), older: None }
 }
 
 fn deny_plaintext_to_9090() -> Policy {

@@ -8,6 +8,8 @@ pub mod zds;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::older::Captured;
+
 /// `metadata.uid` of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodUid(pub Arc<str>);
@@ -28,6 +30,7 @@ pub struct Enrolled<Ns> {
     pub netns: Ns,
     /// `None`: the agent does not know the extension, the mark of the field is in the rules (design decision 4).
     pub mark: Option<u32>,
+    pub captured: Captured,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +38,7 @@ pub enum Event<Ns> {
     /// A new connection to the agent; a snapshot will follow.
     Connected,
     Disconnected,
-    Add { uid: PodUid, info: Option<PodInfo>, netns: Ns, mark: Option<u32> },
+    Add { uid: PodUid, info: Option<PodInfo>, netns: Ns, mark: Option<u32>, captured: Captured },
     Keep { uid: PodUid },
     Delete { uid: PodUid, drain: bool },
     SnapshotSent,
@@ -48,6 +51,8 @@ pub enum Action<Ns> {
     /// Start this pod, then report with `started`.
     Start(Enrolled<Ns>),
     Stop { uid: PodUid, how: Stop },
+    /// What of a running pod is captured was said anew.
+    Captured { uid: PodUid, captured: Captured },
     /// Answer the request.
     Ack,
     Nack(String),
@@ -109,7 +114,9 @@ impl<Ns: Clone + PartialEq> Enrolment<Ns> {
                 let broken = Broken::NoInfo(uid);
                 vec![Action::Nack(broken.to_string()), Action::Give(broken)]
             }
-            Event::Add { uid, info: Some(info), netns, mark } => self.add(Enrolled { uid, info, netns, mark }),
+            Event::Add { uid, info: Some(info), netns, mark, captured } => {
+                self.add(Enrolled { uid, info, netns, mark, captured })
+            }
             Event::Keep { uid } => match &mut self.snapshot {
                 Some(named) => {
                     named.insert(uid);
@@ -162,7 +169,12 @@ impl<Ns: Clone + PartialEq> Enrolment<Ns> {
             named.insert(pod.uid.clone());
         }
         match self.running.get(&pod.uid) {
-            Some(old) if old.netns == pod.netns && old.mark == pod.mark => vec![Action::Ack],
+            Some(old) if old.netns == pod.netns && old.mark == pod.mark => {
+                let told = pod.captured.is_some() || old.captured.is_some();
+                let captured = told.then(|| Action::Captured { uid: pod.uid.clone(), captured: pod.captured.clone() });
+                self.running.insert(pod.uid.clone(), pod);
+                captured.into_iter().chain([Action::Ack]).collect()
+            }
             Some(_) => {
                 self.running.remove(&pod.uid);
                 vec![Action::Stop { uid: pod.uid.clone(), how: Stop::Immediate }, Action::Start(pod)]

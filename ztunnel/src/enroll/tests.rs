@@ -9,11 +9,11 @@ fn info(name: &str) -> PodInfo {
 }
 
 fn add(name: &str, netns: u64) -> Event<u64> {
-    Event::Add { uid: uid(name), info: Some(info(name)), netns, mark: Some(7) }
+    Event::Add { uid: uid(name), info: Some(info(name)), netns, mark: Some(7), captured: None }
 }
 
 fn pod(name: &str, netns: u64) -> Enrolled<u64> {
-    Enrolled { uid: uid(name), info: info(name), netns, mark: Some(7) }
+    Enrolled { uid: uid(name), info: info(name), netns, mark: Some(7), captured: None }
 }
 
 fn running(book: &Enrolment<u64>) -> Vec<&str> {
@@ -151,7 +151,7 @@ fn another_namespace_for_the_same_pod_replaces_it() {
 #[test]
 fn a_pod_without_a_name_breaks_the_protocol() {
     let mut book = connected();
-    let seen = run(&mut book, Event::Add { uid: uid("a"), info: None, netns: 1, mark: None }, Ok(()));
+    let seen = run(&mut book, Event::Add { uid: uid("a"), info: None, netns: 1, mark: None, captured: None }, Ok(()));
     assert!(matches!(&seen[..], [Action::Nack(_), Action::Give(Broken::NoInfo(_))]), "{seen:?}");
 }
 

@@ -141,6 +141,7 @@ impl Zds {
                     todo.extend(self.book.started(pod, outcome, answer));
                 }
                 Action::Stop { uid, how } => self.pods.stop(&uid, how),
+                Action::Captured { uid, captured } => self.pods.captured(&uid, captured),
                 Action::Ack => lost = reply(&mut agent, Ok(())).await.or(lost),
                 Action::Nack(why) => {
                     tracing::warn!(%why, "answering the node agent");
@@ -191,7 +192,7 @@ fn event(request: Request) -> Result<Event<Place>, String> {
                 namespace: add.workload.namespace.into(),
                 service_account: add.workload.service_account.into(),
             };
-            Event::Add { uid: uid(add.uid), info: Some(info), netns: Place(netns), mark: add.mark }
+            Event::Add { uid: uid(add.uid), info: Some(info), netns: Place(netns), mark: add.mark, captured: add.captured.map(Into::into) }
         }
         Request::Keep { uid: kept } => Event::Keep { uid: uid(kept) },
         Request::Del { uid: gone, drain } => Event::Delete { uid: uid(gone), drain },

@@ -6,7 +6,7 @@ use super::{Counted, Reason, Words};
 
 impl Reason {
     /// All reasons, for documentation and tests.
-    pub const ALL: [Reason; 48] = [
+    pub const ALL: [Reason; 49] = [
         Reason::SelfCall,
         Reason::UnknownOwnWorkload,
         Reason::UnknownWaypoint,
@@ -32,6 +32,7 @@ impl Reason {
         Reason::PolicyUnreadable,
         Reason::PolicyNotSynced,
         Reason::PolicyChanged,
+        Reason::OlderConnection,
         Reason::Revoked,
         Reason::Stale,
         Reason::TooManyConnections,
@@ -286,6 +287,16 @@ impl Reason {
                 stem: "connection closed due to policy change",
                 sentence: "What allowed the connection no longer does.",
                 advice: "This is how a policy takes effect on connections that are already open.",
+                status: None,
+                flags: ResponseFlags::Deny,
+                counted: Counted::InFull,
+            },
+            Reason::OlderConnection => Words {
+                code: "older_connection",
+                stem: "connection older than the pod's enrolment closed",
+                sentence: "The connection was open when the pod was enrolled, so it passes the mesh in the clear, and policy \
+                           has refused plaintext from there for 30 s (`OLDER_CONNECTION_GRACE`).",
+                advice: "Clients connect again, through the mesh; allow the caller if it should be served.",
                 status: None,
                 flags: ResponseFlags::Deny,
                 counted: Counted::InFull,

@@ -17,7 +17,7 @@ struct Node {
 
 fn pod(uid: &str) -> Announcement {
     let workload = WorkloadInfo { name: format!("{uid}-name"), namespace: "shop".into(), service_account: "web".into() };
-    Announcement { uid: uid.into(), workload, mark: 0xabcd_0123, netns: Some(Netns::current().unwrap()) }
+    Announcement { uid: uid.into(), workload, mark: 0xabcd_0123, captured: None, netns: Some(Netns::current().unwrap()) }
 }
 
 impl Pods for Node {

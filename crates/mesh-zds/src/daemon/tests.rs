@@ -31,7 +31,7 @@ fn encoded(payload: Payload) -> Vec<u8> {
 async fn requests_are_answered_one_by_one() {
     let (mut daemon, agent) = connected().await;
     let file = tempfile::tempfile().unwrap();
-    let add = AddWorkload { uid: "u1".into(), workload_info: Some(WorkloadInfo::default()), mark: 9 };
+    let add = AddWorkload { uid: "u1".into(), workload_info: Some(WorkloadInfo::default()), mark: 9, captured: None };
     agent.send(&encoded(Payload::Add(add)), Some(file.as_fd())).await.unwrap();
     assert!(matches!(daemon.next().await.unwrap(), Request::Add(add) if add.mark == Some(9)));
     daemon.ack(Err("failure to start proxy : no port")).await.unwrap();

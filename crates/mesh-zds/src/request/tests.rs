@@ -20,7 +20,7 @@ fn web() -> WorkloadInfo {
 }
 
 fn add(uid: &str, workload_info: Option<WorkloadInfo>, mark: u32) -> Vec<u8> {
-    encoded(Payload::Add(AddWorkload { uid: uid.into(), workload_info, mark }))
+    encoded(Payload::Add(AddWorkload { uid: uid.into(), workload_info, mark, captured: None }))
 }
 
 #[test]
