@@ -29,7 +29,7 @@ const ROUNDS_MAX: usize = 4;
 /// Times that another endpoint is drawn for one that is gone: of two endpoints the other comes up 255 times of 256.
 const DRAWS_MAX: usize = 8;
 
-#[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice, for as long as the connection is open")]
+// No `async fn`: it would hold its arguments twice, for as long as the connection is open.
 pub fn outbound<N: Net>(pod: Arc<Pod<N>>, caught: Captured<N::Stream>) -> impl Future<Output = ()> + Send {
     let Captured { from, to, mut stream, place } = caught;
     let mut account = pod.mesh.accounts.open(Direction::Outbound, from, to);

@@ -20,7 +20,7 @@ use crate::live::{self, Connection, Protocol};
 use crate::pod::Pod;
 use crate::relay::{Watch, relay};
 
-#[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice, for as long as the connection is open")]
+// No `async fn`: it would hold its arguments twice, for as long as the connection is open.
 pub fn passthrough<N: Net>(pod: Arc<Pod<N>>, caught: Captured<N::Stream>) -> impl Future<Output = ()> + Send {
     let Captured { from, to, mut stream, place } = caught;
     let mut account = pod.mesh.accounts.open(Direction::Inbound, from, to);

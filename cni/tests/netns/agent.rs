@@ -335,8 +335,7 @@ async fn rules_that_somebody_else_changes_are_put_back() {
     node.until("cart-1", State::Enabled, "").await;
     let rules = || node.world.sh(&node.world.pod, "nft -s list ruleset; ip rule; ip route show table 100; ip -6 route show table 100");
     let before = rules();
-    let mut spoilt = 0;
-    for spoil in [
+    let ways = [
         "nft flush ruleset",
         "nft delete table inet isthmus",
         "nft flush chain inet isthmus nat-output",
@@ -344,12 +343,12 @@ async fn rules_that_somebody_else_changes_are_put_back() {
         "nft add element inet isthmus exempt '{ 0x539 }'",
         "ip rule del pref 32764",
         "ip -6 route flush table 100",
-    ] {
+    ];
+    for (spoilt, spoil) in (1..).zip(ways) {
         let began = std::time::Instant::now();
         node.world.sh(&node.world.pod, spoil);
         node.world.until(spoil, || rules() == before).await;
         assert!(began.elapsed() < Duration::from_secs(1), "{spoil}: put back after {:?}", began.elapsed());
-        spoilt += 1;
         node.world.until("the status tells", || node.status("cart-1").unwrap().repairs >= spoilt).await;
     }
     // rules of others are theirs

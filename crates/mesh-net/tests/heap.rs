@@ -22,6 +22,7 @@ fn what_a_thread_has_freed_goes_back_to_the_kernel() {
 
 /// Bytes of this process in memory (proc(5), statm).
 fn resident() -> usize {
-    let pages: usize = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("proc is mounted");
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("the second field is a number");
     pages * 4096
 }

@@ -44,7 +44,7 @@ pub fn measure() -> anyhow::Result<Resolving> {
     let quiet_until = Instant::now() + QUIET;
     let quiet = times(&me, |decide| {
         while Instant::now() < quiet_until {
-            watched.with(&decide)?;
+            watched.with(decide)?;
         }
         Ok(())
     })?;
@@ -59,7 +59,7 @@ pub fn measure() -> anyhow::Result<Resolving> {
         });
         let during = times(&me, |decide| {
             while !done.load(Relaxed) {
-                watched.with(&decide)?;
+                watched.with(decide)?;
             }
             Ok(())
         });

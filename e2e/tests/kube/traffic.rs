@@ -114,7 +114,7 @@ fn the_api_server_answers_pods_of_the_mesh(cluster: &Cluster) -> Result<()> {
     let address = text(&service["spec"]["clusterIP"]);
     // It speaks TLS: an answer in plain HTTP that says so has come from it.
     let said = cluster.exec(CLIENT, &["/usr/local/bin/bookinfo", "get", &format!("http://{address}:443/")]);
-    let said = said.map_or_else(|error| error.to_string(), |answer| answer);
+    let said = said.unwrap_or_else(|error| error.to_string());
     ensure!(said.contains("HTTP request to an HTTPS server"), "it said: {said}");
     Ok(())
 }

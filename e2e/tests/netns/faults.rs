@@ -143,9 +143,9 @@ fn a_daemon_with_a_tenth_of_its_time_breaks_nothing(mesh: &Mesh) -> Result<()> {
     let throttle = std::thread::spawn(move || {
         while stop.load(Ordering::SeqCst) == 0 {
             daemon.signal(Signal::SIGSTOP);
-            std::thread::sleep(Duration::from_millis(90)); // the part of the time that is taken from it
+            std::thread::park_timeout(Duration::from_millis(90)); // the part of the time that is taken from it
             daemon.signal(Signal::SIGCONT);
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::park_timeout(Duration::from_millis(10));
         }
     });
     let began = Instant::now();

@@ -241,7 +241,11 @@ fn a_machine_takes_part_in_the_mesh(mesh: &Mesh) -> Result<()> {
     let here = machine.serve(7000, greet)?;
     for to in [machine.at(7000), "10.96.7.51:80".parse()?] {
         let mut seen = String::new();
-        until_ok(SOON, || Ok(seen = greeted(dial(mesh, &client, to)?)?)).with_context(|| format!("a pod calls {to}"))?;
+        until_ok(SOON, || {
+            seen = greeted(dial(mesh, &client, to)?)?;
+            Ok(())
+        })
+        .with_context(|| format!("a pod calls {to}"))?;
         ensure!(seen == client.addresses.v4.to_string(), "the machine's program sees {seen} at {to}");
     }
     machine.counted(&[

@@ -197,7 +197,7 @@ async fn outage(held: Duration) -> ((Duration, Call), (Duration, Call)) {
         sim.fabric.link("a", "b", State::Whole);
     };
     let (new, (), open) = tokio::join!(new, back, open);
-    let (ended, open) = open.unwrap();
+    let (ended, open) = open.expect("the task of the open connection ends");
     ((ended - off, open), new)
 }
 

@@ -229,7 +229,7 @@ fn before_an_installation_each_obstacle_is_named() {
     facts.rollouts = vec![Rollout { labels: labels(&[("app", "ztunnel")]), ..rollout("daemonset", "ztunnel", 2) }];
     facts.injectors.insert("istio-sidecar-injector".into());
     facts.crds.clear();
-    let checks = check::before(&facts, &[check::RIGHTS[1].clone()], "istio-system");
+    let checks = check::before(&facts, std::slice::from_ref(&check::RIGHTS[1]), "istio-system");
     for (part, expected) in [
         ("version is supported", "fails: the API server is v1.29.1; Kubernetes 1.31 is the oldest that is supported"),
         ("Linux 5.2", "fails: too old: n2 (4.19.0)"),

@@ -27,6 +27,7 @@ const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(100);
 const STEPS_AT_ONCE_MAX: usize = 16;
 
 /// Whose authority it is.
+#[expect(clippy::large_enum_variant, reason = "there is one of it in a program")]
 pub enum Source {
     /// Ours: its root is self-signed, and renewed in time.
     Own { folder: PathBuf, trust_domain: String, root_life: Duration },
