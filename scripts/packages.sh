@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Names the Debian packages that this machine lacks; as root it installs them.
-#   scripts/packages.sh demo|test|bench|images|images
+#   scripts/packages.sh demo|test|bench|images
 # Each line of the table: the program that shows the package is there, the package, who needs it.
 set -euo pipefail
 purpose="${1:?usage: scripts/packages.sh demo|test|bench|images}"
