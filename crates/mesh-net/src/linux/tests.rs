@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -84,8 +84,11 @@ async fn ports_are_shared_only_on_request() {
 #[tokio::test]
 async fn a_refusal_is_a_refusal() {
     let net = HostNet::new(Options::default());
-    let gone = net.listen(at("127.0.0.1:0")).await.unwrap().local_addr();
-    assert_eq!(net.dial(gone, Source::Any).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    // bound and not listening: the port refuses, and no other test can be given it meanwhile
+    let closed = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    closed.bind(&at("127.0.0.1:0").into()).unwrap();
+    let port = closed.local_addr().unwrap().as_socket().unwrap();
+    assert_eq!(net.dial(port, Source::Any).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
 }
 
 #[tokio::test]

@@ -147,7 +147,10 @@ async fn over_tcp_the_answer_comes_whole_and_a_broken_server_is_passed_over() {
             stream.write_all(&framed(&answer(&packet, ResponseCode::NoError))).await.unwrap();
         }
     });
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // bound and not listening: refuses, and nobody else is given the port meanwhile
+    let kept = tokio::net::TcpSocket::new_v4().unwrap();
+    kept.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let closed = kept.local_addr().unwrap();
     let upstream = Upstream::new(vec![closed, good]);
     assert_eq!(upstream.ask(&net(), &question(), 5, Transport::Tcp).await.unwrap().message.answers.len(), 1);
     let why = Upstream::new(vec![closed]).ask(&net(), &question(), 5, Transport::Tcp).await.unwrap_err();
