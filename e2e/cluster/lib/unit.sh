@@ -1,11 +1,12 @@
 # A unit is the control plane or a node: a network namespace, and a process 1 of its own in namespaces for processes,
 # mounts and names. When process 1 ends the kernel ends whatever the unit ran, containers too, and drops their mounts.
 
+# On a machine of cgroup v1 runc makes groups in the hierarchy of v2 too, where one is mounted beside the others.
 cgroup_hierarchies() {
     if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
         echo /sys/fs/cgroup
     else
-        awk '$3 == "cgroup" { print $2 }' /proc/mounts
+        awk '($3 == "cgroup" || $3 == "cgroup2") && index($2, "/sys/fs/cgroup/") == 1 { print $2 }' /proc/mounts
     fi
 }
 
