@@ -35,6 +35,8 @@ network_node() {
     for other in "${nodes[@]}"; do
         [ "$other" = "$node" ] || in_netns_of "$node" ip route add "$(pods_of "$other")" via "$(node_address "$other")"
     done
+    # The node's own programs must find a way to a service before kube-proxy's rules say where it really goes.
+    in_netns_of "$node" ip route add "$services_range" dev eth0
     in_netns_of "$node" ip route add unreachable default metric 4278198272  # no way out, said at once
     in_netns_of "$node" sysctl -qw net.ipv4.ip_forward=1
 }

@@ -30,7 +30,7 @@ cluster_up() {
 # A cluster of the user's: nothing is started; what the tests need of it is looked at.
 take_foreign() {
     local kubectl version ready
-    kubectl="$(PATH="$PATH:$programs" command -v kubectl)" || die "kubectl is not there"
+    kubectl="$(foreign_kubectl)"
     version="$("$kubectl" version -o json 2>/dev/null | jq -r '.serverVersion | "\(.major).\(.minor)"')" ||
         die "the cluster of KUBECONFIG=$foreign_config does not answer"
     # Below 1.31 field selectors and CEL rules of our CRDs are not there.
@@ -40,6 +40,8 @@ take_foreign() {
     say "taking the cluster of KUBECONFIG=$foreign_config: Kubernetes $version, $ready nodes are ready"
     say "its images are yours to load: \`kind load image-archive target/images/*.tar\`, or push them to your registry"
 }
+
+foreign_kubectl() { PATH="$PATH:$programs" command -v kubectl || die "kubectl is not there"; }
 
 cluster_env() {
     if [ -n "$foreign_config" ]; then
@@ -53,6 +55,11 @@ cluster_env() {
 
 cluster_status() {
     local unit
+    if [ -n "$foreign_config" ]; then
+        say "the cluster of KUBECONFIG=$foreign_config:"
+        "$(foreign_kubectl)" get nodes,pods --all-namespaces -o wide
+        return
+    fi
     for unit in control "${nodes[@]}"; do
         if unit_process "$unit" >/dev/null; then
             say "$unit runs, process $(unit_first "$unit")"
