@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -28,13 +29,17 @@ use crate::drain::Drain;
 pub struct Limits {
     /// Connections at a time; more wait in the kernel's queue.
     pub connections: usize,
+    /// Of these, from one address; more are closed at once.
+    pub per_address: usize,
     /// Bytes of request line and headers.
     pub header_bytes: usize,
     /// Time from the start of waiting for a request to its last header byte.
     pub header_time: Duration,
     /// Bytes of a request's body.
     pub body_bytes: usize,
-    /// Life of one connection, whatever it does.
+    /// Time from the end of the headers to the last byte of the body.
+    pub body_time: Duration,
+    /// Life of one connection; a request that is being answered then is answered.
     pub connection_time: Duration,
 }
 
@@ -98,9 +103,12 @@ impl Limits {
     /// seconds suffice for a header on one machine; a profile takes up to 300 s, so a connection lives twice that.
     pub const DEFAULT: Limits = Limits {
         connections: 32,
+        // Most come over loopback.
+        per_address: 32,
         header_bytes: 16 * 1024,
         header_time: Duration::from_secs(5),
         body_bytes: 64 * 1024,
+        body_time: Duration::from_secs(5),
         connection_time: Duration::from_secs(600),
     };
 }
@@ -206,12 +214,12 @@ fn names_this_machine(host: &str) -> bool {
 
 /// Serves on a TCP listener until the drain begins; open connections then end after their present request.
 pub async fn serve_tcp(listener: TcpListener, routes: Arc<Routes>, limits: Limits, drain: Drain) {
-    let room = Arc::new(Semaphore::new(limits.connections));
+    let (room, sources) = (Arc::new(Semaphore::new(limits.connections)), Sources::default());
     loop {
         let Some(place) = vacancy(&room, &drain).await else { return };
         let accepted = tokio::select! { biased; () = drain.soft() => return, accepted = listener.accept() => accepted };
         match accepted {
-            Ok((stream, peer)) => start(stream, Peer::Tcp(peer), &routes, limits, &drain, place),
+            Ok((stream, peer)) => start(stream, Peer::Tcp(peer), &routes, limits, &drain, (place, &sources)),
             Err(error) => after_accept_error(&error).await,
         }
     }
@@ -219,12 +227,12 @@ pub async fn serve_tcp(listener: TcpListener, routes: Arc<Routes>, limits: Limit
 
 /// The same on a unix socket, where the file's permissions say who may connect.
 pub async fn serve_unix(listener: UnixListener, routes: Arc<Routes>, limits: Limits, drain: Drain) {
-    let room = Arc::new(Semaphore::new(limits.connections));
+    let (room, sources) = (Arc::new(Semaphore::new(limits.connections)), Sources::default());
     loop {
         let Some(place) = vacancy(&room, &drain).await else { return };
         let accepted = tokio::select! { biased; () = drain.soft() => return, accepted = listener.accept() => accepted };
         match accepted {
-            Ok((stream, _)) => start(stream, Peer::Unix, &routes, limits, &drain, place),
+            Ok((stream, _)) => start(stream, Peer::Unix, &routes, limits, &drain, (place, &sources)),
             Err(error) => after_accept_error(&error).await,
         }
     }
@@ -235,15 +243,18 @@ pub async fn serve_accepted<S>(accepted: impl Stream<Item = (S, Peer)>, routes: 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let room = Arc::new(Semaphore::new(limits.connections));
+    let (room, sources) = (Arc::new(Semaphore::new(limits.connections)), Sources::default());
     let mut accepted = std::pin::pin!(accepted);
     loop {
         let Some(place) = vacancy(&room, &drain).await else { return };
         let next = tokio::select! { biased; () = drain.soft() => return, next = accepted.next() => next };
         let Some((stream, peer)) = next else { return };
-        start(stream, peer, &routes, limits, &drain, place);
+        start(stream, peer, &routes, limits, &drain, (place, &sources));
     }
 }
+
+/// For the answer that is on its way when a connection has had its time: as long as an API server waits for one.
+const LAST_ANSWER: Duration = Duration::from_secs(30);
 
 async fn vacancy(room: &Arc<Semaphore>, drain: &Drain) -> Option<tokio::sync::OwnedSemaphorePermit> {
     tokio::select! {
@@ -259,18 +270,60 @@ async fn after_accept_error(error: &std::io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-fn start<S>(stream: S, peer: Peer, routes: &Arc<Routes>, limits: Limits, drain: &Drain, place: tokio::sync::OwnedSemaphorePermit)
+/// How many connections each address has.
+#[derive(Clone, Debug, Default)]
+struct Sources(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+
+/// One of them, for as long as it is kept.
+struct Seat {
+    sources: Sources,
+    address: IpAddr,
+}
+
+impl Sources {
+    /// `None`: the address has as many as it may.
+    fn seat(&self, address: IpAddr, per_address: usize) -> Option<Seat> {
+        let mut taken = self.0.lock();
+        let count = taken.get(&address).copied().unwrap_or(0);
+        (count < per_address).then(|| {
+            taken.insert(address, count + 1);
+            Seat { sources: self.clone(), address }
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.sources.0.lock();
+        if let Some(count) = taken.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.address);
+            }
+        }
+    }
+}
+
+fn start<S>(stream: S, peer: Peer, routes: &Arc<Routes>, limits: Limits, drain: &Drain, (place, sources): (tokio::sync::OwnedSemaphorePermit, &Sources))
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let seat = match peer {
+        Peer::Tcp(from) => match sources.seat(from.ip().to_canonical(), limits.per_address) {
+            Some(seat) => Some(seat),
+            None => return,
+        },
+        // Whoever may open the file is trusted with all of it.
+        Peer::Unix => None,
+    };
     let (routes, watch) = (routes.clone(), drain.clone());
     drain.spawn(async move {
-        let _place = place;
+        let _kept = (place, seat);
         tokio::select! {
             biased;
             () = watch.forced() => {}
             // An operator's connection that breaks is his to notice: nothing here depends on it.
-            _ = tokio::time::timeout(limits.connection_time, converse(stream, peer, routes, limits, &watch)) => {}
+            _ = tokio::time::timeout(limits.connection_time + LAST_ANSWER, converse(stream, peer, routes, limits, &watch)) => {}
         }
     });
 }
@@ -296,16 +349,19 @@ where
     tokio::select! {
         biased;
         ended = connection.as_mut() => return ended,
-        () = drain.soft() => connection.as_mut().graceful_shutdown(),
+        () = drain.soft() => {}
+        () = tokio::time::sleep(limits.connection_time) => {}
     }
+    connection.as_mut().graceful_shutdown();
     connection.await
 }
 
 async fn respond(routes: &Routes, peer: Peer, request: http::Request<Incoming>, limits: Limits) -> Answer {
     let (head, body) = request.into_parts();
-    let body = match Limited::new(body, limits.body_bytes).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(_) => return Answer::text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or broke off\n"),
+    let body = match tokio::time::timeout(limits.body_time, Limited::new(body, limits.body_bytes).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Err(_) => return Answer::text(StatusCode::REQUEST_TIMEOUT, "the body came too slowly\n"),
+        Ok(Err(_)) => return Answer::text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or broke off\n"),
     };
     let query = Query::parse(head.uri.query().unwrap_or_default());
     routes.answer(Ask { peer, method: head.method, path: head.uri.path().to_owned(), query, headers: head.headers, body }).await
