@@ -58,12 +58,39 @@ fn what_is_due() {
         serde_json::from_value(json!({ "metadata": { "namespace": "shop", "name": CONFIG_MAP }, "data": text.map(|text| json!({ KEY: text })) })).unwrap()
     };
     let mut spread = Spread::default();
+    let now = Instant::now();
     spread.namespace(event("shop", false));
-    assert_eq!(spread.due("r"), ["shop"]);
+    assert_eq!(spread.due("r", now), (vec!["shop".to_owned()], None));
     for (held, due) in [(Some("r"), 0), (Some("old"), 1), (None, 1)] {
         spread.map(Event::Apply(map(held)));
-        assert_eq!(spread.due("r").len(), due, "{held:?}");
+        assert_eq!(spread.due("r", now).0.len(), due, "{held:?}");
     }
     spread.namespace(event("shop", true));
-    assert!(spread.due("r").is_empty(), "nothing can be written into a namespace that goes");
+    assert!(spread.due("r", now).0.is_empty(), "nothing can be written into a namespace that goes");
+}
+
+// two controllers with different authorities
+#[test]
+fn a_map_that_somebody_else_overwrites_is_written_ever_more_rarely() {
+    let mut spread = Spread::default();
+    spread.namespace(Event::Apply(serde_json::from_value(namespace("shop")).unwrap()));
+    let begin = Instant::now();
+    let (mut now, mut writes) = (begin, 0);
+    // An hour, in which the other one answers at once.
+    while now < begin + Duration::from_secs(3600) {
+        let (due, later) = spread.due("ours", now);
+        for name in due {
+            spread.wrote("ours", name, now);
+            writes += 1;
+            assert!(spread.due("ours", now).0.is_empty(), "what was written is there");
+            spread.maps.insert("shop".into(), Some("theirs".into()));
+        }
+        assert!(writes < 100, "without pause");
+        now = later.unwrap_or(now);
+    }
+    assert!((10..30).contains(&writes), "{writes}");
+    // new roots do not wait
+    assert_eq!(spread.due("ours and more", now).0, ["shop"]);
+    spread.wrote("ours and more", "shop".into(), now);
+    assert_eq!(spread.wrote["shop"].0, 1);
 }
