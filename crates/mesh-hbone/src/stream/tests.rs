@@ -339,7 +339,8 @@ proptest! {
         writes in prop::collection::vec(1usize..100_000, 1..20),
         reads in prop::collection::vec(1usize..70_000, 1..10),
         window in 1u32..200_000,
-        buffer in 1usize..100_000,
+        // h2 writes its greeting before it reads, at both ends: a pipe that holds neither's would stall, and no socket is so small.
+        buffer in 64usize..100_000,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let (sent, received) = runtime.block_on(async move {
