@@ -25,6 +25,7 @@ ztunnel ztunnel ztunnel
 mesh-cni mesh-cni mesh-cni
 isthmus isthmus isthmus
 bookinfo bookinfo bookinfo
+meshload meshload meshload
 bookinfo-postgres - -
 "
 [ ${#wanted[@]} -gt 0 ] || mapfile -t wanted < <(awk 'NF { print $1 }' <<<"$table")

@@ -1,5 +1,7 @@
 //! One set of scenarios, three worlds: simulation, network namespaces, Kubernetes. Here: how the checks of one world run
-//! one after the other, and are counted also when they cannot look.
+//! one after the other, and are counted also when they cannot look; and what is made of what they saw (`clear.rs`).
+
+pub mod clear;
 
 use std::time::Instant;
 

@@ -8,7 +8,10 @@ pub struct Segment<'a> {
     pub from: SocketAddr,
     pub to: SocketAddr,
     pub sequence: u32,
+    /// SYN: of whoever opens the connection, and of whoever answers that.
     pub begins: bool,
+    /// SYN without ACK: the very first segment of a connection.
+    pub opens: bool,
     pub payload: &'a [u8],
 }
 
@@ -16,6 +19,7 @@ const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const TCP: u8 = 6;
 const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 
 /// The TCP segment of an Ethernet frame, if it holds one.
 pub fn segment(frame: &[u8]) -> Option<Segment<'_>> {
@@ -34,6 +38,7 @@ pub fn segment(frame: &[u8]) -> Option<Segment<'_>> {
         to: SocketAddr::new(to, port(2)?),
         sequence,
         begins: tcp.get(13)? & SYN != 0,
+        opens: tcp.get(13)? & (SYN | ACK) == SYN,
         payload: tcp.get(header..)?,
     })
 }

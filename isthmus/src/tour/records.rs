@@ -150,7 +150,7 @@ mod tests {
 
     fn feed(direction: &mut Direction, sequence: u32, begins: bool, payload: &[u8]) {
         let (from, to) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap());
-        direction.take(&Segment { from, to, sequence, begins, payload });
+        direction.take(&Segment { from, to, sequence, begins, opens: begins, payload });
     }
 
     #[test]
