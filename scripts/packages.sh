@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Names the Debian packages that this machine lacks; as root it installs them.
-#   scripts/packages.sh demo|test|bench|images
+# Names the Debian packages that this machine lacks; as root it installs them. --missing: names them and does no more.
+#   scripts/packages.sh demo|test|bench|images|cluster [--missing]
 # Each line of the table: the program that shows the package is there, the package, who needs it.
 set -euo pipefail
-purpose="${1:?usage: scripts/packages.sh demo|test|bench|images}"
+purpose="${1:?usage: scripts/packages.sh demo|test|bench|images|cluster [--missing]}"
 table="
 cc gcc demo,test,bench,images
 make make demo,test,bench,images
-ip iproute2 demo,test,bench
-nft nftables demo,test,bench,images
+ip iproute2 demo,test,bench,cluster
+bridge iproute2 cluster
+nft nftables demo,test,bench,images,cluster
 setpriv util-linux demo,test,bench
-nsenter util-linux demo,test,bench
-curl curl test,bench
+nsenter util-linux demo,test,bench,cluster
+conntrack conntrack test,cluster
+curl curl test,bench,cluster
 nginx nginx-light test,bench
 redis-server redis-server test
 psql postgresql-client test
@@ -20,14 +22,21 @@ iperf3 iperf3 test,bench
 dig dnsutils test
 nc netcat-openbsd test
 socat socat test
-openssl openssl test
+openssl openssl test,cluster
 exim4 exim4-daemon-light test
 haproxy haproxy bench
 wrk wrk bench
 gnuplot gnuplot-nox bench
-jq jq images
+jq jq images,cluster
 strip binutils images
-busybox busybox-static images
+busybox busybox-static images,cluster
+etcd etcd-server cluster
+containerd containerd cluster
+runc runc cluster
+/usr/lib/cni/bridge containernetworking-plugins cluster
+iptables iptables cluster
+tcpdump tcpdump cluster
+pgrep procps cluster
 "
 missing=()
 while read -r program package needed_by; do
@@ -37,15 +46,21 @@ while read -r program package needed_by; do
 done <<<"$table"
 [ ${#missing[@]} -gt 0 ] || exit 0
 names="$(printf '%s\n' "${missing[@]}" | sort -u | tr '\n' ' ')"
+if [ "${2:-}" = --missing ]; then
+    echo "$names"
+    exit 0
+fi
 if [ "$(id -u)" -ne 0 ]; then
     echo "This machine lacks: $names"
     echo "Install them with:  sudo apt-get install -y --no-install-recommends $names"
     exit 1
 fi
 echo "installing $names"
+# RUNLEVEL: services that come with packages of the cluster are not started; it starts its own.
 export DEBIAN_FRONTEND=noninteractive
+[ "$purpose" != cluster ] || export RUNLEVEL=1
 log="$(mktemp)"
-if ! { apt-get update && apt-get install -y --no-install-recommends $names; } >"$log" 2>&1; then
+if ! { apt-get -o DPkg::Lock::Timeout=300 update && apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $names; } >"$log" 2>&1; then
     tail -n 20 "$log"
     echo "could not install: $names (the whole output is in $log)"
     exit 1

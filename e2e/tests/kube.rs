@@ -2,7 +2,8 @@
 //! loads the images and sets what is asked for here; without that nothing is touched, whatever KUBECONFIG says.
 //!
 //! The checks build on each other and run in this order: the chart alone, install, pods, wire, policy, enrolment under
-//! load, removal. Words after `--` are parts of names: `make e2e-kubernetes ARGS="wire policy"`.
+//! load, removal. Words after `--` are parts of names: `make e2e-kubernetes ARGS="wire policy"`. ISTHMUS_E2E_SECONDS:
+//! after so many, no further check begins.
 
 mod kube {
     pub mod chart;
@@ -15,7 +16,7 @@ mod kube {
 }
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kube::cluster::Cluster;
 use kube::{chart, enrolment, install, policy, traffic};
@@ -44,6 +45,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let tally = e2e::run(&cluster, &checks, &wanted, Cluster::answers);
+    let seconds = std::env::var("ISTHMUS_E2E_SECONDS").ok().and_then(|text| text.parse().ok());
+    let end = seconds.map(|seconds| began + Duration::from_secs(seconds));
+    let tally = e2e::run(&cluster, &checks, &wanted, Cluster::answers, end);
     if tally.close(began.elapsed().as_secs_f32()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         }
     };
     println!("mesh up in {:.1} s", began.elapsed().as_secs_f32());
-    let tally = e2e::run(&mesh, &checks, &wanted, Mesh::is_up);
+    let tally = e2e::run(&mesh, &checks, &wanted, Mesh::is_up, None);
     drop(mesh);
     if tally.close(began.elapsed().as_secs_f32()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

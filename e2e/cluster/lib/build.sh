@@ -1,5 +1,7 @@
 # Kubernetes, CoreDNS and Helm, built from their Go modules into the cache: no prebuilt binary is fetched.
 
+command -v go >/dev/null 2>&1 || PATH="$PATH:/usr/local/go/bin" # where Go's own archive puts it
+
 kubernetes_programs=(kubectl kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy)
 
 programs_are_built() {

@@ -55,7 +55,7 @@ impl Tally {
     }
 
     fn say(&self) {
-        let why = self.why.as_deref().map_or(String::new(), |why| format!(", last: {why}"));
+        let why = self.why.as_deref().map_or(String::new(), |why| format!(", last failure: {why}"));
         println!("sent={} answered={} failed={}{why}", self.sent, self.answered, self.failed);
     }
 }

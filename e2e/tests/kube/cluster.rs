@@ -44,11 +44,11 @@ impl Cluster {
 
     /// What it prints; what it complains about is the error.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        said(Command::new("kubectl").args(arguments).output().context("kubectl is not there")?, "kubectl", arguments)
+        said(bounded("kubectl").args(arguments).output()?, "kubectl", arguments)
     }
 
     pub fn helm(&self, arguments: &[&str]) -> Result<String> {
-        said(Command::new("helm").args(arguments).output().context("helm is not there")?, "helm", arguments)
+        said(bounded("helm").args(arguments).output()?, "helm", arguments)
     }
 
     pub fn json(&self, arguments: &[&str]) -> Result<Value> {
@@ -66,7 +66,7 @@ impl Cluster {
     /// kubectl with something on its standard input.
     pub fn feed(&self, arguments: &[&str], input: &str) -> Result<String> {
         let mut child =
-            Command::new("kubectl").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+            bounded("kubectl").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         child.stdin.take().context("standard input is a pipe")?.write_all(input.as_bytes())?;
         said(child.wait_with_output()?, "kubectl", arguments)
     }
@@ -89,9 +89,9 @@ impl Cluster {
 
     /// A command on one of the nodes: only in our own cluster.
     pub fn on(&self, node: usize, command: &[&str]) -> Result<String> {
-        let program = root().join("e2e/cluster/cluster");
+        let program = root().join("e2e/cluster/cluster").display().to_string();
         let arguments = [&["on", &self.nodes[node]], command].concat();
-        said(Command::new(&program).args(&arguments).output()?, "e2e/cluster/cluster", &arguments)
+        said(bounded(&program).args(&arguments).output()?, "e2e/cluster/cluster", &arguments)
     }
 
     /// Everything that passes between the first node and the others from now on; only in our own cluster.
@@ -104,12 +104,27 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the workspace")
 }
 
+/// Where our own cluster keeps itself, its logs included.
+pub fn state() -> PathBuf {
+    std::env::var_os("ISTHMUS_E2E_STATE").map_or_else(|| PathBuf::from("/var/lib/isthmus-e2e"), PathBuf::from)
+}
+
 pub fn chart() -> PathBuf {
     root().join("charts/isthmus")
 }
 
 pub fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Nothing that is asked of a cluster takes longer than this, helm's waiting included.
+const ANSWER: &str = "300";
+
+/// A command that ends, whatever does not answer it.
+pub fn bounded(program: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", ANSWER, program]);
+    command
 }
 
 fn said(output: Output, program: &str, arguments: &[&str]) -> Result<String> {

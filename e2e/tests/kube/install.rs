@@ -2,17 +2,20 @@
 //! nothing.
 
 use anyhow::{Result, ensure};
-use e2e::{Check, checks};
+use e2e::{Check, Outcome, checks};
+use serde_json::Value;
 
-use super::cluster::{Cluster, PODS, chart, text, until};
+use super::cluster::{Cluster, PODS, chart, state, text, until};
 use super::mesh::{RELEASE, SYSTEM, install, parts, values};
 
 pub fn checks() -> Vec<Check<Cluster>> {
-    checks![a_namespace_that_forbids_node_components_is_named_before_anything_is_made, the_chart_installs, its_own_test_passes, parts_may_do_little]
+    checks![a_namespace_that_forbids_node_components_is_named_before_anything_is_made, the_chart_installs, its_own_test_passes, parts_may_do_little, changed_values_reach_the_parts_and_go_back]
 }
 
 pub fn last_checks() -> Vec<Check<Cluster>> {
-    checks![uninstall_leaves_nothing]
+    let mut checks = checks![uninstall_leaves_nothing];
+    checks.insert(0, Check { name: "what_the_parts_asked_for_was_granted", run: what_the_parts_asked_for_was_granted, known: None });
+    checks
 }
 
 fn a_namespace_that_forbids_node_components_is_named_before_anything_is_made(cluster: &Cluster) -> Result<()> {
@@ -74,6 +77,44 @@ fn parts_may_do_little(cluster: &Cluster) -> Result<()> {
         ensure!(may(who, verb, what, "default"), "{who} may not {verb} {what}");
     }
     Ok(())
+}
+
+/// `helm upgrade` with other values, and `helm rollback`.
+fn changed_values_reach_the_parts_and_go_back(cluster: &Cluster) -> Result<()> {
+    let stands = || -> Result<(Value, Value, bool)> {
+        let istiod = cluster.json(&["get", "deployment", "istiod", "-n", SYSTEM])?;
+        let daemon = cluster.json(&["get", "daemonset", "ztunnel", "-n", SYSTEM])?;
+        let budget = cluster.kubectl(&["get", "pdb", "istiod", "-n", SYSTEM, "--ignore-not-found"])?;
+        Ok((istiod["status"]["readyReplicas"].clone(), daemon["spec"]["template"]["metadata"]["annotations"]["turn"].clone(), !budget.is_empty()))
+    };
+    let before = stands()?;
+    install(cluster, &["istiod.replicas=1", "ztunnel.podAnnotations.turn=second"])?;
+    let after = stands()?;
+    ensure!(after == (1.into(), "second".into(), false), "after the upgrade: {after:?}");
+    cluster.helm(&["rollback", RELEASE, "-n", SYSTEM, "--wait", "--timeout", "3m"])?;
+    let again = stands()?;
+    ensure!(again == before && again.2, "before: {before:?}; after the way back: {again:?}");
+    Ok(())
+}
+
+/// From the API server's record: nothing that a part of the mesh asked for was more than it may. Only in our own cluster,
+/// whose API server keeps that record.
+fn what_the_parts_asked_for_was_granted(cluster: &Cluster) -> Result<Outcome> {
+    if !cluster.ours {
+        return Ok(Outcome::Skipped("what this cluster's API server refused cannot be seen from here".into()));
+    }
+    let record = std::fs::read_to_string(state().join("log/audit.log"))?;
+    let entries: Vec<Value> = record.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    for account in ["istiod", "mesh-cni"] {
+        let name = format!("system:serviceaccount:{SYSTEM}:{account}");
+        ensure!(entries.iter().any(|entry| entry["user"]["username"] == name), "{account} asked for nothing: the record is not complete");
+    }
+    let refused = entries.iter().filter(|entry| entry["annotations"]["authorization.k8s.io/decision"] == "forbid");
+    let mut refused: Vec<String> = refused.map(|entry| format!("{} {} {}", entry["user"]["username"], entry["verb"], entry["requestURI"])).collect();
+    refused.sort();
+    refused.dedup();
+    ensure!(refused.is_empty(), "refused: {}", refused.join(", "));
+    Ok(Outcome::Held)
 }
 
 fn uninstall_leaves_nothing(cluster: &Cluster) -> Result<()> {
