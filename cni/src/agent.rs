@@ -1,58 +1,74 @@
-//! All pods of a node: reads the folder that announces them, gives each a life of its own ([`crate::life`]), and serves
-//! ZDS to the node daemon.
+//! What all pods of a node share, and the agent itself: pods come from a source, each has a life of its own
+//! ([`crate::life`]), and node daemons are told of them by ZDS.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use anyhow::Context;
 use mesh_net::netns::Netns;
 use mesh_runtime::signal::Signals;
 use mesh_zds::agent::{Agent as Zds, Announcement, Daemons, Pods, Undone};
+use serde::Serialize;
 use tokio::sync::{mpsc, watch as channel};
 
 use crate::apply::{Error, Place};
-use crate::folder::{Event, Folder};
 use crate::host::{self, ProbeSender};
-use crate::life::{self, Desired};
+use crate::lives::{Lives, Source};
 use crate::metrics::Metrics;
-use crate::podfile::{PodFile, status_path};
+use crate::podfile::PodFile;
 use crate::rules::Rules;
 use crate::netlink;
-use crate::status::{self, Counts, State};
+use crate::status::State;
 use crate::watch;
-
-/// Between two looks at the folder: enrolment takes 30 ms, so this is most of a pod's wait. 100 files cost 0.2 ms.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What the operator sets.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub pods: PathBuf,
     pub zds_socket: PathBuf,
     /// Whether DNS is captured where a pod does not say.
     pub dns: bool,
     /// Who probes pods from the node; nobody is exempt without.
     pub probes: Option<ProbeSender>,
+    /// Where settings of network namespaces can be written: [`crate::apply::SYSCTLS`], mostly.
+    pub sysctls: PathBuf,
 }
 
 /// What all pods share.
 #[derive(Debug)]
 pub struct Node {
+    /// The namespace of this process.
     pub home: Netns,
+    /// The node's, where the kubelet is: mostly the same.
+    pub host: Netns,
     pub settings: Settings,
     pub zds: Zds,
     /// A daemon with the fixed mark is connected.
     pub fixed: Arc<AtomicBool>,
+    /// The pods that were there at the start are in force, and daemons are being told of them.
+    pub serving: AtomicBool,
+    /// How each pod stands, by uid.
+    standing: Mutex<BTreeMap<String, Standing>>,
     known: Mutex<BTreeMap<String, Known>>,
     pub metrics: Metrics,
     /// One host table at a time; how it looked after it was last written.
     probing: Arc<Mutex<String>>,
+}
+
+/// How a pod stands, for the operator's page.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Standing {
+    pub name: String,
+    pub namespace: String,
+    pub state: State,
+    pub reason: String,
+    pub older_connections: usize,
+    pub repairs: u64,
 }
 
 /// A pod that daemons are told of.
@@ -69,13 +85,17 @@ struct Known {
 
 impl Node {
     /// # Errors
-    /// Without `/proc`.
-    pub fn new(settings: Settings) -> anyhow::Result<Node> {
+    /// Without `/proc`. `host`: the node's namespace, where this process is in another.
+    pub fn new(settings: Settings, host: Option<Netns>) -> anyhow::Result<Node> {
+        let home = Netns::current().context("cannot open this process's own network namespace")?;
         Ok(Node {
-            home: Netns::current().context("cannot open this process's own network namespace")?,
+            host: host.unwrap_or_else(|| home.clone()),
+            home,
             settings,
             zds: Zds::default(),
             fixed: Arc::default(),
+            serving: AtomicBool::new(false),
+            standing: Mutex::default(),
             known: Mutex::default(),
             probing: Arc::default(),
             metrics: Metrics::default(),
@@ -183,8 +203,19 @@ impl Node {
         tokio::task::spawn_blocking(move || place.nft(&ruleset)).await.expect("it does not panic").map_err(|e| e.to_string())
     }
 
+    /// The node's own namespace.
     fn place(&self) -> Place {
-        Place { home: self.home.clone(), within: self.home.clone() }
+        self.place_in(self.host.clone())
+    }
+
+    /// A pod's.
+    pub fn place_in(&self, within: Netns) -> Place {
+        Place { home: self.home.clone(), within, sysctls: self.settings.sysctls.clone() }
+    }
+
+    /// How each pod stands, by uid.
+    pub fn standing(&self) -> MutexGuard<'_, BTreeMap<String, Standing>> {
+        self.standing.lock().expect("no code that holds this lock can panic")
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
@@ -222,14 +253,10 @@ impl Pods for Node {
 ///
 /// # Errors
 /// What keeps it from starting, or from going on.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    let mut signals = Signals::install().context("cannot listen for signals")?;
-    let folder = settings.pods.clone();
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder of pods {}", folder.display()))?;
-    let node = Arc::new(Node::new(settings)?);
+pub async fn run(node: Arc<Node>, source: impl Source, signals: &mut Signals) -> anyhow::Result<()> {
     node.probe().await.map_err(anyhow::Error::msg)?;
     tokio::select! {
-        ended = serve(node, &folder) => match ended? {},
+        ended = serve(node, source) => match ended? {},
         asked = signals.next() => {
             tracing::info!(?asked, "leaving; the rules of enrolled pods stay in force");
             Ok(())
@@ -237,27 +264,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
 }
 
-async fn serve(node: Arc<Node>, folder: &Path) -> anyhow::Result<Infallible> {
-    let mut lives = Lives { node: node.clone(), by_uid: BTreeMap::new(), by_path: BTreeMap::new() };
-    let mut folder = Folder::new(folder);
-
+async fn serve(node: Arc<Node>, mut source: impl Source) -> anyhow::Result<Infallible> {
+    let mut lives = Lives::new(node.clone());
     // Pods that are there already come first: a daemon drains whatever the snapshot does not name.
     let (seen, mut all_seen) = mpsc::channel(1);
-    lives.take(folder.changes().context("cannot read the folder of pods")?, Some(&seen));
+    source.first(&mut lives, &seen).await?;
     drop(seen);
     while all_seen.recv().await.is_some() {}
 
     let socket = node.settings.zds_socket.clone();
     let serving = node.zds.serve(&socket, node.clone());
-    let looking = async {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            match folder.changes() {
-                Ok(events) => lives.take(events, None),
-                Err(error) => tracing::warn!(%error, "cannot read the folder of pods, pods stay as they are"),
-            }
-        }
-    };
+    let following = source.follow(&mut lives);
     let mut daemons = node.zds.daemons();
     let remarking = async {
         while daemons.changed().await.is_ok() {
@@ -265,7 +282,7 @@ async fn serve(node: Arc<Node>, folder: &Path) -> anyhow::Result<Infallible> {
             node.remark(now).await;
         }
     };
-    let monitors = match netlink::tables_monitor() {
+    let monitors = match node.host.run(&node.home, netlink::tables_monitor) {
         Ok(monitor) => vec![monitor],
         Err(error) => {
             tracing::warn!(%error, "cannot hear of changes to the node's rules, looking at them every few seconds");
@@ -273,71 +290,11 @@ async fn serve(node: Arc<Node>, folder: &Path) -> anyhow::Result<Infallible> {
         }
     };
     let repairing = watch::over(monitors, || node.reprobe());
+    node.serving.store(true, SeqCst);
     tokio::select! {
         served = serving => served.context("cannot serve ZDS"),
+        followed = following => followed,
         () = repairing => unreachable!("it never ends"),
-        () = looking => unreachable!("it never ends"),
         () = remarking => unreachable!("the node holds the sender"),
-    }
-}
-
-/// The lives of pods, and which file speaks for which.
-struct Lives {
-    node: Arc<Node>,
-    by_uid: BTreeMap<String, channel::Sender<Desired>>,
-    by_path: BTreeMap<PathBuf, String>,
-}
-
-impl Lives {
-    /// `seen` is held by each new life until daemons may be told of its pod.
-    fn take(&mut self, events: Vec<Event>, seen: Option<&mpsc::Sender<()>>) {
-        self.by_uid.retain(|_, life| !life.is_closed());
-        for event in events {
-            match event {
-                Event::Removed(path) => self.gone(&path),
-                Event::Changed(path, Ok(pod)) => self.wanted(path, pod, seen),
-                Event::Changed(path, Err(reason)) => self.broken(&path, reason),
-            }
-        }
-    }
-
-    fn gone(&mut self, path: &Path) {
-        match self.by_path.remove(path).and_then(|uid| self.by_uid.get(&uid)) {
-            Some(life) => drop(life.send_replace(Desired::Gone)),
-            None => drop(std::fs::remove_file(status_path(path))), // of a file that never was a pod
-        }
-    }
-
-    fn wanted(&mut self, path: PathBuf, pod: Box<PodFile>, seen: Option<&mpsc::Sender<()>>) {
-        if self.by_path.get(&path).is_some_and(|uid| *uid != pod.uid) {
-            self.gone(&path); // another pod took the name
-        }
-        if let Some((other, _)) = self.by_path.iter().find(|(other, uid)| **uid == pod.uid && **other != path) {
-            let reason = format!("uid: {} is announced by {} already", pod.uid, other.display());
-            return self.broken(&path, reason);
-        }
-        self.by_path.insert(path.clone(), pod.uid.clone());
-        let uid = pod.uid.clone();
-        let desired = Desired::Wanted(path, pod);
-        match self.by_uid.get(&uid) {
-            Some(life) => drop(life.send_replace(desired)),
-            None => {
-                let (sender, receiver) = channel::channel(desired);
-                tokio::spawn(life::live(self.node.clone(), uid.clone(), receiver, seen.cloned()));
-                self.by_uid.insert(uid, sender);
-            }
-        }
-    }
-
-    fn broken(&mut self, path: &Path, reason: String) {
-        tracing::warn!(reason, "a pod file is refused");
-        match self.by_path.get(path).and_then(|uid| self.by_uid.get(uid)) {
-            Some(life) => drop(life.send_replace(Desired::Broken(reason))),
-            None => {
-                if let Err(error) = status::write(&status_path(path), "", State::Refused, &reason, Counts::default()) {
-                    tracing::warn!(%error, path = %path.display(), "cannot write a status file");
-                }
-            }
-        }
     }
 }

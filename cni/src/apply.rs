@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use mesh_net::netlink::Monitor;
@@ -23,11 +24,15 @@ use crate::redirect::TABLE;
 /// - Connections that wait to be accepted go over to another listener of the same port when theirs closes: an old daemon
 ///   hands over to a new one without losing any.
 const SETTINGS: [Setting; 2] = [
-    Setting { path: "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait", ours: "3600", kernels: "60" },
-    Setting { path: "/proc/sys/net/ipv4/tcp_migrate_req", ours: "1", kernels: "0" },
+    Setting { path: "net/netfilter/nf_conntrack_tcp_timeout_close_wait", ours: "3600", kernels: "60" },
+    Setting { path: "net/ipv4/tcp_migrate_req", ours: "1", kernels: "0" },
 ];
 
+/// Where the kernel shows the settings of the network namespace that a thread is in.
+pub const SYSCTLS: &str = "/proc/sys";
+
 struct Setting {
+    /// Below [`SYSCTLS`].
     path: &'static str,
     ours: &'static str,
     /// What a new namespace has.
@@ -39,6 +44,8 @@ struct Setting {
 pub struct Place {
     pub home: Netns,
     pub within: Netns,
+    /// [`SYSCTLS`]; or where that is mounted anew for a container, whose own is read-only.
+    pub sysctls: PathBuf,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -97,14 +104,15 @@ impl Place {
     pub fn tune(&self) -> Vec<(&'static str, String)> {
         let mut before = Vec::new();
         for Setting { path, ours: value, .. } in SETTINGS {
+            let file = self.sysctls.join(path);
             let tuned = self.within.run(&self.home, || {
-                let earlier = fs::read_to_string(path)?.trim().to_owned();
-                if earlier != value { fs::write(path, value).map(|()| Some(earlier)) } else { Ok(None) }
+                let earlier = fs::read_to_string(&file)?.trim().to_owned();
+                if earlier != value { fs::write(&file, value).map(|()| Some(earlier)) } else { Ok(None) }
             });
             match tuned {
                 Ok(Some(earlier)) => before.push((path, earlier)),
                 Ok(None) => {} // an earlier run did
-                Err(error) => tracing::info!(%error, path, value, "cannot change a setting of a pod's namespace; see docs/operating.md"),
+                Err(error) => tracing::info!(%error, path = %file.display(), value, "cannot change a setting of a pod's namespace; see docs/operating.md"),
             }
         }
         before
@@ -114,8 +122,9 @@ impl Place {
     pub fn restore(&self, before: &[(&'static str, String)]) {
         for Setting { path, ours, kernels } in SETTINGS {
             let earlier = before.iter().find(|(changed, _)| *changed == path).map_or(kernels, |(_, earlier)| earlier);
-            let restored = self.within.run(&self.home, || match fs::read_to_string(path)?.trim() == ours {
-                true => fs::write(path, earlier),
+            let file = self.sysctls.join(path);
+            let restored = self.within.run(&self.home, || match fs::read_to_string(&file)?.trim() == ours {
+                true => fs::write(&file, earlier),
                 false => Ok(()), // somebody else's wish
             });
             if let Err(error) = restored {
@@ -173,6 +182,14 @@ impl Place {
     /// [`Error`], except that nft does not know the set.
     pub fn exempt(&self) -> Result<Option<Vec<u32>>, Error> {
         Ok(self.elements("exempt")?.map(|all| all.iter().filter_map(|e| e.as_u64()?.try_into().ok()).collect()))
+    }
+
+    /// Whether our table in this namespace captures nothing new.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn is_draining(&self) -> Result<bool, Error> {
+        Ok(!self.listing("inet", TABLE)?.contains("chain output {"))
     }
 
     /// The older connections that our table lets live; `None` when they were never listed.

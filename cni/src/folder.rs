@@ -1,12 +1,23 @@
-//! The folder of pod files: what changed in it since it was last looked at.
+//! The folder of pod files: what changed in it since it was last looked at, and pods that come from there.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::podfile::{MAX_BYTES, PodFile, is_pod_file, parse};
+use anyhow::Context;
+use tokio::sync::mpsc;
+
+use crate::lives::{Lives, Source};
+use crate::podfile::{MAX_BYTES, PodFile, is_pod_file, parse, status_path};
+use crate::report::Report;
+use crate::status::{self, Counts, State};
+
+/// Between two looks at the folder: enrolment takes 30 ms, so this is most of a pod's wait. 100 files cost 0.2 ms.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A folder and what was last seen in it.
 #[derive(Debug)]
@@ -70,6 +81,78 @@ fn read(path: &Path, stamp: &Stamp) -> Result<Box<PodFile>, String> {
     }
     let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     parse(path, &text).map(Box::new)
+}
+
+/// Pods that files announce, and which file speaks for which.
+pub struct Files {
+    folder: Folder,
+    by_path: BTreeMap<PathBuf, String>,
+}
+
+impl Files {
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn of(folder: &Path) -> anyhow::Result<Files> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder of pods {}", folder.display()))?;
+        Ok(Files { folder: Folder::new(folder), by_path: BTreeMap::new() })
+    }
+
+    fn take(&mut self, events: Vec<Event>, lives: &mut Lives, seen: Option<&mpsc::Sender<()>>) {
+        for event in events {
+            match event {
+                Event::Removed(path) => self.gone(&path, lives),
+                Event::Changed(path, Ok(pod)) => self.wanted(path, pod, lives, seen),
+                Event::Changed(path, Err(reason)) => self.broken(&path, &reason, lives),
+            }
+        }
+    }
+
+    fn gone(&mut self, path: &Path, lives: &Lives) {
+        if !self.by_path.remove(path).is_some_and(|uid| lives.gone(&uid)) {
+            let _ = fs::remove_file(status_path(path)); // of a file that never was a pod
+        }
+    }
+
+    fn wanted(&mut self, path: PathBuf, pod: Box<PodFile>, lives: &mut Lives, seen: Option<&mpsc::Sender<()>>) {
+        if self.by_path.get(&path).is_some_and(|uid| *uid != pod.uid) {
+            self.gone(&path, lives); // another pod took the name
+        }
+        if let Some((other, _)) = self.by_path.iter().find(|(other, uid)| **uid == pod.uid && **other != path) {
+            let reason = format!("uid: {} is announced by {} already", pod.uid, other.display());
+            return self.broken(&path, &reason, lives);
+        }
+        let report = Report::File(status_path(&path));
+        self.by_path.insert(path, pod.uid.clone());
+        lives.wanted(report, pod, seen);
+    }
+
+    fn broken(&mut self, path: &Path, reason: &str, lives: &Lives) {
+        tracing::warn!(reason, "a pod file is refused");
+        if self.by_path.get(path).is_some_and(|uid| lives.broken(uid, reason)) {
+            return;
+        }
+        if let Err(error) = status::write(&status_path(path), "", State::Refused, reason, Counts::default()) {
+            tracing::warn!(%error, path = %path.display(), "cannot write a status file");
+        }
+    }
+}
+
+impl Source for Files {
+    async fn first(&mut self, lives: &mut Lives, seen: &mpsc::Sender<()>) -> anyhow::Result<()> {
+        let events = self.folder.changes().context("cannot read the folder of pods")?;
+        self.take(events, lives, Some(seen));
+        Ok(())
+    }
+
+    async fn follow(&mut self, lives: &mut Lives) -> anyhow::Result<Infallible> {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            match self.folder.changes() {
+                Ok(events) => self.take(events, lives, None),
+                Err(error) => tracing::warn!(%error, "cannot read the folder of pods, pods stay as they are"),
+            }
+        }
+    }
 }
 
 #[cfg(test)]

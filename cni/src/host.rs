@@ -52,6 +52,11 @@ pub(crate) fn in_cgroup(path: &str) -> String {
     format!("socket cgroupv2 level {} \"{path}\"", path.split('/').count())
 }
 
+/// Undoes all of it.
+pub fn removal() -> String {
+    format!("add table inet {TABLE}\ndelete table inet {TABLE}\nadd table netdev {TABLE}\ndelete table netdev {TABLE}\n")
+}
+
 /// What a pod's own interface may not send. One transaction per pod: it fails when the interface is gone, and then
 /// must not take others along. The chain goes with its interface.
 pub fn interface_ruleset(uid: &str, interface: &str) -> String {

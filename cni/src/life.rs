@@ -2,10 +2,9 @@
 //! kept as its file says, released.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use mesh_net::netns::Netns;
@@ -17,13 +16,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::agent::Node;
-use crate::apply::{Error, Place};
+use crate::agent::{Node, Standing};
+use crate::apply::Error;
 use crate::host;
 use crate::pod::{Scope, Wanted, wanted};
-use crate::podfile::{Phase, PodFile, status_path};
+use crate::podfile::{Phase, PodFile};
+use crate::report::Report;
 use crate::rules::{Found, Rules};
-use crate::status::{self, Counts, State};
+use crate::status::{Counts, State};
 use crate::watch::over_pod;
 
 /// The first and the longest wait before a pod is tried again.
@@ -36,32 +36,46 @@ const RELEASE_NOTICE: Duration = Duration::from_secs(5);
 const DRAIN_LOOK_EVERY: Duration = Duration::from_secs(1);
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
 
-/// What the folder says of a pod.
+/// What its source says of a pod.
 #[derive(Clone, Debug)]
 pub enum Desired {
-    Wanted(PathBuf, Box<PodFile>),
-    /// Its file cannot be read (any more): the pod stays as it is.
+    Wanted(Report, Box<PodFile>),
+    /// What its source says cannot be understood (any more): the pod stays as it is.
     Broken(String),
+    /// It is to leave the mesh; whether it lives on is told by its namespace.
     Gone,
+    /// Its processes have ended.
+    Ended,
+}
+
+impl Desired {
+    /// Whether a release that goes on is pointless: the pod is to be in the mesh again, or it has ended.
+    fn overtakes_release(&self, dns: bool) -> bool {
+        match self {
+            Desired::Wanted(_, pod) => matches!(wanted(pod, dns), Ok(Wanted::Enrolled(_))),
+            Desired::Broken(_) | Desired::Gone => false,
+            Desired::Ended => true,
+        }
+    }
 }
 
 /// Runs one pod's life; ends when the pod's file is gone and nothing of ours is left in the pod.
 pub async fn live(node: Arc<Node>, uid: String, mut desired: watch::Receiver<Desired>, mut unseen: Option<mpsc::Sender<()>>) {
-    let mut life = Life { node, uid, status: PathBuf::new(), enrolled: None, older: 0, note: String::new() };
+    let mut life = Life { node, uid, report: None, named: (String::new(), String::new()), enrolled: None, was_enabled: false, older: 0, note: String::new() };
     let mut retry = Backoff::new(RETRY.0, RETRY.1);
     while desired.has_changed().is_ok() {
         // else the agent is ending
         let now = desired.borrow_and_update().clone();
         let settled = match now {
-            Desired::Wanted(path, pod) => life.follow(&path, &pod, &mut desired, &mut unseen).await,
+            Desired::Wanted(report, pod) => life.follow(report, &pod, &mut desired, &mut unseen).await,
             Desired::Broken(reason) => {
                 life.refuse(reason);
                 Ok(())
             }
-            Desired::Gone => {
-                life.release().await;
-                if let Desired::Gone = *desired.borrow() {
-                    return status::remove(&life.status, &life.uid);
+            Desired::Gone | Desired::Ended => {
+                life.release(&mut desired).await;
+                if let Desired::Gone | Desired::Ended = *desired.borrow() {
+                    return life.end();
                 }
                 continue;
             }
@@ -74,7 +88,7 @@ pub async fn live(node: Arc<Node>, uid: String, mut desired: watch::Receiver<Des
             }
             Err(reason) => {
                 life.node.metrics.retries.increment(1);
-                life.say(if life.complete() { State::Enabled } else { State::Pending }, &reason);
+                life.say(life.standing(), &reason);
                 let wait = retry.next(&mut rand::rng());
                 let _ = timeout(wait, desired.changed()).await; // whichever comes first
             }
@@ -85,8 +99,12 @@ pub async fn live(node: Arc<Node>, uid: String, mut desired: watch::Receiver<Des
 struct Life {
     node: Arc<Node>,
     uid: String,
-    status: PathBuf,
+    report: Option<Report>,
+    /// Its name and namespace.
+    named: (String, String),
     enrolled: Option<Enrolled>,
+    /// An earlier run had enrolled it: while this one takes over, it is captured and served as before.
+    was_enabled: bool,
     older: usize,
     /// What is wrong with the file that the pod does not follow.
     note: String,
@@ -101,26 +119,35 @@ struct Enrolled {
     refused: watch::Receiver<Option<Undone>>,
     /// A daemon refused it since it last was acknowledged, or was not told what is captured now.
     unserved: bool,
-    repairs: Arc<AtomicU64>,
+    /// How often others' changes were put back.
+    repairs: watch::Receiver<u64>,
     /// Puts back what others change.
     _watch: AbortOnDropHandle<()>,
+}
+
+impl Enrolled {
+    /// Whether its namespace is still the pod's.
+    fn is_there(&self) -> bool {
+        netns_of(&self.pod).is_ok_and(|now| now.identity() == self.rules.namespace())
+    }
 }
 
 impl Life {
     /// Brings the pod to where its file wants it. An error is worth another try.
     async fn follow(
         &mut self,
-        path: &Path,
+        report: Report,
         pod: &PodFile,
         desired: &mut watch::Receiver<Desired>,
         unseen: &mut Option<mpsc::Sender<()>>,
     ) -> Result<(), String> {
-        self.status = status_path(path);
+        self.report = Some(report);
+        self.named = (pod.name.clone(), pod.namespace.clone());
         let scope = match wanted(pod, self.node.settings.dns) {
             Ok(Wanted::Enrolled(scope)) => scope,
             Ok(Wanted::NotEnrolled) => {
                 self.find_left(pod).await?;
-                self.release().await;
+                self.release(desired).await;
                 self.say(State::Released, "");
                 return Ok(());
             }
@@ -135,7 +162,7 @@ impl Life {
             None => false,
         };
         if !same {
-            self.release().await; // the pod got another namespace: the old one's rules are not its own any more
+            self.drop_at_once().await; // the pod got another namespace: the old one's rules are not its own any more
         }
         if same && self.complete() {
             self.keep(pod, scope, desired).await?;
@@ -179,6 +206,7 @@ impl Life {
         let netns = netns_of(pod)?;
         let (rules, found) = self.adopt(&netns).await?;
         if found != Found::Nothing {
+            self.was_enabled = true;
             let Ok(Wanted::Enrolled(scope)) = wanted(&PodFile { labels: [].into(), ..pod.clone() }, self.node.settings.dns)
             else {
                 return Ok(());
@@ -191,7 +219,7 @@ impl Life {
     }
 
     async fn adopt(&self, netns: &Netns) -> Result<(Arc<Rules>, Found), String> {
-        let place = Place { home: self.node.home.clone(), within: netns.clone() };
+        let place = self.node.place_in(netns.clone());
         let fixed = self.node.fixed.clone();
         let adopting = move || Rules::adopt(place, fixed, rand::random);
         let (rules, found) = tokio::task::spawn_blocking(adopting).await.expect("it does not panic").map_err(text)?;
@@ -207,13 +235,18 @@ impl Life {
         desired: &mut watch::Receiver<Desired>,
         unseen: &mut Option<mpsc::Sender<()>>,
     ) -> Result<(), String> {
-        self.say(State::Pending, "being enrolled");
         let netns = netns_of(pod)?;
-        if netns.identity() == self.node.home.identity() {
+        if [self.node.home.identity(), self.node.host.identity()].contains(&netns.identity()) {
             return Err("netns: it is the node's own network namespace".to_owned());
         }
         let (rules, found) = self.adopt(&netns).await?;
-        let acknowledged_first = found == Found::Nothing && pod.phase == Phase::Running;
+        self.was_enabled |= matches!(found, Found::Captured { guarded: false, .. });
+        self.say(self.standing(), "being enrolled");
+        let acknowledged_first = match &found {
+            Found::Nothing => pod.phase == Phase::Running,
+            Found::Draining => true,
+            Found::Captured { .. } => false,
+        };
         let captured = captured_inbound(&scope);
         let in_force = if acknowledged_first { None } else { captured.clone() };
         let mut announced = announcement(pod, &rules, netns, in_force);
@@ -221,13 +254,13 @@ impl Life {
         self.enrolled = Some(self.begun(rules.clone(), scope.clone(), pod, refused)); // from here on there is something to undo
 
         match (found, pod.phase) {
-            (Found::Captured { older: Some(older) }, _) => capture(&self.node, &rules, scope, Some(older)).await?,
-            (Found::Captured { older: None }, _) => capture_running(&self.node, &rules, scope).await?,
+            (Found::Captured { older: Some(older), .. }, _) => capture(&self.node, &rules, scope, Some(older)).await?,
+            (Found::Captured { older: None, .. }, _) => capture_running(&self.node, &rules, scope).await?,
             (Found::Nothing, Phase::Starting) => {
                 blocking(&rules, Rules::guard).await?;
                 capture(&self.node, &rules, scope, Some([].into())).await?;
             }
-            (Found::Nothing, Phase::Running) => {
+            (Found::Nothing, Phase::Running) | (Found::Draining, _) => {
                 *unseen = None;
                 self.announce(announced.clone(), desired).await?;
                 capture_running(&self.node, &rules, scope).await?;
@@ -250,8 +283,8 @@ impl Life {
 
     /// What there is to undo of a pod from the first step of its enrolment on, and its watch.
     fn begun(&self, rules: Arc<Rules>, scope: Scope, pod: &PodFile, refused: watch::Receiver<Option<Undone>>) -> Enrolled {
-        let repairs = Arc::<AtomicU64>::default();
-        let watch = over_pod(self.uid.clone(), rules.clone(), self.node.metrics.clone(), repairs.clone());
+        let (counted, repairs) = watch::channel(0);
+        let watch = over_pod(self.uid.clone(), rules.clone(), self.node.metrics.clone(), counted);
         let watch = AbortOnDropHandle::new(tokio::spawn(watch));
         Enrolled { complete: false, rules, scope, pod: pod.clone(), refused, unserved: false, repairs, _watch: watch }
     }
@@ -263,7 +296,7 @@ impl Life {
         loop {
             daemons.borrow_and_update();
             let Err(undone) = self.node.zds.add(pod.clone()).await else { return Ok(()) };
-            self.say(State::Pending, &undone.to_string());
+            self.say(self.standing(), &undone.to_string());
             let wait = retry.next(&mut rand::rng());
             tokio::select! {
                 () = sleep(wait) => {}
@@ -300,6 +333,7 @@ impl Life {
                     enrolled.unserved = true;
                     return;
                 }
+                Ok(()) = enrolled.repairs.changed() => {} // else the watch ended, and only the agent ends it
                 () = sleep(SWEEP_EVERY) => {}
             }
             let swept = blocking(&enrolled.rules.clone(), Rules::sweep).await;
@@ -315,16 +349,27 @@ impl Life {
     }
 
     /// Out of the mesh. A pod that is gone is dropped at once; one that lives on is first said to leave, then captures
-    /// nothing new, and loses its rules when the last connection has ended.
-    async fn release(&mut self) {
+    /// nothing new, and loses its rules when the last connection has ended. Returns early when the pod is wanted again.
+    async fn release(&mut self, desired: &mut watch::Receiver<Desired>) {
+        self.was_enabled = false;
         let Some(enrolled) = self.enrolled.take() else {
             self.node.forget(&self.uid);
             return;
         };
-        let alive = netns_of(&enrolled.pod).is_ok_and(|now| now.identity() == enrolled.rules.namespace());
+        let ended = matches!(*desired.borrow(), Desired::Ended);
+        let alive = !ended && enrolled.is_there();
         if alive {
             self.say(State::Releasing, "leaving the mesh: its peers are being told");
-            sleep(RELEASE_NOTICE).await;
+            let told = async {
+                if let Some(report) = &self.report {
+                    report.known().await;
+                }
+                sleep(RELEASE_NOTICE).await;
+            };
+            if self.overtaken(told, desired).await {
+                self.enrolled = Some(enrolled);
+                return;
+            }
         }
         self.node.forget(&self.uid);
         if let Err(error) = self.node.probe().await {
@@ -344,11 +389,41 @@ impl Life {
         self.warn("tell the node daemon of the end of", told.map_err(|e| e.to_string()));
         if alive {
             self.say(State::Releasing, "waiting for its connections to end");
-            self.drained(&enrolled.rules).await;
+            if self.overtaken(self.drained(&enrolled.rules), desired).await {
+                return; // the next enrolment finds its rules, or nobody needs them
+            }
             self.warn("remove the rules of", blocking(&enrolled.rules, Rules::remove).await);
         }
         self.node.metrics.released.increment(1);
         tracing::info!(uid = self.uid, pod = enrolled.pod.name, alive, "released");
+    }
+
+    /// Nothing of it is worth waiting for.
+    async fn drop_at_once(&mut self) {
+        let Some(enrolled) = self.enrolled.take() else { return };
+        self.node.forget(&self.uid);
+        let told = self.node.zds.del(&self.uid, false).await;
+        self.warn("tell the node daemon of the end of", told.map_err(|e| e.to_string()));
+        if enrolled.is_there() {
+            self.warn("remove the rules of", blocking(&enrolled.rules, Rules::remove).await);
+        }
+    }
+
+    /// Whether the release came to be pointless before this was done.
+    async fn overtaken(&self, done: impl Future<Output = ()>, desired: &mut watch::Receiver<Desired>) -> bool {
+        let dns = self.node.settings.dns;
+        let overtaken = tokio::select! {
+            biased;
+            () = done => false,
+            overtaken = desired.wait_for(|now| now.overtakes_release(dns)) => {
+                drop(overtaken); // it holds the channel
+                true
+            }
+        };
+        if overtaken {
+            desired.mark_changed();
+        }
+        overtaken
     }
 
     async fn drained(&self, rules: &Arc<Rules>) {
@@ -389,15 +464,26 @@ impl Life {
         }
     }
 
+    /// Between enrolment and the end of it, whatever is being tried.
+    fn standing(&self) -> State {
+        if self.complete() || self.was_enabled { State::Enabled } else { State::Pending }
+    }
+
+    fn end(&self) {
+        if let Some(report) = &self.report {
+            report.end(&self.uid);
+        }
+        self.node.standing().remove(&self.uid);
+    }
+
     fn say(&self, state: State, reason: &str) {
-        if self.status.as_os_str().is_empty() {
-            return; // broken before it was ever read: the agent has said so
-        }
-        let repairs = self.enrolled.as_ref().map_or(0, |enrolled| enrolled.repairs.load(Relaxed));
+        let Some(report) = &self.report else { return }; // broken before it was ever read: its source has said so
+        let repairs = self.enrolled.as_ref().map_or(0, |enrolled| *enrolled.repairs.borrow());
         let counts = Counts { older_connections: self.older, repairs };
-        if let Err(error) = status::write(&self.status, &self.uid, state, reason, counts) {
-            tracing::warn!(%error, path = %self.status.display(), "cannot write a status file");
-        }
+        report.say(&self.uid, state, reason, counts);
+        let (name, namespace) = self.named.clone();
+        let standing = Standing { name, namespace, state, reason: reason.to_owned(), older_connections: self.older, repairs };
+        self.node.standing().insert(self.uid.clone(), standing);
     }
 }
 

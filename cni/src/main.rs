@@ -1,147 +1,45 @@
-//! `mesh-cni agent` enrols the pods of a node; `mesh-cni rules` shows what it would do to one; `mesh-cni machine` captures
-//! the traffic of a machine whose daemon runs in dedicated mode.
+//! `mesh-cni agent` enrols the pods of a node; `mesh-cni rules` shows what it would do to one; `mesh-cni cleanup` undoes
+//! everything; `mesh-cni machine` captures the traffic of a machine whose daemon runs in dedicated mode. Run by a container
+//! runtime (CNI_COMMAND is set) it is the CNI plugin.
+
+mod arguments;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
-use mesh_cni::agent::{Settings, run};
-use mesh_cni::apply::Place;
+use clap::Parser;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::{Api, Client};
+use mesh_cni::agent::{Node, Settings, run};
+use mesh_cni::apply::{Place, SYSCTLS};
+use mesh_cni::cleanup;
+use mesh_cni::folder::Files;
 use mesh_cni::host::ProbeSender;
-use mesh_cni::machine::{self, Daemon};
+use mesh_cni::kubernetes::{Cluster, api, doors};
+use mesh_cni::machine;
 use mesh_cni::netlink::Change;
-use mesh_cni::pod::{Ports, Wanted, port_ranges, wanted};
+use mesh_cni::plugin;
+use mesh_cni::pod::{Wanted, wanted};
 use mesh_cni::podfile;
 use mesh_cni::redirect::{Capture, Marks, removal, ruleset};
 use mesh_cni::sockets::{OLDER_MAX, bypassing_on_machine};
 use mesh_net::netns::Netns;
+use mesh_runtime::signal::Signals;
+use tokio::sync::mpsc;
 
-#[derive(Parser)]
-#[command(
-    name = "mesh-cni",
-    version,
-    about = "Enrols pods into the mesh: rules in their network namespaces, and the socket that tells the node daemon"
-)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Enrols the pods that files in a folder announce, and serves ZDS
-    Agent(AgentArgs),
-    /// Prints the nftables ruleset of one pod file, without applying it
-    Rules {
-        /// The pod file
-        file: PathBuf,
-        #[command(flatten)]
-        capture: CaptureArgs,
-    },
-    /// Captures the traffic of this machine, whose daemon runs in dedicated mode (PROXY_MODE=dedicated)
-    #[command(subcommand)]
-    Machine(MachineCommand),
-}
-
-#[derive(Subcommand)]
-enum MachineCommand {
-    /// Prints the nftables ruleset, without applying it
-    Show(MachineArgs),
-    /// Puts the rules into force, in the network namespace that this runs in. Start the daemon first
-    Apply(MachineArgs),
-    /// Takes them away
-    Remove,
-}
-
-#[derive(Args)]
-struct MachineArgs {
-    /// User that the daemon runs as, and nothing else does
-    #[arg(long, value_name = "UID", required_unless_present = "daemon_cgroup", conflicts_with = "daemon_cgroup", value_parser = daemon_user)]
-    daemon_uid: Option<Daemon>,
-    /// Cgroup (v2, path below its root) that the daemon runs in, and nothing else does
-    #[arg(long, value_name = "PATH", value_parser = Daemon::cgroup)]
-    daemon_cgroup: Option<Daemon>,
-    /// Capture DNS
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
-    dns_capture: bool,
-    /// Capture plaintext that arrives; without it, it goes straight to the programs, past policy
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
-    inbound_capture: bool,
-    /// Ports of this machine that stay as they are, like 22,9000-9100
-    #[arg(long, default_value = machine::EXCLUDE_INBOUND, value_name = "PORTS")]
-    exclude_inbound_ports: String,
-    /// Connections to these ports of anybody stay as they are
-    #[arg(long, default_value = "", value_name = "PORTS")]
-    exclude_outbound_ports: String,
-}
-
-fn daemon_user(text: &str) -> Result<Daemon, String> {
-    Daemon::user(text.parse().map_err(|_| "expected the number of a user, as `id -u NAME` prints it".to_owned())?)
-}
-
-impl MachineArgs {
-    fn capture(self) -> anyhow::Result<machine::Capture> {
-        let ports = |flag: &str, text: &str| -> anyhow::Result<Vec<Ports>> {
-            port_ranges(text).map_err(|why| anyhow::anyhow!("{flag}: {why}"))
-        };
-        let daemon = self.daemon_uid.or(self.daemon_cgroup).context("--daemon-uid or --daemon-cgroup is needed")?;
-        // A machine without the file delegates nothing.
-        let subuid = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
-        daemon.check_delegated(&subuid).map_err(|why| anyhow::anyhow!("--daemon-uid: {why}"))?;
-        Ok(machine::Capture {
-            daemon,
-            dns: self.dns_capture,
-            inbound: self.inbound_capture,
-            exclude_inbound: ports("--exclude-inbound-ports", &self.exclude_inbound_ports)?,
-            exclude_outbound: ports("--exclude-outbound-ports", &self.exclude_outbound_ports)?,
-            older: None,
-        })
-    }
-}
-
-#[derive(Args)]
-struct AgentArgs {
-    /// Folder of pod files (JSON or YAML); status files are written beside them
-    #[arg(long, value_name = "FOLDER")]
-    pods: PathBuf,
-    /// Unix socket on which node daemons are told of pods
-    #[arg(long, env = "ZTUNNEL_UDS_ADDRESS", default_value = mesh_zds::SOCKET, value_name = "PATH")]
-    zds_socket: PathBuf,
-    #[command(flatten)]
-    capture: CaptureArgs,
-}
-
-#[derive(Args)]
-struct CaptureArgs {
-    /// Capture DNS where a pod's annotation does not say otherwise
-    #[arg(long, env = "AMBIENT_DNS_CAPTURE", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
-    dns_capture: bool,
-    /// User whose connections from the node are probes, which reach pods past the mesh
-    #[arg(long, value_name = "UID", conflicts_with = "probe_cgroup")]
-    probe_uid: Option<u32>,
-    /// Cgroup (v2, path below its root) whose connections from the node are probes
-    #[arg(long, value_name = "PATH")]
-    probe_cgroup: Option<String>,
-}
-
-impl CaptureArgs {
-    fn probes(&self) -> anyhow::Result<Option<ProbeSender>> {
-        match (&self.probe_cgroup, self.probe_uid) {
-            (Some(path), _) => {
-                machine::Daemon::cgroup(path).map_err(|why| anyhow::anyhow!("--probe-cgroup: {why}"))?;
-                Ok(Some(ProbeSender::Cgroup(path.clone())))
-            }
-            (None, uid) => Ok(uid.map(ProbeSender::User)),
-        }
-    }
-}
+use self::arguments::{AgentArgs, CaptureArgs, CleanupArgs, Cli, Command, MachineCommand, Own};
 
 fn main() -> ExitCode {
+    if std::env::var_os("CNI_COMMAND").is_some() {
+        return plugin::run(&std::env::vars().collect());
+    }
     let done = match Cli::parse().command {
-        Command::Agent(args) => agent(args),
+        Command::Agent(args) => agent(*args),
         Command::Rules { file, capture } => rules(&file, &capture),
+        Command::Cleanup(args) => clean(&args),
         Command::Machine(MachineCommand::Show(args)) => args.capture().map(|capture| print!("{}", machine::ruleset(&capture))),
         Command::Machine(MachineCommand::Apply(args)) => args.capture().and_then(capture_machine),
         Command::Machine(MachineCommand::Remove) => release_machine(),
@@ -155,19 +53,103 @@ fn main() -> ExitCode {
     }
 }
 
-fn agent(args: AgentArgs) -> anyhow::Result<()> {
+fn logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
-    let probes = args.capture.probes()?;
-    let settings = Settings { pods: args.pods, zds_socket: args.zds_socket, dns: args.capture.dns_capture, probes };
-    mesh_net::rlimit::raise_nofile().context("cannot raise the limit of open files")?;
-    // Work that blocks (nft) has threads of its own; what is left is one folder and one socket.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(run(settings))
 }
 
-fn rules(file: &std::path::Path, args: &CaptureArgs) -> anyhow::Result<()> {
+fn agent(args: AgentArgs) -> anyhow::Result<()> {
+    logging();
+    mesh_net::rlimit::raise_nofile().context("cannot raise the limit of open files")?;
+    // Work that blocks (nft) has threads of its own; what is left is one folder or two watches, and some sockets.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(async {
+        match &args.pods {
+            Some(folder) => of_folder(folder, &args).await,
+            None => of_kubernetes(&args).await,
+        }
+    })
+}
+
+async fn of_folder(folder: &Path, args: &AgentArgs) -> anyhow::Result<()> {
+    let mut signals = Signals::install().context("cannot listen for signals")?;
+    let node = Arc::new(Node::new(settings(args, args.capture.probes()?, SYSCTLS.into()), None)?);
+    if let Some(port) = args.monitoring_port {
+        doors::operators(port, node.clone()).await?;
+    }
+    run(node, Files::of(folder)?, &mut signals).await
+}
+
+async fn of_kubernetes(args: &AgentArgs) -> anyhow::Result<()> {
+    let mut signals = Signals::install().context("cannot listen for signals")?;
+    let cluster = &args.cluster;
+    let (finder, own) = (cluster.places.finder()?, cluster.own()?);
+    let probes = match args.capture.probes()? {
+        Some(told) => told,
+        None => ProbeSender::User(finder.kubelet_user().unwrap_or_default()),
+    };
+    tracing::info!(?probes, "connections from the node that are probes");
+    let node = Arc::new(Node::new(settings(args, Some(probes), finder.sysctls()), Some(finder.host.clone()))?);
+    let ports = [args.monitoring_port.unwrap_or(arguments::MONITORING_PORT), cluster.health_port];
+    for port in ports {
+        doors::operators(port, node.clone()).await?;
+    }
+    let client = api::connect(cluster.kubeconfig.as_deref()).await?;
+    let (ask, asked) = mpsc::channel(1); // the source takes them one by one; who waits, waits at the socket
+    doors::plugin(&cluster.socket(), ask)?;
+    let install = cluster.install(&own);
+    let keeping = install.clone().map(|install| tokio::spawn(install.keep(node.metrics.clone())));
+    let pods = Cluster::new(client.clone(), own.node.clone(), cluster.selection(&own)?, finder.clone(), asked);
+    let ran = run(node, pods, &mut signals).await;
+    if let Some(keeping) = keeping {
+        keeping.abort();
+    }
+    if ran.is_ok() && is_removed(&client, &own).await {
+        tracing::info!("the mesh is being removed from this node");
+        if let Some(install) = install
+            && let Err(error) = install.remove()
+        {
+            tracing::error!(error = format!("{error:#}"), "the plugin stays installed; remove it by hand");
+        }
+        let _ = std::fs::remove_file(cluster.socket()); // somebody else did
+        if let Err(error) = Cluster::take_annotations(client, &own.node).await {
+            tracing::warn!(error = format!("{error:#}"), "pods keep their annotation ambient.istio.io/redirection");
+        }
+        let cleaned = tokio::task::spawn_blocking(move || cleanup::everything(&finder)).await?;
+        tracing::info!(pods = cleaned, "nothing of the mesh is left on this node");
+    }
+    ran
+}
+
+/// Whether this agent ends because the mesh goes, and not because it is replaced: its DaemonSet is gone, or going.
+/// What cannot be found out counts as a replacement: then pods go on being captured.
+async fn is_removed(client: &Client, own: &Own) -> bool {
+    let Some(name) = own.daemon_set() else { return false };
+    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), &own.namespace);
+    match sets.get_opt(&name).await {
+        Ok(Some(set)) => set.metadata.deletion_timestamp.is_some(),
+        Ok(None) => true,
+        Err(error) => {
+            tracing::warn!(%error, name, "whether this agent is to be replaced is not known; everything stays in force");
+            false
+        }
+    }
+}
+
+fn settings(args: &AgentArgs, probes: Option<ProbeSender>, sysctls: PathBuf) -> Settings {
+    Settings { zds_socket: args.zds_socket.clone(), dns: args.capture.dns_capture, probes, sysctls }
+}
+
+fn clean(args: &CleanupArgs) -> anyhow::Result<()> {
+    logging();
+    let removed = args.plugin.install(serde_json::Value::Null).remove();
+    let cleaned = cleanup::everything(&args.places.finder()?);
+    println!("rules removed from {cleaned} pods");
+    removed
+}
+
+fn rules(file: &Path, args: &CaptureArgs) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
     let pod = podfile::parse(file, &text).map_err(anyhow::Error::msg)?;
     match wanted(&pod, args.dns_capture).map_err(anyhow::Error::msg)? {
@@ -208,5 +190,5 @@ fn release_machine() -> anyhow::Result<()> {
 /// This process's own network namespace.
 fn here() -> anyhow::Result<Place> {
     let own = Netns::current().context("cannot open the network namespace of this process")?;
-    Ok(Place { home: own.clone(), within: own })
+    Ok(Place { home: own.clone(), within: own, sysctls: SYSCTLS.into() })
 }

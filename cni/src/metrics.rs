@@ -21,6 +21,9 @@ const STRAYS: Family = Family::counter(
     "Connections that were cut because they came about while somebody had removed a pod's rules",
 );
 
+const INSTALLS: Family = Family::counter("istio_cni_installs_total", "Times that the plugin was put into place");
+const INSTALL_READY: Family = Family::gauge("istio_cni_install_ready", "Whether the plugin is installed as it should be");
+
 /// The agent's counters. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -34,11 +37,13 @@ pub struct Metrics {
     pub repairs_of_node: Counter,
     pub repairs_failed: Counter,
     pub strays: Counter,
+    pub installs: Counter,
+    pub install_ready: Gauge,
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        let families = [DAEMONS, PODS, ENROLLED, RELEASED, RETRIES, REPAIRS, REPAIRS_FAILED, STRAYS];
+        let families = [DAEMONS, PODS, ENROLLED, RELEASED, RETRIES, REPAIRS, REPAIRS_FAILED, STRAYS, INSTALLS, INSTALL_READY];
         let recorder = Recorder::with_families(Limits::DEFAULT, &families);
         Metrics {
             daemons: recorder.gauge(&DAEMONS, &[]),
@@ -50,6 +55,8 @@ impl Default for Metrics {
             repairs_of_node: recorder.counter(&REPAIRS, &[fixed("place", "node")]),
             repairs_failed: recorder.counter(&REPAIRS_FAILED, &[]),
             strays: recorder.counter(&STRAYS, &[]),
+            installs: recorder.counter(&INSTALLS, &[]),
+            install_ready: recorder.gauge(&INSTALL_READY, &[]),
             recorder,
         }
     }

@@ -2,6 +2,7 @@
 //! (spec/dataplane.md 2.2).
 
 use std::io;
+use std::net::IpAddr;
 
 use mesh_net::netlink::{self, Monitor};
 use nix::errno::Errno;
@@ -93,6 +94,69 @@ fn message(kind: u16, change: Change, head: &[u8; 12], attributes: &[(u16, u32)]
     let mut body = head.to_vec();
     attributes.iter().for_each(|(name, value)| body.extend(netlink::attribute(*name, *value)));
     netlink::message(kind, netlink::REQUEST | netlink::ACKNOWLEDGE | create, &body)
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub name: String,
+    pub index: u32,
+    /// The index of its other end, where that is in another namespace.
+    pub peer: Option<u32>,
+}
+
+/// The interfaces of the calling thread's namespace.
+///
+/// # Errors
+/// Those of netlink.
+pub fn links() -> io::Result<Vec<Link>> {
+    let mut links = Vec::new();
+    let question = netlink::message(libc::RTM_GETLINK, netlink::REQUEST | netlink::DUMP, &[0; 16]);
+    netlink::dump(SockProtocol::NetlinkRoute, &question, |kind, body| {
+        if kind == libc::RTM_NEWLINK {
+            links.extend(link(body));
+        }
+    })?;
+    Ok(links)
+}
+
+/// `struct ifinfomsg` and its attributes.
+fn link(body: &[u8]) -> Option<Link> {
+    let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
+    let attributes = body.get(16..)?;
+    let attribute = |wanted: u16| netlink::attributes(attributes).find(|(kind, _)| *kind == wanted).map(|(_, content)| content);
+    let name = String::from_utf8_lossy(attribute(libc::IFLA_IFNAME)?).trim_end_matches('\0').to_owned();
+    // Both ends may have the same index, each in its own namespace: the number of the other namespace tells.
+    let elsewhere = attribute(libc::IFLA_LINK_NETNSID).is_some();
+    let peer = attribute(libc::IFLA_LINK).and_then(|content| Some(u32::from_ne_bytes(content.try_into().ok()?)));
+    Some(Link { name, index, peer: peer.filter(|peer| elsewhere && *peer != 0) })
+}
+
+/// The addresses of the calling thread's namespace.
+///
+/// # Errors
+/// Those of netlink.
+pub fn addresses() -> io::Result<Vec<IpAddr>> {
+    let mut addresses = Vec::new();
+    let question = netlink::message(libc::RTM_GETADDR, netlink::REQUEST | netlink::DUMP, &[0; 8]);
+    netlink::dump(SockProtocol::NetlinkRoute, &question, |kind, body| {
+        if kind == libc::RTM_NEWADDR {
+            addresses.extend(address(body));
+        }
+    })?;
+    Ok(addresses)
+}
+
+/// `struct ifaddrmsg` and its attributes; the own address where the link names both ends.
+fn address(body: &[u8]) -> Option<IpAddr> {
+    let attributes = || netlink::attributes(body.get(8..).unwrap_or_default());
+    let find = |wanted: u16| attributes().find(|(kind, _)| *kind == wanted).map(|(_, content)| content);
+    let content = find(libc::IFA_LOCAL).or_else(|| find(libc::IFA_ADDRESS))?;
+    match content.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(content).ok()?)),
+        16 => Some(IpAddr::from(<[u8; 16]>::try_from(content).ok()?)),
+        _ => None,
+    }
 }
 
 impl Change {

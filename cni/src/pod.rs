@@ -18,8 +18,8 @@ pub const DNS_CAPTURE: &str = "ambient.istio.io/dns-capture";
 pub const VIRTUAL_INTERFACES: &str = "istio.io/reroute-virtual-interfaces";
 pub const EXCLUDE_INBOUND: &str = "ambient.isthmus.io/exclude-inbound-ports";
 pub const EXCLUDE_OUTBOUND: &str = "ambient.isthmus.io/exclude-outbound-ports";
-const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
-const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
+pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 
 /// The daemon's own ports in a pod (spec/dataplane.md 1.1); excluding them from capture would mean nothing good.
 const MESH_PORTS: [u16; 5] = [15001, 15006, 15008, 15053, 15080];

@@ -59,7 +59,11 @@ impl Rules {
     pub fn adopt(place: Place, fixed: Arc<AtomicBool>, mut random: impl FnMut() -> u32) -> Result<(Rules, Found), Error> {
         let earlier = place.exempt()?;
         let found = match &earlier {
-            Some(_) => Found::Captured { older: place.older()? },
+            Some(_) if place.is_draining()? => Found::Draining,
+            Some(_) => {
+                let guarded = !place.listing("inet", GUARD_TABLE)?.is_empty();
+                Found::Captured { older: place.older()?, guarded }
+            }
             None => Found::Nothing,
         };
         let own = earlier.as_deref().and_then(own_mark).unwrap_or_else(|| {
@@ -69,7 +73,9 @@ impl Rules {
                 }
             }
         });
-        Ok((Rules { place, own, fixed, stand: Mutex::default() }, found))
+        let guarded = matches!(found, Found::Captured { guarded: true, .. });
+        let stand = Mutex::new(Stand { guarded, ..Stand::default() });
+        Ok((Rules { place, own, fixed, stand }, found))
     }
 
     /// Which namespace these are in.
@@ -284,8 +290,12 @@ impl Rules {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     Nothing,
+    /// It was leaving: nothing new is captured.
+    Draining,
     /// Its rules are in force. `older` as they have it.
     Captured {
         older: Option<BTreeSet<Flow>>,
+        /// Its enrolment was not completed: it is closed.
+        guarded: bool,
     },
 }

@@ -3,10 +3,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use mesh_net::netlink::Monitor;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::metrics::Metrics;
@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const POLL_EVERY: Duration = Duration::from_secs(5);
 
 /// A pod's rules, until dropped. `repairs` counts what was put back.
-pub async fn over_pod(uid: String, rules: Arc<Rules>, metrics: Metrics, repairs: Arc<AtomicU64>) {
+pub async fn over_pod(uid: String, rules: Arc<Rules>, metrics: Metrics, repairs: watch::Sender<u64>) {
     let opened = rules.clone();
     let monitors = tokio::task::spawn_blocking(move || opened.monitors()).await.expect("it does not panic");
     let monitors = match monitors {
@@ -36,7 +36,7 @@ pub async fn over_pod(uid: String, rules: Arc<Rules>, metrics: Metrics, repairs:
                 tracing::warn!(uid, strays, "somebody else had changed the rules in a pod, they are in force again; connections that came about in between were cut");
                 metrics.repairs_in_pods.increment(1);
                 metrics.strays.increment(strays as u64);
-                repairs.fetch_add(1, Relaxed);
+                repairs.send_modify(|repairs| *repairs += 1);
                 true
             }
             Err(error) => {

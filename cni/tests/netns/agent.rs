@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use prost::Message;
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 /// The agent's process, its folder and the pod's namespace by a path that can vanish.
@@ -382,4 +382,55 @@ async fn rules_that_somebody_else_changes_are_put_back() {
     assert!(before.contains("table netdev isthmus-probes") && before.contains("table inet isthmus-probes"));
     node.world.sh(&node.world.node, "nft flush ruleset");
     node.world.until("the node's rules are back", || probes() == before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_comes_back_while_it_leaves_is_not_made_to_wait() {
+    let Some(node) = Node::new("a_pod_that_comes_back_while_it_leaves_is_not_made_to_wait") else { return };
+    let (application, peer) = (node.world.application(), node.world.outside());
+    serve(&peer, "peer", "[::]:80").await;
+    let pod = node.pod("running");
+    let mut leaving = pod.clone();
+    leaving["labels"] = json!({"istio.io/dataplane-mode": "none"});
+    node.write("cart-1.json", &pod);
+    let mut daemon = node.connected().await;
+    let mark = added(next(&mut daemon, Ok(())).await);
+    crate::world::daemon(&node.world, mark).await;
+    while let Ok(request) = timeout(Duration::from_millis(500), daemon.next()).await {
+        request.unwrap();
+        daemon.ack(Ok(())).await.unwrap();
+    }
+    node.until("cart-1", State::Enabled, "").await;
+    let mut open = application.dial("10.77.2.2:80".parse().unwrap(), Source::Any).await.unwrap();
+    assert!(open.read_u8().await.unwrap() > 0, "the daemon carries it");
+
+    // before anything was undone: as if nothing had been
+    node.write("cart-1.json", &leaving);
+    node.until("cart-1", State::Releasing, "leaving the mesh").await;
+    node.write("cart-1.json", &pod);
+    node.until("cart-1", State::Enabled, "").await;
+    assert!(timeout(Duration::from_millis(200), daemon.next()).await.is_err(), "the daemon is told nothing");
+
+    // while its last connection goes on: first the daemon, then the rules
+    node.write("cart-1.json", &leaving);
+    assert!(matches!(next(&mut daemon, Ok(())).await, Request::Del { .. }));
+    node.until("cart-1", State::Releasing, "waiting for its connections").await;
+    assert!(!node.rules().contains("redirect to :15001"));
+    node.write("cart-1.json", &pod);
+    let again = timeout(Duration::from_secs(5), daemon.next()).await.expect("a request").unwrap();
+    assert_eq!(added(again), mark, "its mark stays, for what is open is known by it");
+    assert!(!node.rules().contains("redirect to :15001"), "no daemon serves it yet");
+    daemon.ack(Ok(())).await.unwrap();
+    while let Ok(request) = timeout(Duration::from_millis(500), daemon.next()).await {
+        request.unwrap();
+        daemon.ack(Ok(())).await.unwrap();
+    }
+    node.until("cart-1", State::Enabled, "").await;
+    assert_eq!(ask(&application, "10.77.2.2:80").await, "outbound from 10.77.1.2 to 10.77.2.2:80");
+    open.write_all(b"!").await.unwrap();
+    let mut heard = Vec::new();
+    while heard.last() != Some(&b'!') {
+        heard.push(open.read_u8().await.unwrap());
+    }
+    assert_eq!(node.status("cart-1").unwrap().older_connections, 0, "what the daemon carries does not pass the mesh by");
 }

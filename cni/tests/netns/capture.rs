@@ -160,7 +160,7 @@ async fn the_fixed_mark_passes_only_while_a_daemon_needs_it() {
     rules.remark().unwrap();
     let (again, found) = mesh_cni::rules::Rules::adopt(world.place(), fixed, || panic!("a mark exists")).unwrap();
     assert_eq!(again.mark(), MARK);
-    assert_eq!(found, mesh_cni::rules::Found::Captured { older: Some([].into()) });
+    assert_eq!(found, mesh_cni::rules::Found::Captured { older: Some([].into()), guarded: false });
 }
 
 /// Every packet of the namespace with this mark, on any interface, in or out (what SO_RCVMARK on a packet socket shows).
@@ -214,7 +214,7 @@ async fn nobody_forges_the_probes_address() {
     let reached = serve(&pod, "application", "[::]:80").await;
     serve(&peer, "peer", "[::]:80").await;
     world.enrolled(scope());
-    let at_node = mesh_cni::apply::Place { home: world.home.clone(), within: world.node.clone() };
+    let at_node = world.place_in(&world.node);
     at_node.nft(&ruleset(&ProbeSender::User(0), &[ip(POD4), ip(POD6)])).unwrap();
     at_node.nft(&interface_ruleset("u1", "vpod")).unwrap();
 

@@ -3,4 +3,5 @@
 
 mod agent;
 mod capture;
+mod plugin;
 mod world;

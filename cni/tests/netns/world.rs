@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use mesh_cni::apply::Place;
+use mesh_cni::apply::{Place, SYSCTLS};
 use mesh_cni::pod::Scope;
 use mesh_cni::rules::Rules;
 use mesh_net::linux::PodNet;
@@ -93,7 +93,11 @@ impl World {
     }
 
     pub fn place(&self) -> Place {
-        Place { home: self.home.clone(), within: self.pod.clone() }
+        self.place_in(&self.pod)
+    }
+
+    pub fn place_in(&self, within: &Netns) -> Place {
+        Place { home: self.home.clone(), within: within.clone(), sysctls: SYSCTLS.into() }
     }
 
     pub fn rules(&self) -> Rules {
