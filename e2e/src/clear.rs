@@ -98,6 +98,11 @@ impl Clear {
         &self.leaks
     }
 
+    /// TLS records in tunnels.
+    pub fn tunnelled(&self) -> u64 {
+        self.tunnels.tunnels().1.records
+    }
+
     /// Nothing in the clear that had to be in a tunnel, and all that went to or from the tunnel port was TLS.
     ///
     /// # Errors

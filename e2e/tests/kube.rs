@@ -6,20 +6,34 @@
 //! after so many, no further check begins.
 
 mod kube {
+    pub mod api;
+    pub mod authority;
     pub mod chart;
+    pub mod churn;
     pub mod cluster;
+    pub mod crowd;
     pub mod enrolment;
+    pub mod entries;
+    pub mod inputs;
     pub mod install;
+    pub mod kill;
+    pub mod load;
     pub mod mesh;
     pub mod policy;
+    pub mod probes;
+    pub mod rollouts;
+    pub mod rules;
+    pub mod size;
+    pub mod stand;
     pub mod traffic;
+    pub mod upgrade;
 }
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use kube::cluster::Cluster;
-use kube::{chart, enrolment, install, policy, traffic};
+use kube::{authority, chart, churn, crowd, enrolment, entries, inputs, install, policy, probes, rollouts, rules, traffic, upgrade};
 
 /// Why what needs the node's agent is not looked at yet, unless it is named in full.
 const WITHOUT_AGENT: &str = "the agent does not watch the pods of a cluster yet";
@@ -30,12 +44,23 @@ fn need_the_agent(checks: Vec<e2e::Check<Cluster>>) -> Vec<e2e::Check<Cluster>> 
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let mut checks: Vec<e2e::Check<Cluster>> =
-        [chart::checks(), install::first_checks(), need_the_agent(install::checks()), need_the_agent(traffic::checks()),
-            need_the_agent(policy::checks()), need_the_agent(enrolment::checks()), install::last_checks()]
-            .into_iter()
-            .flatten()
-            .collect();
+    let with_agent = [
+        install::checks(),
+        traffic::checks(),
+        policy::checks(),
+        enrolment::checks(),
+        rules::checks(),
+        probes::checks(),
+        entries::checks(),
+        authority::checks(),
+        inputs::checks(),
+        crowd::checks(),
+        churn::checks(),
+        rollouts::checks(),
+        upgrade::checks(),
+    ];
+    let rooms = [chart::checks(), install::first_checks()].into_iter().chain(with_agent.map(need_the_agent)).chain([install::last_checks()]);
+    let mut checks: Vec<e2e::Check<Cluster>> = rooms.flatten().collect();
     checks.retain(|check| e2e::is_wanted(check.name, &wanted));
     if std::env::args().any(|argument| argument == "--list") {
         checks.iter().for_each(|check| println!("{}: test", check.name));

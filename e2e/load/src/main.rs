@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `serve` | answers with who called, echoes what is held, answers probes |
 //! | `run` | connections at a steady rate, counted one by one; prints a report as JSON |
+//! | `wander` | tries many addresses, each once |
 //! | `ask` | one request; prints the answer |
 
 mod answer;
@@ -20,6 +21,8 @@ use clap::Parser;
 
 /// Where `serve` answers over HTTP.
 pub const HTTP_PORT: u16 = 9080;
+/// Where it does too, so that rules may tell ports apart.
+pub const OTHER_HTTP_PORT: u16 = 9083;
 /// Where it says back what it hears.
 pub const ECHO_PORT: u16 = 9081;
 /// Where it answers gRPC's health check.
@@ -28,7 +31,7 @@ pub const GRPC_PORT: u16 = 9082;
 #[derive(Parser)]
 #[command(name = "meshload", version)]
 enum Mode {
-    /// Answers over HTTP (9080) with who called, echoes (9081), answers gRPC's health check (9082)
+    /// Answers over HTTP (9080, 9083) with who called, echoes (9081), answers gRPC's health check (9082)
     Serve {
         /// What it calls itself in its answers
         #[arg(long, env = "HOSTNAME", default_value = "")]
@@ -64,6 +67,15 @@ enum Mode {
         #[arg(long)]
         seconds: Option<u64>,
     },
+    /// Tries one address after the other, some hundreds at a time, and says how many took a connection
+    Wander {
+        /// The first address
+        from: std::net::Ipv4Addr,
+        /// How many
+        count: u32,
+        #[arg(long, default_value_t = HTTP_PORT)]
+        port: u16,
+    },
     /// Asks once; the exit status says whether the answer was 200
     Ask {
         /// HOST:PORT
@@ -93,6 +105,10 @@ async fn run(mode: Mode) -> anyhow::Result<bool> {
             let report = run::run(plan, run::end(seconds.map(Duration::from_secs))).await;
             println!("{}", serde_json::to_string(&report)?);
             Ok(report.failed() == 0)
+        }
+        Mode::Wander { from, count, port } => {
+            println!("{}", run::wander(from, count, port).await);
+            Ok(true)
         }
         Mode::Ask { at, path } => match client::fresh(&at, &path).await {
             Ok(answer) => {

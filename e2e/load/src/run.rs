@@ -1,6 +1,7 @@
 //! The load: each kind of connection in tasks of its own, at times that are set when it begins, so that a stall is followed
 //! by what was missed and not hidden by it.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -211,6 +212,25 @@ async fn hold(at: String, number: u32, pause: Duration, book: Book, mut over: wa
             }
         }
     }
+}
+
+/// Addresses that are tried at a time.
+const TRIED_AT_ONCE: usize = 500;
+
+/// Each address once; how many took a connection.
+pub async fn wander(from: Ipv4Addr, count: u32, port: u16) -> u32 {
+    let (mut open, mut taken) = (JoinSet::new(), 0);
+    for number in 0..count {
+        let at = SocketAddr::from((Ipv4Addr::from_bits(from.to_bits().wrapping_add(number)), port));
+        if open.len() >= TRIED_AT_ONCE {
+            taken += u32::from(matches!(open.join_next().await, Some(Ok(true))));
+        }
+        open.spawn(async move { client::connect(&at.to_string()).await.is_ok() });
+    }
+    while let Some(done) = open.join_next().await {
+        taken += u32::from(matches!(done, Ok(true)));
+    }
+    taken
 }
 
 #[cfg(test)]

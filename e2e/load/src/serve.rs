@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{ECHO_PORT, GRPC_PORT, HTTP_PORT, client};
+use crate::{ECHO_PORT, GRPC_PORT, HTTP_PORT, OTHER_HTTP_PORT, client};
 
 /// HealthCheckResponse { status: SERVING }, with gRPC's prefix: not compressed, two bytes.
 const SERVING: [u8; 7] = [0, 0, 0, 0, 2, 8, 1];
@@ -30,10 +30,13 @@ pub async fn run(name: &str, first: Option<String>, linger: Duration) -> anyhow:
     if let Some(at) = first {
         tokio::spawn(ask_first(at, ready.clone()));
     }
-    let (http, echo, grpc) = (listen(HTTP_PORT).await?, listen(ECHO_PORT).await?, listen(GRPC_PORT).await?);
+    let (http, other) = (listen(HTTP_PORT).await?, listen(OTHER_HTTP_PORT).await?);
+    let (echo, grpc) = (listen(ECHO_PORT).await?, listen(GRPC_PORT).await?);
     let name = Arc::<str>::from(name);
+    let page = move |stream, peer| answer(stream, peer, name.clone(), ready.clone());
     tokio::select! {
-        never = accept(http, move |stream, peer| answer(stream, peer, name.clone(), ready.clone())) => never,
+        never = accept(http, page.clone()) => never,
+        never = accept(other, page) => never,
         never = accept(echo, |stream, _| say_back(stream)) => never,
         never = accept(grpc, |stream, _| be_healthy(stream)) => never,
         () = async { terminate.recv().await; tokio::time::sleep(linger).await } => Ok(()),

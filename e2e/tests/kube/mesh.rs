@@ -12,11 +12,11 @@ pub const PORT: u16 = 9080;
 pub const MARKER: &str = "Where the Land Narrows";
 
 /// Where the images come from: those that `scripts/e2e-kubernetes.sh` loaded, or the user's.
-fn hub() -> String {
+pub fn hub() -> String {
     std::env::var("ISTHMUS_HUB").unwrap_or_else(|_| "isthmus.test".to_owned())
 }
 
-fn tag() -> String {
+pub fn tag() -> String {
     std::env::var("ISTHMUS_TAG").unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned())
 }
 
