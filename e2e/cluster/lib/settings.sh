@@ -1,7 +1,7 @@
 # Names, addresses, versions. Everything that the cluster makes in the kernel carries $name.
-name=isthmus-e2e
+name="${ISTHMUS_E2E_NAME:-isthmus-e2e}"  # another name, state and network: another cluster beside it
 cache="${ISTHMUS_E2E_CACHE:-/var/cache/isthmus-e2e}"  # programs built from source: slow to make, kept when the cluster goes
-state="${ISTHMUS_E2E_STATE:-/var/lib/isthmus-e2e}"    # everything of one cluster: removed with it
+state="${ISTHMUS_E2E_STATE:-/var/lib/$name}"    # everything of one cluster: removed with it
 programs="$cache/bin"
 pki="$state/pki"
 logs="$state/log"
@@ -13,9 +13,10 @@ helm_version=3.21.4
 go_version_min=1.26.4  # what these versions of CoreDNS and Helm ask for
 
 # One switch joins the machine, the control plane and the nodes. Pods of node N are 10.244.N.0/24.
-control_address=10.90.0.1
-machine_address=10.90.0.254
-node_address() { echo "10.90.0.1${1#node}"; }
+network="${ISTHMUS_E2E_NETWORK:-10.90.0}"
+control_address=$network.1
+machine_address=$network.254
+node_address() { echo "$network.1${1#node}"; }
 pods_of() { echo "10.244.${1#node}.0/24"; }
 pods_range=10.244.0.0/16
 services_range=10.96.0.0/16

@@ -96,7 +96,7 @@ impl Cluster {
 
     /// Everything that passes between the first node and the others from now on; only in our own cluster.
     pub fn wire(&self, words: &[&'static str]) -> Result<Wire> {
-        Wire::tap("isthmus-e2e-control", &self.nodes[0], words)
+        Wire::tap(&switch(), &self.nodes[0], words)
     }
 }
 
@@ -106,7 +106,22 @@ pub fn root() -> &'static Path {
 
 /// Where our own cluster keeps itself, its logs included.
 pub fn state() -> PathBuf {
-    std::env::var_os("ISTHMUS_E2E_STATE").map_or_else(|| PathBuf::from("/var/lib/isthmus-e2e"), PathBuf::from)
+    std::env::var_os("ISTHMUS_E2E_STATE").map_or_else(|| Path::new("/var/lib").join(own_name()), PathBuf::from)
+}
+
+/// What everything of our own cluster is called in the kernel; settings.sh has the same.
+pub fn own_name() -> String {
+    std::env::var("ISTHMUS_E2E_NAME").unwrap_or_else(|_| "isthmus-e2e".to_owned())
+}
+
+/// The network namespace of our own cluster in which all nodes' cables end.
+pub fn switch() -> String {
+    format!("{}-control", own_name())
+}
+
+/// This machine's own end of a cable to that switch.
+pub fn machine() -> String {
+    format!("{}.254", std::env::var("ISTHMUS_E2E_NETWORK").unwrap_or_else(|_| "10.90.0".to_owned()))
 }
 
 pub fn chart() -> PathBuf {

@@ -9,10 +9,10 @@ use e2e::{Check, Outcome, checks};
 use isthmus::lab::netns;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::cluster::{Cluster, text, until};
+use super::cluster::{Cluster, switch, text, until};
 use super::load::{Demand, Load, PROGRAM, until_answered};
 use super::mesh::{parts, ztunnel};
-use super::stand::{CALLERS, SERVERS, SWITCH, Stand, at, in_mesh};
+use super::stand::{CALLERS, SERVERS, Stand, at, in_mesh};
 
 /// What a tunnel may cost a daemon, both of its relays' buffers and its account included.
 const TUNNEL_BYTES_MAX: u64 = 64 << 10;
@@ -94,7 +94,7 @@ fn half_open_connections_leave_the_others_served(cluster: &Cluster) -> Result<Ou
     let stand = Stand::up(cluster)?;
     let IpAddr::V4(server) = stand.address(&in_mesh(SERVERS[1]))? else { return Ok(Outcome::Skipped("pods of this cluster have no IPv4".into())) };
     let load = Load::begin(&in_mesh(CALLERS[0]), &at(SERVERS[1]), Demand::fresh(100))?;
-    let sent = netns::within(&netns::path(SWITCH), move || flood(SocketAddrV4::new(server, 15008), LASTS))??;
+    let sent = netns::within(&netns::path(&switch()), move || flood(SocketAddrV4::new(server, 15008), LASTS))??;
     let report = load.end()?;
     println!("    {} first segments a second; {report}", sent / LASTS.as_secs());
     ensure!(report.failed() * 1000 <= report.ok(), "{report}");

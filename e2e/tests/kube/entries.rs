@@ -8,13 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::{Check, Outcome, checks};
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, SOON, text, until};
+use super::cluster::{Cluster, SOON, machine, text, until};
 use super::load::{Demand, Load, ask, ask_at};
 use super::mesh::{SYSTEM, parts, ztunnel};
 use super::stand::{BOTH, CALLERS, MESH, SERVERS, STRANGER, Stand, at, in_mesh};
-
-/// The machine's own end of our cluster's switch.
-const MACHINE: &str = "10.90.0.254";
 
 pub fn checks() -> Vec<Check<Cluster>> {
     let mut checks = checks![a_service_spreads_over_its_endpoints, service_entries_lead_to_their_endpoints, traffic_is_counted_with_both_ends, a_daemons_metrics_are_read_through_a_tunnel];
@@ -44,7 +41,7 @@ fn what_nobody_knows_is_reached_as_without_a_mesh(cluster: &Cluster) -> Result<O
         return Ok(Outcome::Skipped("nothing outside of this cluster is ours to be called".into()));
     }
     let stand = Stand::up(cluster)?;
-    let listener = TcpListener::bind((MACHINE, 0))?;
+    let listener = TcpListener::bind((machine(), 0))?;
     let port = listener.local_addr()?.port();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
@@ -52,7 +49,7 @@ fn what_nobody_knows_is_reached_as_without_a_mesh(cluster: &Cluster) -> Result<O
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\nconnection: close\r\n\r\noutside");
         }
     });
-    let said = ask_at(cluster, &in_mesh(CALLERS[0]), &format!("{MACHINE}:{port}"))?;
+    let said = ask_at(cluster, &in_mesh(CALLERS[0]), &format!("{}:{port}", machine()))?;
     ensure!(said.trim() == "outside", "{said}");
     drop(stand);
     Ok(Outcome::Held)

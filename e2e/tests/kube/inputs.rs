@@ -12,10 +12,10 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, RngCore as _, SeedableRng as _};
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, text};
+use super::cluster::{Cluster, switch, text};
 use super::load::{Demand, Report, under_load, until_answered, until_refused};
 use super::mesh::parts;
-use super::stand::{CALLERS, MESH, SERVERS, SWITCH, Stand, at, in_mesh};
+use super::stand::{CALLERS, MESH, SERVERS, Stand, at, in_mesh};
 
 /// What is promised.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
@@ -197,7 +197,7 @@ fn noise_on_the_controllers_ports_changes_nothing(cluster: &Cluster) -> Result<O
         for port in [15012, 15014, 15017] {
             let to: SocketAddr = format!("{}:{port}", text(&istiod["status"]["podIP"])).parse()?;
             let noise: Vec<Vec<u8>> = (0..PER_PORT).map(|number| noise(&mut chance, number)).collect();
-            netns::within(&netns::path(SWITCH), move || noise.iter().try_for_each(|noise| say(to, noise)))??;
+            netns::within(&netns::path(&switch()), move || noise.iter().try_for_each(|noise| say(to, noise)))??;
         }
     }
     let after = parts(cluster, "istiod")?;

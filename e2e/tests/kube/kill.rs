@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill as signal};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::cluster::{Cluster, text};
+use super::cluster::{Cluster, own_name, text};
 use super::mesh::SYSTEM;
 
 /// Kills a pod of the mesh: its processes where they can be reached from here and `process` says so, else the pod itself,
@@ -36,8 +36,8 @@ pub fn kill_process(pod: &Value) -> Result<()> {
 
 /// The processes of a container of our own cluster, as this machine counts them.
 fn processes(container: &str) -> Vec<i32> {
-    let roots = ["/sys/fs/cgroup/isthmus-e2e", "/sys/fs/cgroup/pids/isthmus-e2e", "/sys/fs/cgroup/memory/isthmus-e2e"];
-    let found = roots.iter().find_map(|root| folder(Path::new(root), container));
+    let roots = ["", "pids", "memory"].map(|hierarchy| Path::new("/sys/fs/cgroup").join(hierarchy).join(own_name()));
+    let found = roots.iter().find_map(|root| folder(root, container));
     let listed = found.and_then(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok()).unwrap_or_default();
     listed.lines().filter_map(|line| line.parse().ok()).collect()
 }

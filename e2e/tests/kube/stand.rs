@@ -10,7 +10,7 @@ use isthmus::tour::wire::Wire;
 use serde_json::Value;
 
 use super::api::Api;
-use super::cluster::{Cluster, SOON, text, until};
+use super::cluster::{Cluster, SOON, switch, text, until};
 use super::mesh::{SYSTEM, hub, install, parts, tag, wait_enrolled, wait_ready, ztunnel};
 use super::size::Size;
 
@@ -22,8 +22,6 @@ pub const SERVERS: [&str; 2] = ["server-1", "server-2"];
 pub const STRANGER: &str = "e2e-load-outside/stranger";
 /// Both servers under one name.
 pub const BOTH: &str = "servers";
-/// The network namespace of our own cluster in which all nodes' cables end.
-pub const SWITCH: &str = "isthmus-e2e-control";
 
 /// NAMESPACE/NAME of a pod of the stand.
 pub fn in_mesh(pod: &str) -> String {
@@ -121,7 +119,7 @@ impl<'a> Stand<'a> {
     /// What passes between the first node and the others from now on; `None` where the wire is not ours.
     pub fn watch(&self) -> Result<Option<Wire<Clear>>> {
         let take = |clear: &mut Clear, frame: &[u8]| clear.take(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), frame);
-        self.cluster.ours.then(|| Wire::watch(SWITCH, &self.cluster.nodes[0], Clear::default(), take)).transpose()
+        self.cluster.ours.then(|| Wire::watch(&switch(), &self.cluster.nodes[0], Clear::default(), take)).transpose()
     }
 }
 
