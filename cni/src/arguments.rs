@@ -9,6 +9,7 @@ use mesh_cni::host::ProbeSender;
 use mesh_cni::install::Install;
 use mesh_cni::kubernetes::decide::Selection;
 use mesh_cni::kubernetes::find::Finder;
+use mesh_cni::kubernetes::leave::Own;
 use mesh_cni::machine::{self, Daemon};
 use mesh_cni::plugin::call::RUN_FOLDER;
 use mesh_cni::plugin::event::SOCKET;
@@ -42,6 +43,8 @@ pub enum Command {
     },
     /// Takes everything of the mesh out of this node: rules in all network namespaces, and the plugin
     Cleanup(CleanupArgs),
+    /// Has all agents of a cluster leave, and waits for them: before a chart is removed
+    Leave(LeaveArgs),
     /// Captures the traffic of this machine, whose daemon runs in dedicated mode (PROXY_MODE=dedicated)
     #[command(subcommand)]
     Machine(MachineCommand),
@@ -122,7 +125,7 @@ pub struct ClusterArgs {
     /// The agent's own pod, of a DaemonSet: when that is gone, everything is undone
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod: Option<String>,
-    /// The mesh's own namespace, of which no pod is enrolled
+    /// The mesh's own namespace, whose own pods (ztunnel, istiod, mesh-cni) are not enrolled
     #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system", value_name = "NAME")]
     pub namespace: String,
     /// Namespaces of which no pod is enrolled, separated by commas
@@ -182,19 +185,27 @@ pub struct PlaceArgs {
 }
 
 #[derive(Args)]
+pub struct LeaveArgs {
+    /// The agents' namespace
+    #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system", value_name = "NAME")]
+    pub namespace: String,
+    /// The agents' DaemonSet
+    #[arg(long, default_value = "mesh-cni", value_name = "NAME")]
+    pub daemon_set: String,
+    /// How long agents are waited for
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub wait: u64,
+    /// Connects to the API server with this file instead of the pod's ServiceAccount
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Args)]
 pub struct CleanupArgs {
     #[command(flatten)]
     pub plugin: PluginArgs,
     #[command(flatten)]
     pub places: PlaceArgs,
-}
-
-/// Who this agent is.
-#[derive(Clone, Debug)]
-pub struct Own {
-    pub node: String,
-    pub namespace: String,
-    pub pod: Option<String>,
 }
 
 impl CaptureArgs {
@@ -234,15 +245,17 @@ impl MachineArgs {
 }
 
 impl ClusterArgs {
-    pub fn own(&self) -> anyhow::Result<Own> {
+    pub fn node(&self) -> anyhow::Result<String> {
         let node = self.node.clone().filter(|name| !name.is_empty());
-        let node = node.context("--kubernetes: the node is not named; set NODE_NAME (from spec.nodeName) or --node")?;
-        Ok(Own { node, namespace: self.namespace.clone(), pod: self.pod.clone() })
+        node.context("--kubernetes: the node is not named; set NODE_NAME (from spec.nodeName) or --node")
     }
 
-    pub fn selection(&self, own: &Own) -> anyhow::Result<Selection> {
-        let excluded = self.excluded().chain([own.namespace.clone()]);
-        Selection::parse(&self.selectors, excluded).map_err(|error| anyhow::anyhow!("AMBIENT_ENABLEMENT_SELECTOR: {error}"))
+    pub fn own(&self) -> Own {
+        Own { namespace: self.namespace.clone(), pod: self.pod.clone() }
+    }
+
+    pub fn selection(&self) -> anyhow::Result<Selection> {
+        Selection::parse(&self.selectors, self.excluded(), &self.namespace).map_err(|error| anyhow::anyhow!("AMBIENT_ENABLEMENT_SELECTOR: {error}"))
     }
 
     fn excluded(&self) -> impl Iterator<Item = String> {
@@ -253,13 +266,13 @@ impl ClusterArgs {
         self.plugin.run.join(SOCKET)
     }
 
-    pub fn install(&self, own: &Own) -> Option<Install> {
+    pub fn install(&self) -> Option<Install> {
         let mut entry = json!({
             "type": TYPE,
             "name": TYPE,
             "cni_agent_run_dir": self.plugin.run,
             "exclude_namespaces": self.excluded().collect::<Vec<_>>(),
-            "pod_namespace": own.namespace,
+            "pod_namespace": self.namespace,
         });
         if let Ok(selectors) = serde_saphyr::from_str::<Value>(&self.selectors)
             && !selectors.is_null()
@@ -300,14 +313,6 @@ impl PlaceArgs {
     }
 }
 
-impl Own {
-    /// The DaemonSet of a pod is called as the pod is, without the five letters that tell its pods apart.
-    pub fn daemon_set(&self) -> Option<String> {
-        let (name, suffix) = self.pod.as_deref()?.rsplit_once('-')?;
-        (suffix.len() == 5).then(|| name.to_owned())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,13 +320,5 @@ mod tests {
     #[test]
     fn flags_are_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
-    }
-
-    #[test]
-    fn a_pod_names_its_daemon_set() {
-        for (pod, expected) in [(Some("istio-cni-node-x7k2p"), Some("istio-cni-node")), (Some("cni"), None), (Some("cni-a"), None), (None, None)] {
-            let own = Own { node: String::new(), namespace: String::new(), pod: pod.map(str::to_owned) };
-            assert_eq!(own.daemon_set().as_deref(), expected);
-        }
     }
 }

@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 use crate::conflist::{TYPE, chosen, with_us, without_us};
+use crate::kubernetes::leave::Stay;
 use crate::metrics::Metrics;
 use crate::plugin::KUBECONFIG;
 
@@ -79,10 +82,11 @@ impl Install {
         Ok(())
     }
 
-    /// Keeps it as it should be, for ever.
-    pub async fn keep(self, metrics: Metrics) {
+    /// Keeps it as it should be until the agent leaves, then takes it away.
+    pub async fn keep(self, metrics: Metrics, stay: watch::Sender<Stay>) {
         let mut told = String::new();
-        loop {
+        let mut staying = stay.subscribe();
+        while !stay.borrow().is_over() {
             let install = self.clone();
             match tokio::task::spawn_blocking(move || install.put()).await.expect("it does not panic") {
                 Ok(written) => {
@@ -98,8 +102,22 @@ impl Install {
                     }
                 }
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            // An error: nobody holds the sender, and only the agent's end does that.
+            let _ = timeout(LOOK_EVERY, staying.wait_for(|now| now.is_over())).await;
         }
+        loop {
+            let install = self.clone();
+            match tokio::task::spawn_blocking(move || install.remove()).await.expect("it does not panic") {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "the plugin cannot be removed, trying again");
+                    sleep(LOOK_EVERY).await;
+                }
+            }
+        }
+        metrics.install_ready.set(0.0);
+        tracing::info!("the plugin is no longer in the node's list of CNI plugins");
+        stay.send_replace(Stay::Unplugged);
     }
 
     fn list(&self) -> anyhow::Result<Option<String>> {

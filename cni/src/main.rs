@@ -8,16 +8,16 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use k8s_openapi::api::apps::v1::DaemonSet;
-use kube::{Api, Client};
 use mesh_cni::agent::{Node, Settings, run};
 use mesh_cni::apply::{Place, SYSCTLS};
 use mesh_cni::cleanup;
 use mesh_cni::folder::Files;
 use mesh_cni::host::ProbeSender;
+use mesh_cni::kubernetes::leave::{Stay, everywhere};
 use mesh_cni::kubernetes::{Cluster, api, doors};
 use mesh_cni::machine;
 use mesh_cni::netlink::Change;
@@ -28,9 +28,13 @@ use mesh_cni::redirect::{Capture, Marks, removal, ruleset};
 use mesh_cni::sockets::{OLDER_MAX, bypassing_on_machine};
 use mesh_net::netns::Netns;
 use mesh_runtime::signal::Signals;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
-use self::arguments::{AgentArgs, CaptureArgs, CleanupArgs, Cli, Command, MachineCommand, Own};
+use self::arguments::{AgentArgs, CaptureArgs, CleanupArgs, Cli, Command, LeaveArgs, MachineCommand};
+
+/// The kubelet gives a pod 30 s to end. The rules take less than a second.
+const FAREWELL_MAX: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     if std::env::var_os("CNI_COMMAND").is_some() {
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => agent(*args),
         Command::Rules { file, capture } => rules(&file, &capture),
         Command::Cleanup(args) => clean(&args),
+        Command::Leave(args) => leave(&args),
         Command::Machine(MachineCommand::Show(args)) => args.capture().map(|capture| print!("{}", machine::ruleset(&capture))),
         Command::Machine(MachineCommand::Apply(args)) => args.capture().and_then(capture_machine),
         Command::Machine(MachineCommand::Remove) => release_machine(),
@@ -84,7 +89,7 @@ async fn of_folder(folder: &Path, args: &AgentArgs) -> anyhow::Result<()> {
 async fn of_kubernetes(args: &AgentArgs) -> anyhow::Result<()> {
     let mut signals = Signals::install().context("cannot listen for signals")?;
     let cluster = &args.cluster;
-    let (finder, own) = (cluster.places.finder()?, cluster.own()?);
+    let (finder, own, named) = (cluster.places.finder()?, cluster.own(), cluster.node()?);
     let probes = match args.capture.probes()? {
         Some(told) => told,
         None => ProbeSender::User(finder.kubelet_user().unwrap_or_default()),
@@ -98,14 +103,16 @@ async fn of_kubernetes(args: &AgentArgs) -> anyhow::Result<()> {
     let client = api::connect(cluster.kubeconfig.as_deref()).await?;
     let (ask, asked) = mpsc::channel(1); // the source takes them one by one; who waits, waits at the socket
     doors::plugin(&cluster.socket(), ask)?;
-    let install = cluster.install(&own);
-    let keeping = install.clone().map(|install| tokio::spawn(install.keep(node.metrics.clone())));
-    let pods = Cluster::new(client.clone(), own.node.clone(), cluster.selection(&own)?, finder.clone(), asked);
+    let stay = watch::Sender::new(if cluster.no_install { Stay::WithoutPlugin } else { Stay::WithPlugin });
+    let install = cluster.install();
+    let keeping = install.clone().map(|install| tokio::spawn(install.keep(node.metrics.clone(), stay.clone())));
+    let pods = Cluster::new(client.clone(), named.clone(), cluster.selection()?, finder.clone(), asked, own.clone(), stay.clone());
     let ran = run(node, pods, &mut signals).await;
     if let Some(keeping) = keeping {
         keeping.abort();
     }
-    if ran.is_ok() && is_removed(&client, &own).await {
+    let leaving = stay.borrow().is_over();
+    if ran.is_ok() && (leaving || own.is_removed(&client).await) {
         tracing::info!("the mesh is being removed from this node");
         if let Some(install) = install
             && let Err(error) = install.remove()
@@ -113,8 +120,10 @@ async fn of_kubernetes(args: &AgentArgs) -> anyhow::Result<()> {
             tracing::error!(error = format!("{error:#}"), "the plugin stays installed; remove it by hand");
         }
         let _ = std::fs::remove_file(cluster.socket()); // somebody else did
-        if let Err(error) = Cluster::take_annotations(client, &own.node).await {
-            tracing::warn!(error = format!("{error:#}"), "pods keep their annotation ambient.istio.io/redirection");
+        match timeout(FAREWELL_MAX, Cluster::take_annotations(client, &named)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "pods keep their annotation ambient.istio.io/redirection"),
+            Err(_late) => tracing::warn!("the API server does not answer: pods keep their annotation ambient.istio.io/redirection"),
         }
         let cleaned = tokio::task::spawn_blocking(move || cleanup::everything(&finder)).await?;
         tracing::info!(pods = cleaned, "nothing of the mesh is left on this node");
@@ -122,19 +131,13 @@ async fn of_kubernetes(args: &AgentArgs) -> anyhow::Result<()> {
     ran
 }
 
-/// Whether this agent ends because the mesh goes, and not because it is replaced: its DaemonSet is gone, or going.
-/// What cannot be found out counts as a replacement: then pods go on being captured.
-async fn is_removed(client: &Client, own: &Own) -> bool {
-    let Some(name) = own.daemon_set() else { return false };
-    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), &own.namespace);
-    match sets.get_opt(&name).await {
-        Ok(Some(set)) => set.metadata.deletion_timestamp.is_some(),
-        Ok(None) => true,
-        Err(error) => {
-            tracing::warn!(%error, name, "whether this agent is to be replaced is not known; everything stays in force");
-            false
-        }
-    }
+fn leave(args: &LeaveArgs) -> anyhow::Result<()> {
+    logging();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(async {
+        let client = api::connect(args.kubeconfig.as_deref()).await?;
+        everywhere(client, &args.namespace, &args.daemon_set, Duration::from_secs(args.wait)).await
+    })
 }
 
 fn settings(args: &AgentArgs, probes: Option<ProbeSender>, sysctls: PathBuf) -> Settings {

@@ -13,6 +13,9 @@ use crate::pod::{DATAPLANE_MODE, SIDECAR_STATUS};
 /// On the API server's image of a pod that the kubelet has from a file: what the kubelet calls that pod.
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 
+/// Values of the label `app` of the mesh's own pods.
+const OWN_APPS: [&str; 3] = ["ztunnel", "mesh-cni", "istiod"];
+
 pub type Labels = BTreeMap<String, String>;
 
 /// What the API server says of a pod, as far as it matters here.
@@ -64,8 +67,10 @@ impl Facts {
 #[derive(Clone, Debug)]
 pub struct Selection {
     pub selectors: Vec<Selector>,
-    /// Namespaces of which no pod is ever enrolled: the mesh's own, and those that the operator names.
+    /// Namespaces of which no pod is ever enrolled.
     pub excluded: BTreeSet<String>,
+    /// The mesh's own namespace, of which its own pods are not.
+    pub mesh: String,
 }
 
 /// Both must match.
@@ -90,8 +95,12 @@ pub enum Why {
     HostNetwork,
     Sidecar,
     Excluded,
+    /// It is of the mesh itself.
+    Own,
     Terminal,
     NotSelected,
+    /// The mesh is being removed.
+    Leaving,
 }
 
 /// The field's two selectors: the pod's own label; or its namespace's, unless the pod says `none`.
@@ -106,11 +115,11 @@ pub const DEFAULT_SELECTORS: &str = "\
 ";
 
 impl Selection {
-    /// `selectors`: YAML, as in `AMBIENT_ENABLEMENT_SELECTOR`; empty for the default.
+    /// `selectors`: YAML, as in `AMBIENT_ENABLEMENT_SELECTOR`; empty for the default. `mesh`: the mesh's own namespace.
     ///
     /// # Errors
     /// What in it cannot be understood: a selector that is dropped in silence would leave pods out of the mesh.
-    pub fn parse(selectors: &str, excluded: impl IntoIterator<Item = String>) -> Result<Selection, String> {
+    pub fn parse(selectors: &str, excluded: impl IntoIterator<Item = String>, mesh: &str) -> Result<Selection, String> {
         let text = if selectors.trim().is_empty() { DEFAULT_SELECTORS } else { selectors };
         let selectors: Vec<Selector> = serde_saphyr::from_str(text).map_err(|error| {
             format!("the selectors of pods are no list of podSelector and namespaceSelector: {error}")
@@ -121,7 +130,7 @@ impl Selection {
                 return Err(format!("the selectors of pods: operator {:?} is none of In, NotIn, Exists, DoesNotExist", one.operator));
             }
         }
-        Ok(Selection { selectors, excluded: excluded.into_iter().collect() })
+        Ok(Selection { selectors, excluded: excluded.into_iter().collect(), mesh: mesh.to_owned() })
     }
 
     /// `namespace`: its labels.
@@ -131,6 +140,8 @@ impl Selection {
             Why::HostNetwork
         } else if self.excluded.contains(&pod.namespace) {
             Why::Excluded
+        } else if pod.namespace == self.mesh && pod.labels.get("app").is_some_and(|app| OWN_APPS.contains(&app.as_str())) {
+            Why::Own
         } else if pod.annotations.contains_key(SIDECAR_STATUS) {
             Why::Sidecar
         } else if pod.terminal {
@@ -172,7 +183,9 @@ impl fmt::Display for Why {
             Why::HostNetwork => "hostNetwork: it is in the node's own network namespace",
             Why::Sidecar => "it has a sidecar, which captures its traffic already",
             Why::Excluded => "its namespace is excluded",
+            Why::Own => "it is one of the mesh itself, which others need to be in the mesh",
             Why::Terminal => "it has ended",
+            Why::Leaving => "the mesh is being removed",
             Why::NotSelected => "neither its label nor its namespace's asks for it",
         })
     }
@@ -192,7 +205,7 @@ mod tests {
 
     #[test]
     fn who_is_enrolled() {
-        let selection = Selection::parse("", ["kube-system".to_owned(), "istio-system".to_owned()]).unwrap();
+        let selection = Selection::parse("", ["kube-system".to_owned()], "istio-system").unwrap();
         use Decision::{Enrol, LeaveOut};
         for (namespace, pod, expected) in [
             ("-", "-", LeaveOut(Why::NotSelected)),
@@ -215,9 +228,13 @@ mod tests {
             (Facts { annotations: sidecar, ..asks.clone() }, Why::Sidecar),
             (Facts { terminal: true, ..asks.clone() }, Why::Terminal),
             (Facts { namespace: "kube-system".into(), ..asks.clone() }, Why::Excluded),
-            (Facts { namespace: "istio-system".into(), ..asks.clone() }, Why::Excluded),
+            (Facts { namespace: "istio-system".into(), labels: labels("app=ztunnel istio.io/dataplane-mode=ambient"), ..asks.clone() }, Why::Own),
         ] {
             assert_eq!(selection.decide(&facts, &mode("ambient")), LeaveOut(why));
+        }
+        for (namespace, app) in [("istio-system", "gateway"), ("shop", "ztunnel")] {
+            let facts = Facts { namespace: namespace.into(), labels: labels(&format!("app={app}")), ..asks.clone() };
+            assert_eq!(selection.decide(&facts, &mode("ambient")), Enrol, "{namespace} {app}");
         }
     }
 
@@ -232,7 +249,7 @@ mod tests {
   podSelector:
     matchExpressions: [{key: app, operator: Exists}]
 ";
-        let selection = Selection::parse(text, []).unwrap();
+        let selection = Selection::parse(text, [], "istio-system").unwrap();
         for (namespace, pod, enrolled) in [
             ("", "mesh=on", true),
             ("team=a", "app=x", true),
@@ -245,7 +262,7 @@ mod tests {
             assert_eq!(selection.decide(&facts, &labels(namespace)) == Decision::Enrol, enrolled, "{namespace:?} {pod:?}");
         }
         for wrong in ["podSelector: {}", "- {podselector: {}}", "- podSelector: {matchExpressions: [{key: a, operator: Near}]}"] {
-            assert!(Selection::parse(wrong, []).is_err(), "{wrong}");
+            assert!(Selection::parse(wrong, [], "istio-system").is_err(), "{wrong}");
         }
     }
 

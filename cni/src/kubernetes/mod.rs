@@ -13,6 +13,7 @@ pub mod find;
 pub mod annotation;
 pub mod api;
 pub mod doors;
+pub mod leave;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -22,16 +23,19 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::StreamExt;
+use futures_util::stream::select_all;
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event as Seen, watcher};
 use kube::{Api, Client};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::annotation::{Annotation, REDIRECTION};
-use self::decide::{Decision, Facts, Labels, Selection, mode};
+use self::decide::{Decision, Facts, Labels, Selection, Why, mode};
 use self::find::{Finder, Processes};
+use self::leave::{Own, Stay, is_leaving};
 use crate::lives::{Lives, Source};
 use crate::plugin::event::Event;
 use crate::podfile::{Phase, PodFile};
@@ -40,6 +44,8 @@ use crate::status::State;
 
 /// How often all pods are looked at again: what was missed is repaired within it (spec/reliability.md F-41).
 const RESYNC_EVERY: Duration = Duration::from_secs(10);
+/// How often an agent that leaves looks whether all is undone.
+const FAREWELL_EVERY: Duration = Duration::from_millis(500);
 /// How long the runtime's call waits for a pod's enrolment; then it fails, and the runtime tries again.
 pub const ENROL_MAX: Duration = Duration::from_secs(20);
 /// News that wait to be taken; more wait at the API server.
@@ -60,6 +66,8 @@ pub struct Cluster {
     selection: Selection,
     finder: Finder,
     asked: mpsc::Receiver<Asked>,
+    own: Own,
+    stay: watch::Sender<Stay>,
     news: Option<mpsc::Receiver<News>>,
     pods: BTreeMap<String, Facts>,
     namespaces: BTreeMap<String, Labels>,
@@ -96,6 +104,8 @@ impl Place {
 enum News {
     Pod(Seen<Facts>),
     Namespace(Seen<(String, Labels)>),
+    /// This agent is to leave.
+    Leave,
 }
 
 /// What matters of an object; `None` when there is nothing.
@@ -109,18 +119,37 @@ fn reduced<A, B>(event: Seen<A>, matters: impl Fn(A) -> Option<B>) -> Option<See
     })
 }
 
+/// Whether the agents of a DaemonSet are to leave because of this.
+fn ends(event: &Seen<DaemonSet>) -> bool {
+    match event {
+        Seen::Apply(set) | Seen::InitApply(set) => is_leaving(set),
+        Seen::Delete(_) => true,
+        Seen::Init | Seen::InitDone => false,
+    }
+}
+
 fn labelled(namespace: v1::Namespace) -> Option<(String, Labels)> {
     Some((namespace.metadata.name?, namespace.metadata.labels.unwrap_or_default()))
 }
 
 impl Cluster {
-    pub fn new(client: Client, node: String, selection: Selection, finder: Finder, asked: mpsc::Receiver<Asked>) -> Cluster {
+    pub fn new(
+        client: Client,
+        node: String,
+        selection: Selection,
+        finder: Finder,
+        asked: mpsc::Receiver<Asked>,
+        own: Own,
+        stay: watch::Sender<Stay>,
+    ) -> Cluster {
         Cluster {
             client,
             node,
             selection,
             finder,
             asked,
+            own,
+            stay,
             news: None,
             pods: BTreeMap::new(),
             namespaces: BTreeMap::new(),
@@ -129,20 +158,27 @@ impl Cluster {
         }
     }
 
-    /// Both watches, for ever; a watch that fails is made anew, and what is known stays.
+    /// All watches, for ever; a watch that fails is made anew, and what is known stays.
     fn watch(&self) -> mpsc::Receiver<News> {
         let (tell, told) = mpsc::channel(NEWS_MAX);
         let of_node = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node));
         let pods = watcher(Api::<v1::Pod>::all(self.client.clone()), of_node).default_backoff();
         let namespaces = watcher(Api::<v1::Namespace>::all(self.client.clone()), watcher::Config::default()).default_backoff();
-        let mut all = futures_util::stream::select(
+        let mut all = vec![
             pods.map(|one| one.map(|event| reduced(event, |pod| Facts::of(&pod)).map(News::Pod))).boxed(),
             namespaces.map(|one| one.map(|event| reduced(event, labelled).map(News::Namespace))).boxed(),
-        );
+        ];
+        if let Some(name) = self.own.daemon_set() {
+            let sets = Api::<DaemonSet>::namespaced(self.client.clone(), &self.own.namespace);
+            let own = watcher::Config::default().fields(&format!("metadata.name={name}"));
+            let own = watcher(sets, own).default_backoff();
+            all.push(own.map(|one| one.map(|event| ends(&event).then_some(News::Leave))).boxed());
+        }
+        let mut all = select_all(all);
         tokio::spawn(async move {
             while let Some(next) = all.next().await {
                 match next {
-                    Ok(None) => {} // an object without name or uid, which no API server sends
+                    Ok(None) => {} // nothing that matters
                     Ok(Some(news)) => {
                         if tell.send(news).await.is_err() {
                             return; // the agent is ending
@@ -191,6 +227,15 @@ impl Cluster {
                 Look::None
             }
             News::Namespace(Seen::Init | Seen::InitDone) => Look::None,
+            News::Leave => {
+                let now = *self.stay.borrow();
+                if now.is_over() {
+                    return Look::None;
+                }
+                tracing::info!("the mesh is leaving this cluster: the node's pods are released");
+                self.stay.send_replace(now.ended());
+                Look::All
+            }
         }
     }
 
@@ -217,7 +262,7 @@ impl Cluster {
         };
         // A namespace that the watch has not told yet: nothing is decided, neither way.
         let Some(namespace) = self.namespaces.get(&facts.namespace) else { return };
-        let decision = self.selection.decide(&facts, namespace);
+        let decision = self.decide(&facts, namespace);
         if let Some(enrolled) = self.enrolled.get_mut(uid) {
             // Once it was enrolled its processes run: should it leave and come back, it is not closed by a guard.
             let stands = *enrolled.annotation.said().borrow();
@@ -245,6 +290,16 @@ impl Cluster {
         if let Some(place) = self.find(&facts, processes) {
             self.tell(&facts, decision, place, lives, seen);
         }
+    }
+
+    fn decide(&self, facts: &Facts, namespace: &Labels) -> Decision {
+        if self.stay.borrow().is_over() { Decision::LeaveOut(Why::Leaving) } else { self.selection.decide(facts, namespace) }
+    }
+
+    /// Whether nothing of the mesh is left to be undone.
+    fn has_left(&self) -> bool {
+        let out = |one: &Enrolled| matches!(*one.annotation.said().borrow(), Some(State::Released | State::Refused));
+        *self.stay.borrow() == Stay::Unplugged && self.enrolled.values().all(out)
     }
 
     /// Where a pod is that runs already.
@@ -292,7 +347,7 @@ impl Cluster {
             Ok(labels) => labels,
             Err(why) => return drop(asked.answer.send(Err(why))),
         };
-        let decision = self.selection.decide(&facts, &namespace);
+        let decision = self.decide(&facts, &namespace);
         if decision != Decision::Enrol {
             tracing::debug!(uid = facts.uid, pod = facts.name, ?decision, "a pod starts outside of the mesh");
             return drop(asked.answer.send(Ok(false)));
@@ -413,6 +468,9 @@ impl Source for Cluster {
         let mut news = self.news.take().context("the watches were not begun")?;
         let mut resync = interval(RESYNC_EVERY);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut farewell = interval(FAREWELL_EVERY);
+        farewell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut said = false;
         loop {
             tokio::select! {
                 asked = self.asked.recv() => match asked {
@@ -424,6 +482,13 @@ impl Source for Cluster {
                     self.look(look, lives, None);
                 }
                 _ = resync.tick() => self.look(Look::All, lives, None),
+                _ = farewell.tick(), if !said && self.has_left() => match self.own.say_left(&self.client).await {
+                    Ok(()) => {
+                        said = true;
+                        tracing::info!("nothing of the mesh is left on this node; waiting to be removed");
+                    }
+                    Err(error) => tracing::warn!(%error, "cannot say that this agent has left, trying again"),
+                },
             }
         }
     }

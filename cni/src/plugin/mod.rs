@@ -106,8 +106,7 @@ fn tell(socket: &Path, event: &Event) -> io::Result<(u16, String)> {
 fn is_selected(add: &Add) -> Result<bool, String> {
     let config = &add.config;
     let selectors = config.enablement_selectors.as_ref().map(ToString::to_string).unwrap_or_default();
-    let excluded = config.exclude_namespaces.iter().chain([&config.pod_namespace]).cloned();
-    let selection = Selection::parse(&selectors, excluded)?;
+    let selection = Selection::parse(&selectors, config.exclude_namespaces.iter().cloned(), &config.pod_namespace)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let asking = async {
         let path = config.cni_agent_run_dir.join(KUBECONFIG);
