@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use ipnet::{Ipv4Net, Ipv6Net};
 use mesh_identity::impersonate::Rules;
 use mesh_identity::sign::Lifetimes;
@@ -13,11 +13,26 @@ use crate::ca::rotation::Times;
 use crate::objects::meta::check_name;
 use crate::translate::Settings;
 
+/// What the program does other than to serve.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Instead {
+    /// Print the CustomResourceDefinitions of the Istio kinds that are read, for clusters that no other mesh gave them to
+    Crds {
+        /// Write each into a file of this folder instead
+        #[arg(long, value_name = "FOLDER")]
+        output: Option<PathBuf>,
+    },
+}
+
 /// The controller of the mesh: reads Kubernetes objects from folders, tells node daemons what is where and who may talk
 /// to whom, and signs their workloads' certificates.
 #[derive(Clone, Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub struct Config {
+    /// Instead of serving
+    #[command(subcommand)]
+    pub instead: Option<Instead>,
+
     /// Folder of YAML files with the mesh's objects; may be given several times, the first one wins where two hold an object
     #[arg(long = "folder", required_unless_present = "kubernetes", value_name = "FOLDER")]
     pub folders: Vec<PathBuf>,

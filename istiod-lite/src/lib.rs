@@ -17,6 +17,7 @@ pub mod reconcile;
 pub mod status;
 pub mod ca;
 pub mod admission;
+pub mod crds;
 pub mod config;
 pub mod controller;
 pub mod admin;

@@ -1,12 +1,15 @@
-//! The program: flags to config, config to a running controller, a signal to its end.
+//! The program: flags to config, config to a running controller, a signal to its end. Or definitions, printed.
 
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Parser;
-use istiod_lite::config::Config;
-use istiod_lite::controller;
+use istiod_lite::config::{Config, Instead};
+use istiod_lite::{controller, crds};
 use mesh_identity::SystemClock;
 use mesh_runtime::signal::Signals;
 use mesh_runtime::{Drain, Drained};
@@ -17,13 +20,28 @@ use mesh_telemetry::log::log;
 #[tokio::main]
 async fn main() -> ExitCode {
     let config = Config::parse();
-    match run(config).await {
+    let done = match &config.instead {
+        Some(Instead::Crds { output }) => print_crds(output.as_deref()),
+        None => run(config).await,
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("istiod-lite: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn print_crds(folder: Option<&Path>) -> anyhow::Result<()> {
+    for definition in crds::definitions() {
+        let text = crds::yaml(&definition)?;
+        match folder.map(|folder| folder.join(crds::file_name(&definition))) {
+            Some(path) => std::fs::write(&path, text).with_context(|| format!("{} cannot be written; does its folder exist?", path.display()))?,
+            None => writeln!(std::io::stdout(), "---\n{}", text.trim_end())?,
+        }
+    }
+    Ok(())
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {

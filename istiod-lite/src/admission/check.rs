@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::objects::istio::{EntryPort, WorkloadEntrySpec};
-use crate::objects::policy::MutualTls;
+use crate::objects::istio::{EntryPort, LOCATIONS, RESOLUTIONS, WorkloadEntrySpec};
+use crate::objects::policy::{MODES, MutualTls};
 use crate::objects::{Object, PeerAuthentication, ServiceEntry};
 use crate::translate::{policy, ports};
 
@@ -26,8 +26,8 @@ pub fn check(object: &Object) -> Result<(), String> {
 
 fn peer_authentication(found: &PeerAuthentication) -> Result<(), String> {
     let mode = |field: &str, mtls: &MutualTls| match mtls.mode.as_deref() {
-        None | Some("UNSET" | "DISABLE" | "PERMISSIVE" | "STRICT") => Ok(()),
-        Some(other) => Err(format!("{field}.mode: {other:?} is not UNSET, DISABLE, PERMISSIVE or STRICT")),
+        Some(other) if !MODES.contains(&other) => Err(format!("{field}.mode: {other:?} is not UNSET, DISABLE, PERMISSIVE or STRICT")),
+        _ => Ok(()),
     };
     found.spec.mtls.as_ref().map_or(Ok(()), |mtls| mode("spec.mtls", mtls))?;
     for (number, mtls) in &found.spec.port_level_mtls {
@@ -53,8 +53,8 @@ fn service_entry(found: &ServiceEntry) -> Result<(), String> {
             return Err(format!("spec.addresses[{index}]: {address:?} is neither an IP address nor a range of them"));
         }
     }
-    one_of("spec.resolution", spec.resolution.as_ref(), &["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"])?;
-    one_of("spec.location", spec.location.as_ref(), &["MESH_EXTERNAL", "MESH_INTERNAL"])?;
+    one_of("spec.resolution", spec.resolution.as_ref(), &RESOLUTIONS)?;
+    one_of("spec.location", spec.location.as_ref(), &LOCATIONS)?;
     service_ports(&spec.ports)?;
     if found.selector().is_some() && !spec.endpoints.is_empty() {
         return Err("spec.endpoints: excludes spec.workloadSelector: leave one of them out".into());
@@ -135,4 +135,4 @@ fn host(name: &str) -> Result<(), &'static str> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,6 +8,10 @@ use serde::Deserialize;
 
 use super::meta::{Labels, Meta};
 
+/// Values of `resolution` and `location`.
+pub const RESOLUTIONS: [&str; 5] = ["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"];
+pub const LOCATIONS: [&str; 2] = ["MESH_EXTERNAL", "MESH_INTERNAL"];
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceEntry {
     pub meta: Meta,

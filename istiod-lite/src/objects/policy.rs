@@ -8,6 +8,10 @@ use serde::Deserialize;
 
 use super::meta::{Labels, Meta};
 
+/// Values of an AuthorizationPolicy's `action`, and of the modes of a PeerAuthentication.
+pub const ACTIONS: [&str; 4] = ["ALLOW", "DENY", "AUDIT", "CUSTOM"];
+pub const MODES: [&str; 4] = ["UNSET", "DISABLE", "PERMISSIVE", "STRICT"];
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthorizationPolicy {
     pub meta: Meta,

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::plan::{Address, Condition, Page, is_ours};
-use super::shown::{Shown, Since, Statuses, is_written};
+use super::plan::{Address, Condition, Entry, Page, is_ours};
+use super::shown::{ACCEPTED, Shown, Since, Statuses, is_written};
 use crate::objects::{Kind, NsName, ObjectKey};
 
 /// How often one and the same is said again because the object shows something else. A slip is mended; another controller
 /// that thinks otherwise of an object that is everybody's would go on for ever, and so would we.
 const WRITES_OF_ONE_MAX: u32 = 4;
+
+/// Remarks are for reading; an API server takes eight times as much in a condition.
+const REMARKS_BYTES_MAX: usize = 4096;
 
 /// What was written last: what it was over, what it is, and how often it was written.
 #[derive(Debug, Default)]
@@ -103,6 +106,9 @@ fn said(page: &Page) -> BTreeMap<ObjectKey, Said> {
     for entry in &page.objects {
         let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == entry.kind).filter(|kind| is_written(*kind)) else { continue };
         let mut conditions = entry.conditions.clone();
+        if !entry.notes.is_empty() && conditions.iter().all(|condition| condition.kind != ACCEPTED) {
+            conditions.push(remarks(entry));
+        }
         conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
         let said = Said { conditions, addresses: entry.addresses.clone() };
         if said != Said::default() {
@@ -110,6 +116,13 @@ fn said(page: &Page) -> BTreeMap<ObjectKey, Said> {
         }
     }
     all
+}
+
+/// What of an object is not honoured stands in its status, too: nothing is ignored in silence.
+fn remarks(entry: &Entry) -> Condition {
+    let mut message = entry.notes.join("; ");
+    message.truncate(message.floor_char_boundary(REMARKS_BYTES_MAX));
+    Condition { kind: ACCEPTED.to_owned(), status: "True".to_owned(), reason: "UnsupportedValue".to_owned(), message, observed_generation: entry.generation }
 }
 
 fn status(key: &ObjectKey, said: &Said, shown: Option<&Shown>, now: &str) -> Value {

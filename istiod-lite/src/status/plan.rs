@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::shown::ACCEPTED;
 use crate::objects::mesh_config::Visible;
 use crate::objects::{Kind, Labels, NsName, ObjectKey};
 use crate::translate::Translation;
@@ -41,6 +42,9 @@ pub struct Entry {
     /// What of the object is not honoured, and other remarks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// The object's `metadata.generation`, of which all of this is said.
+    #[serde(skip)]
+    pub generation: i64,
     /// Addresses that were given to the hosts of a ServiceEntry; kept over restarts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Address>,
@@ -98,6 +102,7 @@ pub fn page(translation: &Translation, origins: &BTreeMap<ObjectKey, Origin>, fi
         entry.kind = key.kind.to_string();
         entry.namespace = key.name.namespace.to_string();
         entry.name = key.name.name.to_string();
+        entry.generation = translation.cluster().object(key).map_or(0, |object| object.meta().generation);
         entry.origin = origins.get(key).map(Origin::to_string).unwrap_or_default();
     }
     Page { is_whole, findings: findings.lines(), objects: entries.into_values().collect(), revisions }
@@ -110,7 +115,7 @@ pub(super) fn is_ours(revision: Option<&Arc<str>>, ours: &BTreeSet<Arc<str>>) ->
 
 /// What an object is told whose newest state cannot be used, whatever its earlier state was told.
 fn unreadable(refused: &Refused) -> Condition {
-    let kind = if refused.key.kind == Kind::AuthorizationPolicy { "ZtunnelAccepted" } else { "istio.io/Accepted" };
+    let kind = if refused.key.kind == Kind::AuthorizationPolicy { "ZtunnelAccepted" } else { ACCEPTED };
     let field = refused.field.as_ref().map(|field| format!("field {field}: ")).unwrap_or_default();
     Condition {
         kind: kind.into(),

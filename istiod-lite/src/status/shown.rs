@@ -12,7 +12,10 @@ use crate::objects::{Kind, ObjectKey};
 
 /// The conditions that are ours; those of others on the same object are never looked at.
 pub const TYPES: [&str; 6] =
-    ["ZtunnelAccepted", "WaypointAccepted", "istio.io/WaypointBound", "istio.io/WaypointMissing", "istio.io/VisibilityApplied", "istio.io/Accepted"];
+    ["ZtunnelAccepted", "WaypointAccepted", "istio.io/WaypointBound", "istio.io/WaypointMissing", "istio.io/VisibilityApplied", ACCEPTED];
+
+/// Whether an object can be used, and what of it is not honoured. Ours alone: the field has no such condition.
+pub const ACCEPTED: &str = "istio.io/Accepted";
 
 /// Of every object that shows something of ours.
 pub type Statuses = RedBlackTreeMapSync<ObjectKey, Arc<Shown>>;

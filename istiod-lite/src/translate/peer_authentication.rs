@@ -11,7 +11,7 @@ use mesh_policy::{Action, Entry, Group, Match, Policy, Rule, Scope, StringMatch}
 
 use super::{Derived, Lens, Report, ports};
 use crate::cluster::Cluster;
-use crate::objects::policy::{MutualTls, PeerAuthenticationSpec};
+use crate::objects::policy::{MODES, MutualTls, PeerAuthenticationSpec};
 use crate::objects::{Kind, Labels, NsName, ObjectKey, PeerAuthentication};
 
 const STATIC_STRICT: &str = "istio_converted_static_strict";
@@ -138,7 +138,7 @@ fn unhonoured(lens: &Lens<'_>, policy: &PeerAuthentication, is_root: bool, repor
             report.note(format!("has no effect: {} is older and for the same namespace", oldest.meta.name));
         }
     }
-    let is_known = |mtls: &MutualTls| matches!(mtls.mode.as_deref(), None | Some("UNSET" | "DISABLE" | "PERMISSIVE" | "STRICT"));
+    let is_known = |mtls: &MutualTls| mtls.mode.as_deref().is_none_or(|mode| MODES.contains(&mode));
     if spec.mtls.as_ref().is_some_and(|mtls| !is_known(mtls)) {
         report.note("spec.mtls.mode is not UNSET, DISABLE, PERMISSIVE or STRICT; it is read as STRICT");
     }

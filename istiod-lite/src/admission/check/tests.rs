@@ -11,7 +11,7 @@ fn asked(kind: Kind, spec: &Value) -> Verdict {
     decide(kind, &object.to_string())
 }
 
-fn good() -> Vec<(Kind, Value)> {
+pub fn good() -> Vec<(Kind, Value)> {
     vec![
         (
             Kind::AuthorizationPolicy,

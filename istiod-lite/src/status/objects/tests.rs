@@ -67,6 +67,28 @@ fn only_what_differs_is_due() {
     }
 }
 
+// issue 4: a field that is not honoured is reported in the object's status
+#[test]
+fn remarks_are_a_condition_beside_others() {
+    let mut page = page(&[("p", condition("True", "in force")), ("q", condition("True", "in force"))]);
+    page.objects[0].notes = vec!["spec.a is not honoured".into(), "ü".repeat(5000)];
+    page.objects[0].generation = 7;
+    page.objects[1].conditions[0].kind = "istio.io/Accepted".into();
+    page.objects[1].notes = vec!["what cannot be read is said first".into()];
+    let found = due(&page, &Statuses::default(), &mut Written::default(), "now");
+    let conditions = found[0].status["conditions"].as_array().unwrap();
+    let types: Vec<_> = conditions.iter().map(|condition| (condition["type"].as_str().unwrap(), condition["status"].as_str().unwrap())).collect();
+    assert_eq!(types, [("ZtunnelAccepted", "True"), ("istio.io/Accepted", "True")]);
+    let said = conditions[1]["message"].as_str().unwrap();
+    assert!(said.starts_with("spec.a is not honoured; ü") && said.len() <= 4096, "{}", said.len());
+    assert_eq!(conditions[1]["observedGeneration"], 7);
+    assert_eq!(found[1].status["conditions"].as_array().unwrap().len(), 1);
+    // shown as it was written, it is not due again
+    let shown = of(&policy("p", found[0].status["conditions"].clone()));
+    let again = due(&page, &Statuses::default().insert(key("p"), shown), &mut Written::default(), "now");
+    assert_eq!(again.iter().map(|due| &*due.key.name.name).collect::<Vec<_>>(), ["q"]);
+}
+
 // pitfall 20: no loop between two writers
 #[test]
 fn what_was_written_is_not_written_again_until_it_is_seen_to_differ() {
