@@ -97,6 +97,8 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
     // what is told, and to whom
     let (writer, told) = catalog();
     let ads = Ads::new(told.clone(), DiscoveryAuthn(authn.clone()), ServerLimits::default(), rand::random(), drain.soft_token());
+    let recorder = metrics::recorder();
+    ads.measured_by(metrics::Pushes::new(&recorder));
     let certificates = Arc::new(Counters::default());
     let issue = Issue { live: live.clone(), authn, counters: certificates.clone() };
 
@@ -148,7 +150,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
     if let Some(https) = https {
         drain.spawn(serve::serve(https, tls.clone(), reviews.clone(), drain.clone()));
     }
-    let sources = Sources { started: Instant::now(), ads: ads.clone(), catalog: told, numbers: counted, certificates, reviews, leadership, authority: live, recorder: metrics::recorder() };
+    let sources = Sources { started: Instant::now(), ads: ads.clone(), catalog: told, numbers: counted, certificates, reviews, leadership, authority: live, recorder };
     let routes = Arc::new(Admin { ready, sources, pages: shown, dumps, cluster_id: config.cluster_id }.routes());
     drain.spawn(admin::serve_tcp(monitoring, routes.clone(), admin::Limits::DEFAULT, drain.clone()));
     drain.spawn(admin::serve_tcp(http, routes, admin::Limits::DEFAULT, drain.clone()));

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesh_runtime::Watched;
 use mesh_telemetry::recorder::{Limits, Recorder};
-use mesh_telemetry::{Family, families};
+use mesh_telemetry::{Family, families, process};
 use mesh_xds::messages::{ADDRESS, AUTHORIZATION};
 use mesh_xds::{Ads, Catalog};
 use metrics::Label;
@@ -17,19 +17,26 @@ use crate::admission::serve;
 use crate::ca::issue::Counters;
 use crate::ca::live::Live;
 use crate::leader::Leadership;
+use crate::objects::Kind;
 use crate::reconcile::Numbers;
+
+mod pushes;
+pub use pushes::Pushes;
 
 const INFO: Family = Family::gauge("pilot_info", "The version that runs");
 const UPTIME: Family = Family::gauge("istiod_uptime_seconds", "Seconds since the start");
 const CLIENTS: Family = Family::gauge("pilot_xds", "Connected discovery clients");
 const STREAMS: Family = Family::counter_of_fractions("pilot_xds_streams", "Discovery streams that were opened");
-const PUSHES: Family = Family::counter_of_fractions("pilot_xds_pushes", "Discovery answers and pushes sent");
 const RESOURCES: Family = Family::counter_of_fractions("pilot_xds_resources_sent", "Resources sent in them");
+const TIMEOUTS: Family = Family::counter_of_fractions("pilot_xds_write_timeout", "Streams that were ended because the client did not read");
 const REJECTS: Family = Family::counter_of_fractions("pilot_total_xds_rejects", "Answers that a client refused");
 const EXPIRED: Family = Family::gauge("pilot_xds_expired_nonce", "Requests of connected clients with a nonce of another stream");
 const REFUSED: Family = Family::counter_of_fractions("pilot_xds_refused", "Discovery clients and subscriptions that were refused, by reason");
-const EVENTS: Family = Family::counter_of_fractions("pilot_inbound_updates", "Objects that changed in the sources");
-const TRIGGERS: Family = Family::counter_of_fractions("pilot_push_triggers", "Batches of changes");
+const EVENTS: Family = Family::counter_of_fractions("pilot_inbound_updates", "Objects that changed in the sources: svc Services, eds Pods and EndpointSlices, config all others");
+const OF_CONFIGURATION: Family = Family::counter_of_fractions("pilot_k8s_cfg_events", "Events of kinds that come with a definition");
+const OF_REGISTRY: Family = Family::counter_of_fractions("pilot_k8s_reg_events", "Events of Kubernetes' own kinds");
+const TRIGGERS: Family = Family::counter_of_fractions("pilot_push_triggers", "Batches that changed what is told: endpoint workloads, service services, config policies");
+const BATCHES: Family = Family::counter_of_fractions("pilot_source_batches", "Batches of changes that the sources told");
 const UNITS: Family = Family::counter_of_fractions("pilot_translation_units", "Pieces of the translation that were computed");
 const TRANSLATION: Family = Family::gauge("pilot_translation_seconds", "Duration of the last translation");
 const SERVICES: Family = Family::gauge("pilot_services", "Services that are told");
@@ -41,14 +48,17 @@ const ISSUED: Family = Family::counter_of_fractions("citadel_server_success_cert
 const CA_AUTHN: Family = Family::counter_of_fractions("citadel_server_authentication_failure_count", "Certificate requests of unknown callers or for identities they may not have");
 const CSR_PARSE: Family = Family::counter_of_fractions("citadel_server_csr_parsing_err_count", "Certificate requests that cannot be read");
 const CSR_SIGN: Family = Family::counter_of_fractions("citadel_server_csr_sign_err_count", "Certificates that could not be signed");
+const ID_EXTRACTION: Family = Family::counter_of_fractions("citadel_server_id_extraction_err_count", "Certificate requests for what is no identity");
 const LEADS: Family = Family::gauge("istiod_leader", "1 on the replica that writes statuses and objects");
 const REFUSED_OBJECTS: Family = Family::gauge("pilot_refused_objects", "Objects of the API server whose newest state cannot be used");
 const VALID: Family = Family::counter_of_fractions("galley_validation_passed", "Objects that were validated and found good");
 const INVALID: Family = Family::counter_of_fractions("galley_validation_failed", "Objects that were refused before they were stored");
 const VALIDATION_ERRORS: Family = Family::counter_of_fractions("galley_validation_http_error", "Requests to the webhook that were no reviews");
 const ROOTS: Family = Family::gauge("pilot_ca_roots", "Roots in the trust bundle: more than one while the root is changed");
-const ROOT_LEFT: Family = Family::gauge("citadel_server_root_cert_expiry_seconds", "Life that the signing certificate has left, seconds");
-const ROOT_EXPIRY: Family = Family::gauge("citadel_server_root_cert_expiry_timestamp", "When the signing certificate ends, seconds since 1970");
+const ROOT_LEFT: Family = Family::gauge("citadel_server_root_cert_expiry_seconds", "Life that the first root of the trust bundle to end has left, seconds");
+const ROOT_EXPIRY: Family = Family::gauge("citadel_server_root_cert_expiry_timestamp", "When the first root of the trust bundle ends, seconds since 1970");
+const CHAIN_LEFT: Family = Family::gauge("citadel_server_cert_chain_expiry_seconds", "Life that the signing certificate has left, or one between it and the roots, seconds");
+const CHAIN_EXPIRY: Family = Family::gauge("citadel_server_cert_chain_expiry_timestamp", "When the signing certificate ends, or one between it and the roots, seconds since 1970");
 
 /// Where the numbers are.
 #[derive(Clone)]
@@ -77,6 +87,10 @@ pub fn collect(from: &Sources) {
     };
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
 
+    // The figures of the runtime are those of the thread that is asked.
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        process::record(&from.recorder, &runtime);
+    }
     set(&families::BUILD, &[("component", "pilot"), ("tag", version)], 1.0);
     set(&INFO, &[("version", version)], 1.0);
     set(&UPTIME, &[], from.started.elapsed().as_secs_f64());
@@ -89,7 +103,7 @@ pub fn collect(from: &Sources) {
     }
     let streams = from.ads.counters();
     set(&STREAMS, &[], count(&streams.streams));
-    set(&PUSHES, &[], count(&streams.responses));
+    set(&TIMEOUTS, &[], count(&streams.write_timeouts));
     set(&RESOURCES, &[], count(&streams.resources));
     set(&REJECTS, &[], count(&streams.nacks));
     set(&REFUSED, &[("reason", "unauthenticated")], count(&streams.unauthenticated));
@@ -98,8 +112,19 @@ pub fn collect(from: &Sources) {
     set(&REFUSED, &[("reason", "limit")], count(&streams.over_limit));
 
     let numbers = *from.numbers.borrow();
-    set(&EVENTS, &[], numbers.events as f64);
-    set(&TRIGGERS, &[], numbers.batches as f64);
+    for kind in Kind::ALL {
+        let family = if kind.is_built_in() { &OF_REGISTRY } else { &OF_CONFIGURATION };
+        for (what, count) in numbers.of(kind) {
+            set(family, &[("type", kind.name()), ("event", what)], count as f64);
+        }
+    }
+    for (name, count) in numbers.inbound() {
+        set(&EVENTS, &[("type", name)], count as f64);
+    }
+    set(&BATCHES, &[], numbers.batches as f64);
+    for (name, count) in [("endpoint", numbers.told.workloads), ("service", numbers.told.services), ("config", numbers.told.policies)] {
+        set(&TRIGGERS, &[("type", name)], count as f64);
+    }
     set(&UNITS, &[], numbers.units_computed as f64);
     set(&TRANSLATION, &[], numbers.last_us as f64 / 1e6);
     set(&FAULTS, &[], numbers.faults as f64);
@@ -124,10 +149,14 @@ pub fn collect(from: &Sources) {
     set(&CA_AUTHN, &[], count(&certificates.unauthenticated) + count(&certificates.not_allowed));
     set(&CSR_PARSE, &[], count(&certificates.bad_requests));
     set(&CSR_SIGN, &[], count(&certificates.sign_errors));
+    set(&ID_EXTRACTION, &[], count(&certificates.bad_identities));
     let ca = from.authority.ca();
     set(&ROOTS, &[], ca.roots().len() as f64);
     let since_1970 = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let ends = since_1970(ca.not_after());
-    set(&ROOT_EXPIRY, &[], ends);
-    set(&ROOT_LEFT, &[], ends - since_1970(SystemTime::now()));
+    let now = since_1970(SystemTime::now());
+    let (root, chain) = (since_1970(ca.roots_end()), since_1970(ca.chain_ends()));
+    set(&ROOT_EXPIRY, &[], root);
+    set(&ROOT_LEFT, &[], root - now);
+    set(&CHAIN_EXPIRY, &[], chain);
+    set(&CHAIN_LEFT, &[], chain - now);
 }

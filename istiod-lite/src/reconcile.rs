@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ca::placements::Placements;
-use crate::objects::ObjectKey;
+use crate::cluster::Event;
+use crate::objects::{Kind, ObjectKey};
 use crate::publish::publish;
 use crate::status::plan::{Page, page};
-use crate::translate::Translation;
+use crate::translate::{Changes, Translation};
 use crate::watch::{Batch, Findings, Origin};
 
 /// Many changes a second make one page: it is for people.
@@ -36,8 +37,11 @@ pub struct Reconcile {
 /// What the metrics count here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
-    pub events: u64,
+    /// By kind: objects that came, that changed, and that went.
+    pub events: [[u64; 3]; Kind::ALL.len()],
     pub batches: u64,
+    /// Batches after which something else is told of them.
+    pub told: Told,
     pub units_computed: u64,
     /// Files whose newest content is not used, and kinds that cannot be watched.
     pub faults: usize,
@@ -45,6 +49,28 @@ pub struct Numbers {
     pub refused: usize,
     /// Duration of the last translation and publication, microseconds.
     pub last_us: u64,
+}
+
+/// What a batch changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    pub workloads: u64,
+    pub services: u64,
+    pub policies: u64,
+}
+
+impl Numbers {
+    /// Events of one kind, in the field's words.
+    pub fn of(&self, kind: Kind) -> impl Iterator<Item = (&'static str, u64)> {
+        ["add", "update", "delete"].into_iter().zip(self.events[kind as usize])
+    }
+
+    /// Events by what they are about, in the field's words.
+    pub fn inbound(&self) -> [(&'static str, u64); 3] {
+        let all = |kinds: &dyn Fn(Kind) -> bool| Kind::ALL.into_iter().filter(|kind| kinds(*kind)).flat_map(|kind| self.events[kind as usize]).sum();
+        let is_endpoint = |kind| matches!(kind, Kind::Pod | Kind::EndpointSlice);
+        [("svc", all(&|kind| kind == Kind::Service)), ("eds", all(&is_endpoint)), ("config", all(&|kind| kind != Kind::Service && !is_endpoint(kind)))]
+    }
 }
 
 /// What the debug pages ask for: the whole of what is published.
@@ -84,6 +110,7 @@ impl Reconcile {
             }
         }
         let events = batch.events.len();
+        let counted = self.by_kind(&batch.events);
         let changes = self.translation.apply(batch.events);
         // First where pods run: a daemon that hears of a new pod asks for its certificate at once.
         if !changes.pods.is_empty() {
@@ -99,7 +126,7 @@ impl Reconcile {
             self.block = None;
         }
         let took = begin.elapsed();
-        self.count(events, changes.units_computed, took);
+        self.count(counted, &changes, took);
         if !changes.is_empty() {
             let (workloads, services, policies) = (changes.workloads.len(), changes.services.len(), changes.policies.len());
             tracing::info!(target: "source", events, workloads, services, policies, ?took, "the mesh is told of changes");
@@ -122,13 +149,29 @@ impl Reconcile {
         self.findings = batch.findings.clone();
     }
 
-    fn count(&mut self, events: usize, units: usize, took: Duration) {
+    /// Before they are applied: an object that is there changes, another one comes.
+    fn by_kind(&self, events: &[Event]) -> [[u64; 3]; Kind::ALL.len()] {
+        let mut counted = [[0; 3]; Kind::ALL.len()];
+        for event in events {
+            let (kind, what) = match event {
+                Event::Applied(object) => (object.kind(), usize::from(self.translation.cluster().object(&object.key()).is_some())),
+                Event::Deleted(key) => (key.kind, 2),
+            };
+            counted[kind as usize][what] += 1;
+        }
+        counted
+    }
+
+    fn count(&mut self, counted: [[u64; 3]; Kind::ALL.len()], changes: &Changes, took: Duration) {
         let (faults, refused) = (self.findings.faults.len() + self.findings.troubles.len(), self.findings.refused.len());
         let last_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.numbers.send_modify(|numbers| {
             numbers.batches += 1;
-            numbers.events += events as u64;
-            numbers.units_computed += units as u64;
+            numbers.events.iter_mut().flatten().zip(counted.iter().flatten()).for_each(|(all, new)| *all += new);
+            numbers.told.workloads += u64::from(!changes.workloads.is_empty());
+            numbers.told.services += u64::from(!changes.services.is_empty());
+            numbers.told.policies += u64::from(!changes.policies.is_empty());
+            numbers.units_computed += changes.units_computed as u64;
             (numbers.faults, numbers.refused, numbers.last_us) = (faults, refused, last_us);
         });
     }

@@ -74,6 +74,7 @@ pub struct Ca {
     not_after: SystemTime,
     /// Elements of the answer between leaf and roots.
     chain: Vec<String>,
+    chain_ends: SystemTime,
     roots: Vec<CertificateDer<'static>>,
     lifetimes: Lifetimes,
 }
@@ -173,8 +174,9 @@ impl Ca {
         check_signer(&certificate, &key)?;
         let (not_before, not_after) = dates(&certificate).map_err(BadCa::Certificate)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|err| BadCa::Certificate(err.to_string()))?;
+        let chain_ends = first_end(&chain).map_or(not_after, |end| end.min(not_after));
         let chain = chain.iter().map(pem::encode).collect();
-        let ca = Ca { issuer, certificate, not_before, not_after, chain, roots, lifetimes };
+        let ca = Ca { issuer, certificate, not_before, not_after, chain, chain_ends, roots, lifetimes };
         ca.try_out(now)?;
         Ok(ca)
     }
@@ -292,6 +294,21 @@ impl Ca {
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
+
+    /// When the first certificate of the chain ends: the signing one and those above it, without the roots.
+    pub fn chain_ends(&self) -> SystemTime {
+        self.chain_ends
+    }
+
+    /// When the first of the roots ends.
+    pub fn roots_end(&self) -> SystemTime {
+        first_end(&self.roots).unwrap_or(self.not_after)
+    }
+}
+
+/// When the first of several certificates ends.
+fn first_end(certificates: &[CertificateDer<'static>]) -> Option<SystemTime> {
+    certificates.iter().filter_map(|certificate| dates(certificate).ok()).map(|(_, end)| end).min()
 }
 
 /// The controller's own certificate.

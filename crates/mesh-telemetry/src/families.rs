@@ -91,6 +91,8 @@ pub const PROXIES_STARTED: Family = Family::counter("workload_manager_proxies_st
 pub const PROXIES_STOPPED: Family = Family::counter("workload_manager_proxies_stopped_total", "Pods whose serving ended");
 
 pub const OPEN_FDS: Family = Family::gauge("process_open_fds", "Open file descriptors");
+pub const CPU: Family = Family::counter_of_fractions("process_cpu_seconds_total", "Processor time used, seconds");
+pub const RESIDENT: Family = Family::gauge("process_resident_memory_bytes", "Memory that is in use");
 pub const MAX_FDS: Family = Family::gauge("process_max_fds", "File descriptors that may be open");
 pub const TOKIO_WORKERS: Family = Family::gauge("tokio_num_workers", "Worker threads of the data path");
 pub const TOKIO_QUEUE: Family = Family::gauge("tokio_global_queue_depth", "Tasks that wait for a worker thread");
@@ -133,6 +135,8 @@ pub const ALL: &[Family] = &[
     CRL_REJECTIONS,
     CRL_UNTRACKED,
     BUILD,
+    CPU,
+    RESIDENT,
     XDS_TERMINATIONS,
     XDS_MESSAGES,
     XDS_BYTES,

@@ -11,6 +11,7 @@ use mesh_policy::Policy;
 use mesh_runtime::{Publisher, Watched, watched};
 use prost::Message;
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
+use tokio::time::Instant;
 
 use crate::messages::{ADDRESS, AUTHORIZATION};
 use crate::recent::{Recent, Touching};
@@ -61,9 +62,12 @@ pub struct Shelf {
 #[derive(Clone, Debug, Default)]
 struct Index(RedBlackTreeMapSync<Arc<str>, RedBlackTreeSetSync<Arc<str>>>);
 
-/// The names that one publication changed, by type.
-#[derive(Debug, Default)]
-struct Names(BTreeMap<&'static str, BTreeSet<Arc<str>>>);
+/// The names that one publication changed, by type, and when that was.
+#[derive(Debug)]
+struct Names {
+    by_type: BTreeMap<&'static str, BTreeSet<Arc<str>>>,
+    at: Instant,
+}
 
 #[derive(Debug)]
 pub struct CatalogWriter {
@@ -145,14 +149,14 @@ impl Update {
 impl CatalogWriter {
     /// Makes the changes and publishes them at once. What is equal to what is there changes nothing and wakes nobody.
     pub fn apply(&mut self, updates: impl IntoIterator<Item = Update>) {
-        let mut names = Names::default();
+        let mut names = Names { by_type: BTreeMap::new(), at: Instant::now() };
         for update in updates {
             let (type_url, name, offer) = match update {
                 Update::Put(type_url, offer) => (type_url, offer.name.clone(), Some(offer)),
                 Update::Remove(type_url, name) => (type_url, name, None),
             };
             if self.draft.shelves.entry(type_url).or_default().set(&name, offer) {
-                names.0.entry(type_url).or_default().insert(name);
+                names.by_type.entry(type_url).or_default().insert(name);
             }
         }
         if names.keys() > 0 {
@@ -209,10 +213,15 @@ impl Catalog {
         self.shelves.keys().copied()
     }
 
+    /// When the first change after `earlier` was published, as far back as is remembered.
+    pub(crate) fn changed_at(&self, earlier: u64) -> Option<Instant> {
+        self.recent.first_since(earlier).map(|names| names.at)
+    }
+
     /// The names of a type that may differ between `earlier` and this.
     pub(crate) fn changed_since(&self, earlier: &Catalog, type_url: &str) -> BTreeSet<Arc<str>> {
         if let Some(batches) = self.recent.since(earlier.version()) {
-            return batches.iter().filter_map(|batch| batch.0.get(type_url)).flatten().cloned().collect();
+            return batches.iter().filter_map(|batch| batch.by_type.get(type_url)).flatten().cloned().collect();
         }
         let all = |catalog: &Catalog| -> Vec<Arc<str>> {
             catalog.shelf(type_url).map(|shelf| shelf.by_name.keys().cloned().collect()).unwrap_or_default()
@@ -329,7 +338,7 @@ impl Index {
 
 impl Touching for Names {
     fn keys(&self) -> usize {
-        self.0.values().map(BTreeSet::len).sum()
+        self.by_type.values().map(BTreeSet::len).sum()
     }
 }
 

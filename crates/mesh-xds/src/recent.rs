@@ -46,6 +46,11 @@ impl<B: Touching> Recent<B> {
         Some(self.batches.iter().filter(|(of, _)| *of > version).map(|(_, batch)| batch.clone()).collect())
     }
 
+    /// The oldest batch after `version` that is remembered.
+    pub fn first_since(&self, version: u64) -> Option<&B> {
+        self.batches.iter().find(|(of, _)| *of > version).map(|(_, batch)| &**batch)
+    }
+
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.batches.len()

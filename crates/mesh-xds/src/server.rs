@@ -8,13 +8,14 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use mesh_runtime::Watched;
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::codegen::{Body, StdError};
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::transport::server::Connected;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::catalog::Catalog;
 use crate::claim::{Account, Caller, Scope, check_claim};
@@ -75,6 +76,22 @@ pub trait Authenticate: Send + Sync + 'static {
     ) -> Pin<Box<dyn Future<Output = Result<Scope, Status>> + Send + 'a>>;
 }
 
+/// A message that a client's connection has taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    pub type_url: &'a str,
+    pub bytes: usize,
+    /// From the catalog to the connection, the wait for its place there included.
+    pub took: Duration,
+    /// Since the first of the changes that it tells was published; `None`: it answers a request.
+    pub behind: Option<Duration>,
+}
+
+/// Hears of every message that is sent.
+pub trait Measure: Send + Sync + 'static {
+    fn sent(&self, sent: Sent<'_>);
+}
+
 /// Counted since the start.
 #[derive(Debug, Default)]
 pub struct ServerCounters {
@@ -90,6 +107,8 @@ pub struct ServerCounters {
     pub responses: AtomicU64,
     pub resources: AtomicU64,
     pub nacks: AtomicU64,
+    /// Streams that we ended although the client did nothing wrong: it did not read.
+    pub write_timeouts: AtomicU64,
 }
 
 /// A connected client, for the operator.
@@ -117,6 +136,7 @@ struct Shared {
     first_answers: Semaphore,
     clients: Mutex<BTreeMap<u64, ClientStatus>>,
     counters: ServerCounters,
+    measure: OnceLock<Box<dyn Measure>>,
     /// Streams are numbered from a start that the caller chose, so that nonces of two replicas differ.
     next_stream: AtomicU64,
 }
@@ -140,9 +160,15 @@ impl Ads {
             limits,
             clients: Mutex::new(BTreeMap::new()),
             counters: ServerCounters::default(),
+            measure: OnceLock::new(),
             next_stream: AtomicU64::new(first_stream),
         };
         Ads { shared: Arc::new(shared) }
+    }
+
+    /// Has every message that is sent from now on measured, by the first who is given.
+    pub fn measured_by(&self, measure: impl Measure) {
+        let _ = self.shared.measure.set(Box::new(measure));
     }
 
     pub fn counters(&self) -> &ServerCounters {
@@ -305,7 +331,8 @@ impl Shared {
         let entry = Entry::new(self, number, &caller);
         let mut push = Push::new(caller, number);
         let mut catalog = self.catalog.clone();
-        catalog.see();
+        // Up to which version the client was told.
+        let mut told = catalog.see().version();
         self.answer(&mut push, &first, outlet).await?;
         entry.update(&push);
         loop {
@@ -315,13 +342,15 @@ impl Shared {
                     None => return Ok(()),
                 },
                 () = catalog.changed() => {
-                    let responses = push.update(&catalog.load());
+                    let (begin, now) = (Instant::now(), catalog.load());
+                    let changed = now.changed_at(std::mem::replace(&mut told, now.version()));
+                    let responses = push.update(&now);
                     if responses.is_empty() {
                         // Most changes concern few streams; the others pay nothing for them.
                         continue;
                     }
                     for response in responses {
-                        self.send(response, outlet).await?;
+                        self.send(response, begin, changed, outlet).await?;
                     }
                 }
             }
@@ -338,7 +367,7 @@ impl Shared {
         if request.error_detail.is_some() {
             self.counters.nacks.fetch_add(1, Ordering::Relaxed);
         }
-        let catalog = self.catalog.load();
+        let (begin, catalog) = (Instant::now(), self.catalog.load());
         let responses = push.request(request, &catalog).map_err(|refused| {
             self.counters.subscriptions_refused.fetch_add(1, Ordering::Relaxed);
             match refused {
@@ -347,15 +376,24 @@ impl Shared {
             }
         })?;
         for response in responses {
-            self.send(response, outlet).await?;
+            self.send(response, begin, None, outlet).await?;
         }
         Ok(())
     }
 
-    async fn send(&self, response: DeltaDiscoveryResponse, outlet: &Outlet) -> Result<(), Status> {
+    async fn send(&self, response: DeltaDiscoveryResponse, begin: Instant, changed: Option<Instant>, outlet: &Outlet) -> Result<(), Status> {
         self.counters.responses.fetch_add(1, Ordering::Relaxed);
         self.counters.resources.fetch_add(response.resources.len() as u64, Ordering::Relaxed);
-        outlet.send(response).await
+        let (bytes, type_url) = (response.encoded_len(), response.type_url.clone());
+        let sent = outlet.send(response).await;
+        if sent.as_ref().is_err_and(|status| status.code() == Code::DeadlineExceeded) {
+            self.counters.write_timeouts.fetch_add(1, Ordering::Relaxed);
+        }
+        sent?;
+        if let Some(measure) = self.measure.get() {
+            measure.sent(Sent { type_url: &type_url, bytes, took: begin.elapsed(), behind: changed.map(|at| at.elapsed()) });
+        }
+        Ok(())
     }
 }
 

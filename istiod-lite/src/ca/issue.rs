@@ -28,6 +28,8 @@ pub struct Counters {
     pub unauthenticated: AtomicU64,
     /// Impersonation that was refused.
     pub not_allowed: AtomicU64,
+    /// Of those, impersonation of what is no identity.
+    pub bad_identities: AtomicU64,
     pub bad_requests: AtomicU64,
     pub sign_errors: AtomicU64,
 }
@@ -57,7 +59,7 @@ impl Issuing for Issue {
     }
 
     fn answered(&self, shown: &Shown, outcome: &Outcome) {
-        let Counters { requests, issued, unauthenticated, not_allowed, bad_requests, sign_errors } = &*self.counters;
+        let Counters { requests, issued, unauthenticated, not_allowed, bad_identities, bad_requests, sign_errors } = &*self.counters;
         let from = shown.connection.from.map(|from| from.to_string()).unwrap_or_default();
         let count = |counter: &AtomicU64| {
             counter.fetch_add(1, Ordering::Relaxed);
@@ -74,6 +76,9 @@ impl Issuing for Issue {
             }
             Outcome::NotAllowed { impersonated, why } => {
                 count(not_allowed);
+                if impersonated.as_deref().is_some_and(|wanted| wanted.parse::<SpiffeId>().is_err()) {
+                    count(bad_identities);
+                }
                 tracing::warn!(target: "ca", %from, ?impersonated, %why, "no certificate: the caller may not have it");
             }
             Outcome::BadMetadata => {

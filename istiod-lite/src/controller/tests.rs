@@ -170,6 +170,7 @@ async fn certificates_are_for_workloads_of_the_callers_node() {
         (daemon("n2"), "a-sa"),
         (mesh.token("other", "n1", Duration::from_secs(3600)), "a-sa"),
         ("junk".into(), "a-sa"),
+        (daemon("n1"), "a sa"),
     ] {
         match ask(token, account).await {
             Err(SignFailure::Refused { code, .. }) => assert_eq!(code, tonic::Code::Unauthenticated, "{account}"),
@@ -177,8 +178,9 @@ async fn certificates_are_for_workloads_of_the_callers_node() {
         }
     }
     let metrics = mesh.get(mesh.started.monitoring, "/metrics").await;
-    assert!(metrics.contains("citadel_server_csr_count 5") && metrics.contains("citadel_server_success_cert_issuance_count 1"), "{metrics}");
-    assert!(metrics.contains("citadel_server_authentication_failure_count 4"), "{metrics}");
+    assert!(metrics.contains("citadel_server_csr_count 6") && metrics.contains("citadel_server_success_cert_issuance_count 1"), "{metrics}");
+    assert!(metrics.contains("citadel_server_authentication_failure_count 5"), "{metrics}");
+    assert!(metrics.contains("citadel_server_id_extraction_err_count 1"), "{metrics}");
 }
 
 #[tokio::test]
@@ -260,7 +262,27 @@ async fn the_operators_pages() {
     assert!(mesh.get(http, "/debug/connections").await.contains("\"totalClients\": 1"));
     assert!(mesh.get(mesh.started.monitoring, "/version").await.ends_with(env!("CARGO_PKG_VERSION")));
     let metrics = mesh.get(mesh.started.monitoring, "/metrics").await;
-    for line in ["pilot_services 1", "pilot_workloads 2", "pilot_policies 1", "pilot_xds{version=", "istio_build{component=\"pilot\""] {
+    // spec/controlplane.md 10.1, spec/ecosystem.md 3.5 and 3.6
+    for line in [
+        "pilot_services 1",
+        "pilot_workloads 2",
+        "pilot_policies 1",
+        "pilot_xds{version=",
+        "istio_build{component=\"pilot\"",
+        "pilot_k8s_reg_events{type=\"Pod\",event=\"add\"} 1",
+        "pilot_k8s_reg_events{type=\"Pod\",event=\"delete\"} 0",
+        "pilot_k8s_cfg_events{type=\"ServiceEntry\",event=\"add\"} 1",
+        "pilot_inbound_updates{type=\"eds\"} 1",
+        "pilot_push_triggers{type=\"config\"} 1",
+        "pilot_xds_pushes{type=\"wads\"} ",
+        "pilot_xds_push_time_bucket{type=\"wds\",le=\"0.001\"} ",
+        "pilot_xds_config_size_bytes_bucket{type=\"wds\",le=\"1000000\"} 1",
+        "pilot_proxy_convergence_time_count 0",
+        "citadel_server_root_cert_expiry_seconds ",
+        "citadel_server_cert_chain_expiry_timestamp ",
+        "process_cpu_seconds_total ",
+        "process_resident_memory_bytes ",
+    ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
 }

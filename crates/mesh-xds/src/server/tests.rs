@@ -251,3 +251,32 @@ async fn other_methods_are_the_other_service_s() {
     let answer = alone.call(ask("/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources")).await.unwrap();
     assert_eq!(answer.headers()["grpc-status"], "12", "the state-of-the-world method is not served");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_is_measured_and_a_push_knows_how_old_its_change_is() {
+    struct Told(mpsc::UnboundedSender<(usize, Option<Duration>)>);
+    impl Measure for Told {
+        fn sent(&self, sent: Sent<'_>) {
+            assert_eq!(sent.type_url, ADDRESS);
+            let _ = self.0.send((sent.bytes, sent.behind));
+        }
+    }
+    let (mut writer, ads, network, _stop) = controller(ServerLimits::default());
+    let (sender, mut told) = mpsc::unbounded_channel();
+    ads.measured_by(Told(sender));
+    let mut raw = raw(&network, "ztunnel node-a", Some(first("node-a"))).await.unwrap();
+    let answer = hear(&mut raw).await;
+    assert_eq!(told.recv().await, Some((answer.encoded_len(), None)), "an answer is behind nothing");
+    writer.apply([a_workload("w2", "10.0.0.2")]);
+    let push = hear(&mut raw).await;
+    assert_eq!(told.recv().await, Some((push.encoded_len(), Some(Duration::ZERO))));
+    // Two changes in one push: it is as late as the first.
+    writer.apply([a_workload("w3", "10.0.0.3")]);
+    tokio::time::advance(Duration::from_secs(3)).await;
+    writer.apply([a_workload("w4", "10.0.0.4")]);
+    while let Some((_, behind)) = told.recv().await {
+        if behind == Some(Duration::from_secs(3)) {
+            return;
+        }
+    }
+}
