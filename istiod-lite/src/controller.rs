@@ -79,9 +79,10 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
         root_life: config.self_signed_ca_ttl,
         published: &root::published(config.root_cert_out.as_deref()),
         lifetimes: meaning.lifetimes,
+        times: meaning.times,
     };
     let (source, stored) = match &client {
-        Some(client) => root::load_in_cluster(&begin, Api::namespaced(client.clone(), &config.namespace), now).await?,
+        Some(client) => root::load_in_cluster(&begin, Api::namespaced(client.clone(), &config.namespace), Api::namespaced(client.clone(), &config.namespace), now).await?,
         None => root::load(&begin, now)?,
     };
     let ca = stored.ca(meaning.lifetimes, now)?;

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 mod tests;
 
 pub const CONFIG_MAP: &str = "istio-ca-root-cert";
-const KEY: &str = "root-cert.pem";
+pub const KEY: &str = "root-cert.pem";
 /// Who owns the key, in the API server's books.
 const FIELD_MANAGER: &str = "istiod-lite-roots";
 /// Nobody mounts anything in these.

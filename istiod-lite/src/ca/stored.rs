@@ -91,6 +91,32 @@ impl Stored {
         Ok(Stored { book, keys: Keys::of(files), next_keys: None })
     }
 
+    /// A self-signed authority of ours in the place of which somebody plugs another one in: it signs on until everybody
+    /// knows the other's root. `published` is the bundle that nodes were told before; `None`: they do not trust ours any
+    /// more, so it has nothing to sign.
+    ///
+    /// # Errors
+    /// The files do not fit together.
+    pub fn give_way(mut self, files: &PluggedIn, published: &str, lifetimes: Lifetimes, now: SystemTime) -> Result<Option<Stored>, BadCa> {
+        let known: BTreeSet<Pem> = roots(published)?.into_iter().collect();
+        if !known.contains(&self.book.signer.root) {
+            return Ok(None);
+        }
+        // Our own successor is not wanted any more.
+        (self.book.next, self.next_keys) = (None, None);
+        for (_, trust) in self.book.roots.iter_mut().filter(|(root, _)| !known.contains(*root)) {
+            // It was stored and never told.
+            trust.since = now;
+        }
+        // Those that are plugged in are told from now on, if the book knows of no earlier time.
+        let plugged = roots(&files.roots)?;
+        for root in known.into_iter().filter(|root| !plugged.contains(root)) {
+            self.book.roots.entry(root).or_insert(Trust { since: SystemTime::UNIX_EPOCH, wanted: false, unused: Some(now) });
+        }
+        self.plug_in(files, lifetimes, now)?;
+        Ok(Some(self))
+    }
+
     /// Takes files that somebody plugs in while the authority works.
     ///
     /// # Errors
@@ -176,6 +202,15 @@ impl Stored {
         .map(|(name, text)| (name.to_owned(), text))
         .into();
         data.extend(self.next_keys.as_ref().map(|keys| (NEXT_KEY.to_owned(), keys.key.to_string())));
+        data
+    }
+}
+
+impl Stored {
+    /// What is kept of one that gives way: its successor's key is kept by whoever plugs it in.
+    pub fn data_without_next(&self) -> Data {
+        let mut data = self.data();
+        data.remove(NEXT_KEY);
         data
     }
 }

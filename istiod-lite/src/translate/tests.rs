@@ -22,6 +22,7 @@ mod scope;
 mod claims;
 mod network;
 mod incremental;
+mod checklist;
 
 /// The objects of a YAML text.
 pub fn events(yaml: &str) -> Vec<Event> {

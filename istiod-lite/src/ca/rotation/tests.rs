@@ -288,6 +288,43 @@ async fn no_handshake_fails_when_all_plugged_in_files_are_replaced_at_once() {
     assert_eq!(mesh.live.ca().certificate_pem(), new.certificate);
 }
 
+// F-12, from istio-ca-secret to cacerts, with a restart after each third of a wait
+#[tokio::test(start_paused = true)]
+async fn no_handshake_fails_when_a_self_signed_root_gives_way_to_a_plugged_in_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(PausedClock(Instant::now()));
+    let (source, stored) = own(&folder, &*clock);
+    let first = stored.book.signer.root.clone();
+    let mut kept = stored.data();
+    let mut mesh = Mesh::new(source, stored, Times { renew_below_percent: 0, ..SHORT }, clock.clone());
+    mesh.pass(150).await;
+    let files = plugged(&Ca::self_signed("cluster.local", 3650 * DAY, LIVES, clock.now()).unwrap());
+    put(&folder, &files);
+    let wait = SHORT.wait(LIFE + SECOND).as_secs();
+    for _ in 0..9 {
+        let published = mesh.live.ca().root_bundle();
+        let before = Stored::parse(&kept, LIVES, clock.now()).unwrap().unwrap();
+        let stored = match before.give_way(&files, &published, LIVES, clock.now()).unwrap() {
+            Some(giving) => {
+                kept = giving.data_without_next();
+                giving
+            }
+            None => Stored::plugged_in(&files, &published, LIVES, clock.now()).unwrap(),
+        };
+        mesh.keep.source = Source::PluggedIn { folder: folder.path().to_owned(), seen: Some(Box::new(files.clone())) };
+        mesh.live.replace(stored.ca(LIVES, clock.now()).unwrap());
+        mesh.keep.stored = stored;
+        mesh.pass(wait / 3).await;
+    }
+    assert_eq!(mesh.live.ca().certificate_pem(), files.certificate, "restarts do not keep it from signing");
+    // Each restart begins the last wait anew: the old root stays longer than it must.
+    mesh.pass(wait + 1).await;
+    assert_eq!(mesh.failed, Vec::<String>::new());
+    assert!(mesh.handshakes > 250, "{}", mesh.handshakes);
+    assert_eq!((mesh.live.ca().root_bundle(), mesh.live.ca().certificate_pem()), (files.roots, files.certificate));
+    assert!(!mesh.keep.stored.book.roots.contains_key(&first));
+}
+
 // The same nodes and a root that is not announced: this is what the waits are for.
 #[tokio::test(start_paused = true)]
 async fn without_the_waits_handshakes_fail() {

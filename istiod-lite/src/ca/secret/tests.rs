@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mesh_identity::SystemClock;
-use mesh_identity::sign::Lifetimes;
+use mesh_identity::sign::{Ca, Lifetimes};
 use serde_json::{Value, json};
 
 use super::*;
@@ -18,6 +18,7 @@ use crate::testing::api_server::ApiServer;
 const SECRETS: &str = "/api/v1/secrets";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const LIFE: Duration = Duration::from_secs(100);
+const TIMES: Times = Times { distribution: Duration::ZERO, renew_below_percent: 20 };
 
 fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000)
@@ -28,16 +29,121 @@ fn lives() -> Lifetimes {
 }
 
 async fn started(server: &ApiServer) -> anyhow::Result<(Source, Stored)> {
+    started_with(server, std::path::Path::new("/nothing-is-here"), now()).await
+}
+
+async fn started_with(server: &ApiServer, plugged_in: &std::path::Path, now: SystemTime) -> anyhow::Result<(Source, Stored)> {
     let nothing = std::path::Path::new("/nothing-is-here");
-    let start = Start { plugged_in: nothing, own: nothing, trust_domain: "cluster.local", root_life: 100 * DAY, published: "", lifetimes: lives() };
-    root::load_in_cluster(&start, Api::namespaced(server.client(), "istio-system"), now()).await
+    let start = Start { plugged_in, own: nothing, trust_domain: "cluster.local", root_life: 100 * DAY, published: "", lifetimes: lives(), times: TIMES };
+    root::load_in_cluster(&start, Api::namespaced(server.client(), "istio-system"), Api::namespaced(server.client(), "istio-system"), now).await
+}
+
+/// What the leader writes for everybody.
+fn publish(server: &ApiServer, bundle: &str) {
+    server.put("/api/v1/configmaps", json!({ "metadata": { "namespace": "istio-system", "name": "istio-ca-root-cert" }, "data": { "root-cert.pem": bundle } }));
+}
+
+/// A Secret `cacerts` as a kubelet mounts it: the files are links into a folder that is swapped whole.
+fn mount(folder: &std::path::Path, version: &str, ca: &Ca) {
+    let data = folder.join(version);
+    std::fs::create_dir(&data).unwrap();
+    let files = [("ca-cert.pem", ca.certificate_pem()), ("ca-key.pem", ca.private_pem()), ("cert-chain.pem", String::new()), ("root-cert.pem", ca.root_bundle())];
+    for (name, text) in files {
+        std::fs::write(data.join(name), text).unwrap();
+        let _ = std::os::unix::fs::symlink(format!("..data/{name}"), folder.join(name));
+    }
+    std::os::unix::fs::symlink(version, folder.join("..new")).unwrap();
+    std::fs::rename(folder.join("..new"), folder.join("..data")).unwrap();
+}
+
+fn authority() -> Ca {
+    Ca::self_signed("cluster.local", 100 * DAY, lives(), now()).unwrap()
+}
+
+// spec/controlplane.md 3.6: from a self-signed root to `cacerts`, in three steps and over restarts
+#[tokio::test]
+async fn a_self_signed_root_gives_way_to_a_plugged_in_one() {
+    let server = ApiServer::new();
+    let own = started(&server).await.unwrap().1.book.bundle();
+    publish(&server, &own);
+    let folder = tempfile::tempdir().unwrap();
+    let plugged = authority();
+    mount(folder.path(), "..1", &plugged);
+
+    let wait = TIMES.wait(LIFE);
+    let starts = |at: SystemTime| started_with(&server, folder.path(), at);
+    let state = |stored: &Stored| (*stored.book.signer.certificate == *own, stored.book.roots.len());
+    let (source, stored) = starts(now()).await.unwrap();
+    assert_eq!(state(&stored), (true, 2), "it signs on, and the other is announced");
+    assert!(!format!("{:?}", server.object(SECRETS, "istio-system", NAME)).contains("next-ca-key"), "the key of the other stays where it is");
+
+    // The leader tells the bundle; a restart goes on with the wait that has begun.
+    publish(&server, &stored.book.bundle());
+    let (again, stored_again) = starts(now() + wait / 2).await.unwrap();
+    assert_eq!(state(&stored_again), (true, 2));
+    let keep = |(source, stored): (Source, Stored), at: SystemTime| {
+        let live = Arc::new(Live::new(stored.ca(lives(), at).unwrap(), LIFE));
+        Keep { source, stored, is_told: true, live, lifetimes: lives(), times: TIMES, clock: Arc::new(SystemClock) }
+    };
+    for mut keep in [keep((source, stored), now()), keep((again, stored_again), now() + wait / 2)] {
+        keep.turn(now() + wait - Duration::from_secs(1)).unwrap();
+        assert_eq!(state(&keep.stored), (true, 2), "not everybody knows it yet");
+        keep.turn(now() + wait).unwrap();
+        assert_eq!(state(&keep.stored), (false, 2), "everybody does");
+        keep.turn(now() + 2 * wait).unwrap();
+        assert_eq!(state(&keep.stored), (false, 1), "nobody needs the old one");
+    }
+
+    // A start after the wait signs with the other at once.
+    assert_eq!(state(&starts(now() + wait).await.unwrap().1), (false, 2));
+
+    // One that was stored and never told is told from the start on that tells it.
+    publish(&server, &own);
+    let later = now() + 10 * wait;
+    let stored = starts(later).await.unwrap().1;
+    assert_eq!((state(&stored), stored.book.roots[&*plugged.certificate_pem()].since), ((true, 2), later));
+
+    // What nodes do not trust any more does not sign again.
+    publish(&server, &plugged.root_bundle());
+    assert_eq!(state(&starts(later).await.unwrap().1), (false, 1));
+}
+
+// spec/controlplane.md 3.6: `cacerts` changed while no controller ran
+#[tokio::test]
+async fn roots_that_were_told_before_a_restart_stay_for_a_wait() {
+    let server = ApiServer::new();
+    let (old, new) = (authority(), authority());
+    let folder = tempfile::tempdir().unwrap();
+    mount(folder.path(), "..1", &old);
+    let mut keep = {
+        let (source, stored) = started_with(&server, folder.path(), now()).await.unwrap();
+        assert_eq!(stored.book.bundle(), old.root_bundle());
+        let live = Arc::new(Live::new(stored.ca(lives(), now()).unwrap(), LIFE));
+        Keep { source, stored, is_told: true, live, lifetimes: lives(), times: TIMES, clock: Arc::new(SystemClock) }
+    };
+    publish(&server, &old.root_bundle());
+    mount(folder.path(), "..2", &new);
+    let restarted = started_with(&server, folder.path(), now()).await.unwrap().1;
+    assert_eq!((&*restarted.book.signer.certificate, restarted.book.roots.len()), (&*new.certificate_pem(), 2));
+    // One that runs on sees the mount change, and waits.
+    keep.turn(now()).unwrap();
+    assert_eq!((&*keep.stored.book.signer.certificate, keep.stored.book.roots.len()), (&*old.certificate_pem(), 2));
+}
+
+#[tokio::test]
+async fn a_bundle_that_somebody_spoilt_keeps_nobody_from_starting() {
+    let server = ApiServer::new();
+    publish(&server, "-----BEGIN CERTIFICATE-----\njunk");
+    let folder = tempfile::tempdir().unwrap();
+    let plugged = authority();
+    mount(folder.path(), "..1", &plugged);
+    assert_eq!(started_with(&server, folder.path(), now()).await.unwrap().1.book.bundle(), plugged.root_bundle());
 }
 
 async fn replica(server: &ApiServer) -> Keep {
     let (source, stored) = started(server).await.unwrap();
     let live = Arc::new(Live::new(stored.ca(lives(), now()).unwrap(), LIFE));
-    let times = Times { distribution: Duration::ZERO, renew_below_percent: 20 };
-    Keep { source, stored, is_told: true, live, lifetimes: lives(), times, clock: Arc::new(SystemClock) }
+    Keep { source, stored, is_told: true, live, lifetimes: lives(), times: TIMES, clock: Arc::new(SystemClock) }
 }
 
 /// One look, and everybody is told what follows.

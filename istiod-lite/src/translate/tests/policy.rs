@@ -95,6 +95,7 @@ fn empty_is_everything_or_nothing() {
     "#]]);
 }
 
+// row 12 of the integration checklist: identity, namespace, address and port
 #[test]
 fn every_l4_field() {
     check(

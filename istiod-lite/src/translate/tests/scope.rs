@@ -85,7 +85,7 @@ fn what_is_left_out_is_said() {
 
 const VISIBILITY: &str = "serviceEntryVisibility:\n  defaultVisibility: NAMESPACE\n  policies:\n  - {visibility: NONE, matchingRules: [{namespaceSelector: {matchLabels: {team: a}}}, {namespaceSelector: {matchLabels: {hidden: \"yes\"}}}]}\n  - {visibility: PUBLIC, matchingRules: [{namespaceSelector: {matchLabels: {team: a}}}]}";
 
-// 4.9.2, 4.13, 5.4; issue 4, row 25: the first policy of which all rules match, else the default
+// 4.9.2, 4.13, 5.4; row 25 of the integration checklist: the first policy of which all rules match, else the default
 #[test]
 fn who_sees_a_service_entry() {
     check(

@@ -110,6 +110,7 @@ fn a_pod_that_ends_is_unhealthy_but_there() {
     "#]]);
 }
 
+// row 29 of the integration checklist: the labels of both ends come from here
 #[test]
 fn names_for_telemetry_come_from_labels_and_owners() {
     let with = |name: &str, labels: &str, owner: &str| {
