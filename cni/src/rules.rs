@@ -2,6 +2,7 @@
 //! Synchronous and locked, so that the pod's own life, a daemon's arrival and a repair can change them in any order.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -221,7 +222,7 @@ impl Rules {
         {
             return Ok(None);
         }
-        let rerouted = !matches!(stand.table, Table::None) && self.place.route(Change::Add)?;
+        let rerouted = !matches!(stand.table, Table::None) && self.reroute()?;
         if !rerouted && self.listing(&stand)? == stand.listing {
             return Ok(None);
         }
@@ -230,6 +231,15 @@ impl Rules {
         let table = stand.table.clone();
         self.put(&mut stand, table)?;
         Ok(Some(Repaired { strays: early + self.cut_strays(&stand.table)? }))
+    }
+
+    /// Whether routes were missing. There can be none while loopback is down, as when the runtime takes a namespace apart;
+    /// nothing is delivered there then either, and when it comes up, routes change again.
+    fn reroute(&self) -> Result<bool, Error> {
+        match self.place.route(Change::Add) {
+            Err(error) if error.kind() == io::ErrorKind::NetworkDown => Ok(false),
+            rerouted => Ok(rerouted?),
+        }
     }
 
     /// Two looks: a captured connection that came between the two halves of one look has only one end in it.
