@@ -48,8 +48,10 @@ pub struct Leak {
 #[derive(Debug, Default)]
 pub struct Clear {
     rules: BTreeSet<Tunnelled>,
-    /// Connections in the clear that began when none had to, or before we looked, in packets.
+    /// Packets in the clear between such ends, of connections that began before they had to be in a tunnel.
     pub older: u64,
+    /// Connections that began in the clear and might: whoever sees these would see the others too.
+    pub allowed: u64,
     leaks: Vec<Leak>,
     /// Leaks that are counted and not described.
     more: u64,
@@ -74,6 +76,8 @@ impl Clear {
             self.open.remove(&key);
             if self.rules.iter().any(|rule| rule.covers(segment.from.ip(), segment.to.ip())) {
                 self.leak(now, &segment);
+            } else {
+                self.allowed += 1;
             }
         } else if let Some(at) = self.open.get(&key).or_else(|| self.open.get(&(segment.to, segment.from))) {
             let leak = &mut self.leaks[*at];
@@ -116,7 +120,7 @@ impl Clear {
         if tally.broken > 0 {
             return Err(format!("on port {HBONE_PORT} something else than TLS was spoken, {} times", tally.broken));
         }
-        Ok(Seen { tunnels, records: tally.records, older: self.older })
+        Ok(Seen { tunnels, records: tally.records, older: self.older, allowed: self.allowed })
     }
 }
 
@@ -126,11 +130,12 @@ pub struct Seen {
     pub tunnels: usize,
     pub records: u64,
     pub older: u64,
+    pub allowed: u64,
 }
 
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} tunnels, {} TLS records, 0 clear; {} packets of older connections", self.tunnels, self.records, self.older)
+        write!(f, "{} tunnels, {} TLS records, 0 clear that had to be in one; {} that might, {} packets of older ones", self.tunnels, self.records, self.allowed, self.older)
     }
 }
 
@@ -224,14 +229,14 @@ mod tests {
         let mut clear = Clear::default();
         clear.require([Tunnelled { from: "10.0.0.0/24".parse().unwrap(), to: "10.0.0.2/32".parse().unwrap() }]);
         take(&mut clear, &[frame("10.0.0.77:1", B, 1, SYN, b""), frame("10.0.1.77:1", B, 1, SYN, b"")]);
-        assert_eq!(clear.leaks().len(), 1);
+        assert_eq!((clear.leaks().len(), clear.allowed), (1, 1));
     }
 
     #[test]
     fn other_words_on_the_tunnel_port_are_told() {
         let mut clear = enrolled();
         take(&mut clear, &[frame(A, TUNNEL, 1, SYN, b""), frame(A, TUNNEL, 2, DATA, b"\x17\x03\x03\x00\x01x")]);
-        assert_eq!(clear.judge().unwrap(), Seen { tunnels: 1, records: 1, older: 0 });
+        assert_eq!(clear.judge().unwrap(), Seen { tunnels: 1, records: 1, older: 0, allowed: 0 });
         take(&mut clear, &[frame(A, TUNNEL, 8, DATA, b"hello in the clear")]);
         assert!(clear.judge().unwrap_err().contains("something else than TLS"));
     }

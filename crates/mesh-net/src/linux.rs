@@ -200,6 +200,12 @@ impl Datagrams for UdpSockets {
         self.inner.send_to(datagram, to).await.map(drop)
     }
 
+    // The kernel gives a connected socket what its peer sends and nothing else, and passes it over among those that share
+    // the port. Nobody but sockets of this address sends from this address.
+    fn retire(&self) -> io::Result<()> {
+        socket2::SockRef::from(&self.inner).connect(&self.local.into())
+    }
+
     fn local_addr(&self) -> SocketAddr {
         self.local
     }

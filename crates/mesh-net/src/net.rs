@@ -67,6 +67,13 @@ pub trait Datagrams: Send + Sync + 'static {
     /// Those of `sendto`.
     fn send_to(&self, datagram: &[u8], to: SocketAddr) -> impl Future<Output = io::Result<()>> + Send;
 
+    /// Nothing new comes here any more: who sends to this address reaches another socket of it, or is refused. What has come
+    /// is still received, and answers are still sent.
+    ///
+    /// # Errors
+    /// Those of `connect`.
+    fn retire(&self) -> io::Result<()>;
+
     /// Where this is bound.
     fn local_addr(&self) -> SocketAddr;
 }

@@ -310,6 +310,11 @@ impl Datagrams for SimDatagrams {
         Ok(())
     }
 
+    /// Whoever binds the address next takes it over; two at a time are not simulated.
+    fn retire(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn local_addr(&self) -> SocketAddr {
         self.local
     }

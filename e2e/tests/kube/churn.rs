@@ -55,7 +55,9 @@ fn a_namespace_is_enrolled_and_released_while_its_pods_talk(cluster: &Cluster) -
     };
     under_load(Demand::fresh(100).with_open(4, 20), stand.size.turns_requests, turns, Report::all_held)?;
     ensure!(containers(cluster)? == before, "containers were started anew");
-    judge(&wire).map(drop)
+    let seen = judge(&wire)?;
+    ensure!(seen.is_none_or(|seen| seen.allowed > 0), "outside of the mesh the same pods were not seen in the clear");
+    Ok(())
 }
 
 fn containers(cluster: &Cluster) -> Result<Vec<String>> {

@@ -119,9 +119,9 @@ pub fn switch() -> String {
     format!("{}-control", own_name())
 }
 
-/// This machine's own end of a cable to that switch.
-pub fn machine() -> String {
-    format!("{}.254", std::env::var("ISTHMUS_E2E_NETWORK").unwrap_or_else(|_| "10.90.0".to_owned()))
+/// The address there of the control plane.
+pub fn control() -> String {
+    format!("{}.1", std::env::var("ISTHMUS_E2E_NETWORK").unwrap_or_else(|_| "10.90.0".to_owned()))
 }
 
 pub fn chart() -> PathBuf {

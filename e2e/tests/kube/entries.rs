@@ -1,14 +1,15 @@
 //! Names beside Kubernetes' own, what is outside of the mesh, and what is told of traffic: rows 3, 20 to 24, 29 and 37 of
 //! the integration checklist.
 
-use std::net::TcpListener;
 use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{Check, Outcome, checks};
+use isthmus::lab::netns;
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, SOON, machine, text, until};
+use super::cluster::{Cluster, SOON, control, switch, text, until};
 use super::load::{Demand, Load, ask, ask_at};
 use super::mesh::{SYSTEM, parts, ztunnel};
 use super::stand::{BOTH, CALLERS, MESH, SERVERS, STRANGER, Stand, at, in_mesh};
@@ -41,15 +42,17 @@ fn what_nobody_knows_is_reached_as_without_a_mesh(cluster: &Cluster) -> Result<O
         return Ok(Outcome::Skipped("nothing outside of this cluster is ours to be called".into()));
     }
     let stand = Stand::up(cluster)?;
-    let listener = TcpListener::bind((machine(), 0))?;
-    let port = listener.local_addr()?.port();
+    let place = control();
+    // Beside the API server, from where there is a way back to pods.
+    let listener = netns::within(&netns::path(&switch()), move || TcpListener::bind((place, 0)))??;
+    let at = listener.local_addr()?.to_string();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let _ = stream.read(&mut [0; 1024]);
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\nconnection: close\r\n\r\noutside");
         }
     });
-    let said = ask_at(cluster, &in_mesh(CALLERS[0]), &format!("{}:{port}", machine()))?;
+    let said = ask_at(cluster, &in_mesh(CALLERS[0]), &at)?;
     ensure!(said.trim() == "outside", "{said}");
     drop(stand);
     Ok(Outcome::Held)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::objects::istio::{EntryPort, LOCATIONS, RESOLUTIONS, WorkloadEntrySpec};
+use crate::objects::meta::{Labels, check_label};
 use crate::objects::policy::{MODES, MutualTls};
 use crate::objects::{Object, PeerAuthentication, ServiceEntry};
 use crate::translate::{policy, ports};
@@ -16,7 +17,10 @@ use crate::translate::{policy, ports};
 /// The field, what is wrong with it, and what to write.
 pub fn check(object: &Object) -> Result<(), String> {
     match object {
-        Object::AuthorizationPolicy(found) => policy::refused(found).map_or(Ok(()), Err),
+        Object::AuthorizationPolicy(found) => {
+            labels("spec.selector.matchLabels", found.selector())?;
+            policy::refused(found).map_or(Ok(()), Err)
+        }
         Object::PeerAuthentication(found) => peer_authentication(found),
         Object::ServiceEntry(found) => service_entry(found),
         Object::WorkloadEntry(found) => place(&found.spec, "spec"),
@@ -24,7 +28,12 @@ pub fn check(object: &Object) -> Result<(), String> {
     }
 }
 
+fn labels(field: &str, labels: Option<&Labels>) -> Result<(), String> {
+    labels.into_iter().flatten().try_for_each(|(key, value)| check_label(key, value)).map_err(|why| format!("{field}: {why}"))
+}
+
 fn peer_authentication(found: &PeerAuthentication) -> Result<(), String> {
+    labels("spec.selector.matchLabels", found.selector())?;
     let mode = |field: &str, mtls: &MutualTls| match mtls.mode.as_deref() {
         Some(other) if !MODES.contains(&other) => Err(format!("{field}.mode: {other:?} is not UNSET, DISABLE, PERMISSIVE or STRICT")),
         _ => Ok(()),
@@ -42,6 +51,7 @@ fn peer_authentication(found: &PeerAuthentication) -> Result<(), String> {
 
 fn service_entry(found: &ServiceEntry) -> Result<(), String> {
     let spec = &found.spec;
+    labels("spec.workloadSelector.labels", found.selector())?;
     if spec.hosts.is_empty() {
         return Err("spec.hosts: is empty: name at least one host".into());
     }

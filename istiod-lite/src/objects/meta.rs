@@ -123,6 +123,21 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Err(format!("{shown:?} is not a Kubernetes name: up to 253 of a-z, 0-9, '-' and '.', beginning and ending with a letter or digit"))
 }
 
+/// A label as the API server takes it on an object: a selector of anything else selects nobody, whatever was meant.
+pub fn check_label(key: &str, value: &str) -> Result<(), String> {
+    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let ends_sound = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let word = |word: &str| word.len() <= 63 && word.chars().all(sound) && ends_sound(word.chars().next()) && ends_sound(word.chars().last());
+    let (prefix, name) = key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    if !word(name) || prefix.is_some_and(|prefix| check_name(prefix).is_err()) {
+        return Err(format!("{key:?} is no key of a label: [PREFIX/]NAME, up to 63 of a-z, A-Z, 0-9, '-', '_' and '.'"));
+    }
+    if !value.is_empty() && !word(value) {
+        return Err(format!("{value:?} is no value of label {key}: up to 63 of a-z, A-Z, 0-9, '-', '_' and '.'"));
+    }
+    Ok(())
+}
+
 pub fn shared(map: BTreeMap<String, String>) -> Labels {
     map.into_iter().map(|(key, value)| (key.into(), value.into())).collect()
 }

@@ -56,6 +56,9 @@ pub fn authorization_policy(lens: &Lens<'_>, name: &NsName) -> Derived {
     if policy.spec.provider.is_some() && policy.spec.action.as_deref() != Some("CUSTOM") {
         report.note("spec.provider has a meaning with action CUSTOM only");
     }
+    if policy.spec.rules.is_empty() && meaning(policy) == Meaning::Enforced(Action::Deny) {
+        report.note("spec.rules is empty: action DENY denies nothing then");
+    }
     if policy.selector().is_none() && policy.spec.selector.is_some() {
         report.note("spec.selector is empty, so the policy is for the whole namespace");
     }
@@ -237,6 +240,9 @@ fn source(source: &object::Source, namespace: &Arc<str>, unsupported: &mut BTree
         ("notRemoteIpBlocks", &source.not_remote_ip_blocks),
     ];
     matches_nothing_else(&l7, unsupported);
+    // Not for us to match, but a slip here would be found by nobody.
+    addresses(".remoteIpBlocks", &source.remote_ip_blocks)?;
+    addresses(".notRemoteIpBlocks", &source.not_remote_ip_blocks)?;
     Ok(Match {
         source_ips: addresses(".ipBlocks", &source.ip_blocks)?,
         not_source_ips: addresses(".notIpBlocks", &source.not_ip_blocks)?,

@@ -79,6 +79,8 @@ enum Step {
 
 /// A question is at most this long over UDP: names have 255 bytes, and options a few hundred.
 const QUESTION_BYTES: usize = 4096;
+/// After this much silence nothing is under way to a socket that was given up: it comes over the pod's loopback.
+const UNDER_WAY: Duration = Duration::from_millis(20);
 /// How long a client may take for one question over TCP, and rest between two (spec/dataplane.md 7).
 const TCP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -151,9 +153,23 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 
 async fn by_udp<N: Net>(shared: Arc<Shared<N>>, socket: Arc<N::Datagrams>, drain: Drain) {
     let mut buffer = vec![0; QUESTION_BYTES];
+    let mut is_retired = false;
     loop {
-        let received =
-            tokio::select! { biased; () = drain.soft() => return, received = socket.recv_from(&mut buffer) => received };
+        let received = tokio::select! {
+            biased;
+            () = drain.soft(), if !is_retired => {
+                // A client whose question is lost waits five seconds before it asks again: those that have come are answered,
+                // and while answers are outstanding, which keeps the socket open, none must come to it any more.
+                if let Err(error) = socket.retire() {
+                    tracing::debug!(%error, "questions may still come to a socket that is given up");
+                    return;
+                }
+                is_retired = true;
+                continue;
+            }
+            received = socket.recv_from(&mut buffer) => received,
+            () = tokio::time::sleep(UNDER_WAY), if is_retired => return,
+        };
         let (length, from) = match received {
             Ok(received) => received,
             Err(error) => {

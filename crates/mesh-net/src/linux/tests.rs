@@ -113,6 +113,47 @@ async fn datagrams_go_both_ways() {
     assert_eq!(b.recv_from(&mut buffer).await.unwrap(), (4, a.local_addr()));
 }
 
+/// An old daemon and a new one share a port; when the old one retires, what has come to it is answered, and nothing more comes.
+#[tokio::test]
+async fn a_retired_socket_answers_what_has_come_and_gets_nothing_more() {
+    const CLIENTS: usize = 64;
+    let Some(pod) = fresh("a_retired_socket_answers_what_has_come_and_gets_nothing_more") else { return };
+    let net = pod_net(pod, Options { port_reuse: true, ..Options::default() });
+    let here = at("127.0.0.1:15053");
+    let (old, new) = (net.bind_datagrams(here).await.unwrap(), net.bind_datagrams(here).await.unwrap());
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(net.bind_datagrams(at("127.0.0.1:0")).await.unwrap());
+    }
+    let ask_all = async |word: &[u8]| {
+        for client in &clients {
+            client.send_to(word, here).await.unwrap();
+        }
+    };
+    /// Answers all that is in the queue; how many that were.
+    async fn answer(socket: &UdpSockets) -> usize {
+        let mut buffer = [0; 16];
+        let mut count = 0;
+        while let Ok(received) = timeout(Duration::from_millis(20), socket.recv_from(&mut buffer)).await {
+            socket.send_to(b"answer", received.unwrap().1).await.unwrap();
+            count += 1;
+        }
+        count
+    }
+    ask_all(b"before").await;
+    old.retire().unwrap();
+    ask_all(b"after").await;
+    let (by_old, by_new) = (answer(&old).await, answer(&new).await);
+    assert!(by_old > 0 && by_new >= CLIENTS, "the kernel spread the first questions over both: {by_old}, {by_new}");
+    assert_eq!(by_old + by_new, 2 * CLIENTS, "nothing is lost");
+    let mut buffer = [0; 16];
+    for client in &clients {
+        for _ in 0..2 {
+            assert_eq!(client.recv_from(&mut buffer).await.unwrap(), (6, here));
+        }
+    }
+}
+
 fn pod_net(pod: Netns, options: Options) -> PodNet {
     PodNet::new(pod, Netns::current().unwrap(), options).unwrap()
 }

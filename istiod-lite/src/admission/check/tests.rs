@@ -52,6 +52,8 @@ fn good_objects_are_stored_and_told_what_is_not_honoured() {
     }
     let l7 = asked(Kind::AuthorizationPolicy, &json!({ "rules": [{ "to": [{ "operation": { "methods": ["GET"] } }] }] }));
     assert!(l7.refused.is_none() && l7.warnings[0].starts_with("only a waypoint can look at methods"), "{l7:?}");
+    let empty = asked(Kind::AuthorizationPolicy, &json!({ "action": "DENY" }));
+    assert!(empty.refused.is_none() && empty.warnings[0].contains("denies nothing"), "{empty:?}");
     let audit = asked(Kind::AuthorizationPolicy, &json!({ "action": "AUDIT" }));
     assert!(audit.refused.is_none() && audit.warnings[0].contains("cannot be enforced at L4"), "{audit:?}");
 }
@@ -82,6 +84,11 @@ fn wrong_values_are_refused_with_field_and_hint() {
         (source(json!({ "namespaces": ["a*b*"] })), "source.namespaces", "neither its first nor its last"),
         (source(json!({ "ipBlocks": ["10.0.0.0/33"] })), "source.ipBlocks", "neither an IP address nor a range"),
         (source(json!({ "ipBlocks": ["10.0.0"] })), "source.ipBlocks", "neither an IP address nor a range"),
+        (source(json!({ "remoteIpBlocks": ["10.0.0.0/33"] })), "source.remoteIpBlocks", "neither an IP address nor a range"),
+        (source(json!({ "notRemoteIpBlocks": [""] })), "source.notRemoteIpBlocks", "neither an IP address nor a range"),
+        ((Kind::AuthorizationPolicy, json!({ "selector": { "matchLabels": { "a b": "c" } } })), "spec.selector.matchLabels", "no key of a label"),
+        (peer(json!({ "selector": { "matchLabels": { "UPPER/a": "c" } } })), "spec.selector.matchLabels", "no key of a label"),
+        (entry(json!({ "workloadSelector": { "labels": { "a": "b c" } } })), "spec.workloadSelector.labels", "no value of label a"),
         (source(json!({ "notIpBlocks": ["nowhere"] })), "source.notIpBlocks", "neither an IP address nor a range"),
         (source(json!({ "serviceAccounts": ["A/b"] })), "source.serviceAccounts", "is not namespace/account"),
         (source(json!({ "notServiceAccounts": ["a/b/c"] })), "source.notServiceAccounts", "is not namespace/account"),
