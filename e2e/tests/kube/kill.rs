@@ -1,4 +1,4 @@
-//! Programs of the mesh that end without being asked.
+//! The processes of the mesh's pods, where they are this machine's too: what they hold, and their end without being asked.
 
 use std::fs;
 use std::path::Path;
@@ -14,8 +14,9 @@ use super::mesh::SYSTEM;
 /// Kills a pod of the mesh: its processes where they can be reached from here and `process` says so, else the pod itself,
 /// without grace.
 pub fn kill(cluster: &Cluster, pod: &Value, process: bool) -> Result<()> {
-    if process && cluster.ours {
-        return kill_process(pod);
+    // One that is dead already has none.
+    if process && cluster.ours && kill_process(pod).is_ok() {
+        return Ok(());
     }
     let name = text(&pod["metadata"]["name"]);
     cluster.kubectl(&["delete", "pod", "-n", SYSTEM, &name, "--grace-period=0", "--force", "--wait=false", "--ignore-not-found"]).map(drop)
@@ -23,23 +24,34 @@ pub fn kill(cluster: &Cluster, pod: &Value, process: bool) -> Result<()> {
 
 /// SIGKILL to what runs in the pod's first container.
 pub fn kill_process(pod: &Value) -> Result<()> {
-    let id = text(&pod["status"]["containerStatuses"][0]["containerID"]);
-    let id = id.rsplit('/').next().filter(|id| !id.is_empty()).context("the pod has no container yet")?;
-    let processes = processes(id);
-    ensure!(!processes.is_empty(), "no process of container {id} was found in the cgroups of this machine");
-    for process in processes {
+    for process in processes(pod)? {
         // It may have ended by itself meanwhile.
         let _ = signal(Pid::from_raw(process), Signal::SIGKILL);
     }
     Ok(())
 }
 
-/// The processes of a container of our own cluster, as this machine counts them.
-fn processes(container: &str) -> Vec<i32> {
+/// Bytes in memory of what runs there (proc(5): the second number of statm, in pages).
+pub fn memory(pod: &Value) -> Result<u64> {
+    const PAGE: u64 = 4096;
+    let mut bytes = 0;
+    for process in processes(pod)? {
+        let statm = fs::read_to_string(format!("/proc/{process}/statm"))?;
+        bytes += statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).context("statm")? * PAGE;
+    }
+    Ok(bytes)
+}
+
+/// The processes of a pod's first container in our own cluster, as this machine counts them.
+fn processes(pod: &Value) -> Result<Vec<i32>> {
+    let id = text(&pod["status"]["containerStatuses"][0]["containerID"]);
+    let id = id.rsplit('/').next().filter(|id| !id.is_empty()).context("the pod has no container yet")?;
     let roots = ["", "pids", "memory"].map(|hierarchy| Path::new("/sys/fs/cgroup").join(hierarchy).join(own_name()));
-    let found = roots.iter().find_map(|root| folder(root, container));
+    let found = roots.iter().find_map(|root| folder(root, id));
     let listed = found.and_then(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok()).unwrap_or_default();
-    listed.lines().filter_map(|line| line.parse().ok()).collect()
+    let processes: Vec<i32> = listed.lines().filter_map(|line| line.parse().ok()).collect();
+    ensure!(!processes.is_empty(), "no process of container {id} was found in the cgroups of this machine");
+    Ok(processes)
 }
 
 fn folder(root: &Path, name: &str) -> Option<std::path::PathBuf> {
