@@ -18,6 +18,7 @@ mod kube {
     pub mod install;
     pub mod kill;
     pub mod load;
+    pub mod membership;
     pub mod mesh;
     pub mod policy;
     pub mod probes;
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use kube::cluster::Cluster;
-use kube::{authority, chart, churn, crowd, enrolment, entries, inputs, install, policy, probes, rollouts, rules, traffic, upgrade};
+use kube::{authority, chart, churn, crowd, enrolment, entries, inputs, install, membership, policy, probes, rollouts, rules, traffic, upgrade};
 
 /// Why what needs the node's agent is not looked at yet, unless it is named in full.
 const WITHOUT_AGENT: &str = "the agent does not watch the pods of a cluster yet";
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         traffic::checks(),
         policy::checks(),
         enrolment::checks(),
+        membership::checks(),
         rules::checks(),
         probes::checks(),
         entries::checks(),

@@ -286,6 +286,25 @@ fn outside_crates_enter_at_their_doors() {
     none(&complaints);
 }
 
+// V-70: versions below these have known holes (spec/reliability.md 3.4).
+#[test]
+fn libraries_are_newer_than_their_known_holes() {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock");
+    let number = |text: &str| text.split('.').map(|part| part.parse().unwrap_or(0)).collect::<Vec<u64>>();
+    let mut complaints = Vec::new();
+    for (name, least) in
+        [("h2", "0.4.16"), ("rustls", "0.23.46"), ("rustls-webpki", "0.103.13"), ("hickory-proto", "0.26.2"), ("aws-lc-sys", "0.39.0"), ("tonic", "0.12.3")]
+    {
+        let versions: Vec<&str> =
+            lock.split("[[package]]").filter(|package| package.contains(&format!("\nname = \"{name}\"\n"))).filter_map(|package| package.split("version = \"").nth(1)?.split('"').next()).collect();
+        if versions.is_empty() {
+            complaints.push(format!("Cargo.lock: {name} is not there: take it out of this table"));
+        }
+        complaints.extend(versions.iter().filter(|version| number(version) < number(least)).map(|version| format!("Cargo.lock: {name} {version} is older than {least}")));
+    }
+    none(&complaints);
+}
+
 #[test]
 fn a_file_says_what_it_holds() {
     // `tests.rs` says it by its name.

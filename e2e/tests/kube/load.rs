@@ -44,7 +44,6 @@ impl Demand {
 pub struct Load {
     child: Child,
     lines: Receiver<String>,
-    pub began: Instant,
     from: String,
 }
 
@@ -72,7 +71,7 @@ impl Load {
             .spawn()?;
         let (out, (tell, lines)) = (child.stdout.take().context("standard output is a pipe")?, channel());
         std::thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
-        let load = Load { child, lines, began: Instant::now(), from: from.to_owned() };
+        let load = Load { child, lines, from: from.to_owned() };
         if is_answered {
             let said = load.lines.recv_timeout(SOON).with_context(|| format!("the load from {from} to {words:?} got no answer"))?;
             ensure!(said == "begun", "the load said {said}");
@@ -150,7 +149,7 @@ impl std::fmt::Display for Report {
 /// at least `least` new connections are made.
 pub fn under_load<T>(demand: Demand, least: u64, change: impl FnOnce() -> Result<T>, judge: impl Fn(&Report) -> Result<()>) -> Result<T> {
     let loads: Vec<Load> = CALLERS.iter().zip(SERVERS.iter().rev()).map(|(from, to)| Load::begin(&in_mesh(from), &at(to), demand)).collect::<Result<_>>()?;
-    let began = loads[0].began;
+    let began = Instant::now();
     let changed = change();
     let expected = || (began.elapsed().as_secs_f64() * f64::from(demand.rate) * loads.len() as f64) as u64;
     until(PODS * 10, "enough connections", || Ok((changed.is_err() || expected() >= least).then_some(())))?;
@@ -159,7 +158,7 @@ pub fn under_load<T>(demand: Demand, least: u64, change: impl FnOnce() -> Result
     let changed = changed?;
     reports.iter().try_for_each(judge)?;
     let made: u64 = reports.iter().map(|report| report.figure("fresh", "ok")).sum();
-    ensure!(made >= least * 9 / 10, "only {made} connections were made of {least}");
+    ensure!(made >= least * 3 / 4, "only {made} connections were made of {least}");
     Ok(changed)
 }
 
