@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use mesh_cni::conflist::TYPE;
 use mesh_cni::host::ProbeSender;
-use mesh_cni::install::Install;
+use mesh_cni::install::{Asking, Install};
 use mesh_cni::kubernetes::decide::Selection;
 use mesh_cni::kubernetes::find::Finder;
 use mesh_cni::kubernetes::leave::Own;
@@ -16,6 +16,7 @@ use mesh_cni::plugin::event::SOCKET;
 use mesh_cni::pod::{Ports, port_ranges};
 use mesh_net::netns::Netns;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 pub const MONITORING_PORT: u16 = 15014;
 
@@ -144,6 +145,9 @@ pub struct ClusterArgs {
     /// The API server as the plugin reaches it from the node; by default the cluster's own address for it
     #[arg(long, value_name = "URL")]
     pub api_server: Option<String>,
+    /// ServiceAccount by which the plugin asks the API server while the agent is away; it may look at pods and namespaces
+    #[arg(long, default_value = "mesh-cni-plugin", value_name = "NAME")]
+    pub plugin_account: String,
     /// Do not install the plugin
     #[arg(long)]
     pub no_install: bool,
@@ -266,7 +270,8 @@ impl ClusterArgs {
         self.plugin.run.join(SOCKET)
     }
 
-    pub fn install(&self) -> Option<Install> {
+    /// `token`: the plugin's.
+    pub fn install(&self, token: watch::Receiver<Option<String>>) -> Option<Install> {
         let mut entry = json!({
             "type": TYPE,
             "name": TYPE,
@@ -279,7 +284,8 @@ impl ClusterArgs {
         {
             entry["enablement_selectors"] = selectors;
         }
-        (!self.no_install).then(|| Install { api_server: self.api_server(), ..self.plugin.install(entry) })
+        let asking = self.api_server().map(|server| Asking { server, token });
+        (!self.no_install).then(|| Install { asking, ..self.plugin.install(entry) })
     }
 
     fn api_server(&self) -> Option<String> {
@@ -299,7 +305,7 @@ impl PluginArgs {
             run: self.run.clone(),
             list: self.cni_list.clone().filter(|name| !name.is_empty()),
             entry,
-            api_server: None,
+            asking: None,
         }
     }
 }

@@ -19,8 +19,8 @@ use crate::plugin::KUBECONFIG;
 /// Between two looks: another network's installer may rewrite its list at any time, and until we are in it again pods of
 /// the mesh start in the clear (they are found and enrolled while they run). A look reads one small file.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Where a pod has its ServiceAccount's token and the API server's certificate.
-const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Where a pod has the certificate of the API server's authority.
+const AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
 /// What is put where.
 #[derive(Clone, Debug)]
@@ -33,8 +33,16 @@ pub struct Install {
     /// The list to be in; else the first by name.
     pub list: Option<String>,
     pub entry: Value,
-    /// `https://HOST:PORT`, for the plugin.
-    pub api_server: Option<String>,
+    pub asking: Option<Asking>,
+}
+
+/// How the plugin asks the API server.
+#[derive(Clone, Debug)]
+pub struct Asking {
+    /// `https://HOST:PORT`.
+    pub server: String,
+    /// `None` while there is none yet.
+    pub token: watch::Receiver<Option<String>>,
 }
 
 impl Install {
@@ -147,16 +155,16 @@ impl Install {
         Ok(true)
     }
 
-    /// The plugin asks the API server with the agent's own rights. Written anew when the token is.
+    /// Written anew when the token is.
     fn put_kubeconfig(&self) -> io::Result<bool> {
-        let Some(server) = &self.api_server else { return Ok(false) };
-        let token = fs::read_to_string(Path::new(ACCOUNT).join("token"))?;
-        let authority = fs::read(Path::new(ACCOUNT).join("ca.crt"))?;
+        let Some(Asking { server, token }) = &self.asking else { return Ok(false) };
+        let Some(token) = token.borrow().clone() else { return Ok(false) };
+        let authority = fs::read(AUTHORITY)?;
         let authority = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, authority);
         let text = serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "mesh",
             "clusters": [{"name": "mesh", "cluster": {"server": server, "certificate-authority-data": authority}}],
-            "users": [{"name": "mesh", "user": {"token": token.trim()}}],
+            "users": [{"name": "mesh", "user": {"token": token}}],
             "contexts": [{"name": "mesh", "context": {"cluster": "mesh", "user": "mesh"}}],
         })
         .to_string(); // JSON is YAML
@@ -200,7 +208,7 @@ mod tests {
             run: folder("run"),
             list: None,
             entry: json!({"type": TYPE, "name": TYPE}),
-            api_server: None,
+            asking: None,
         };
         assert!(install.put().unwrap(), "the binary");
         assert!(!install.put().unwrap(), "there is no network yet");

@@ -36,6 +36,9 @@ const RELEASE_NOTICE: Duration = Duration::from_secs(5);
 const DRAIN_LOOK_EVERY: Duration = Duration::from_secs(1);
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
 
+/// The reason of a pod that is on its ordinary way into the mesh.
+pub const ENROLLING: &str = "being enrolled";
+
 /// What its source says of a pod.
 #[derive(Clone, Debug)]
 pub enum Desired {
@@ -241,7 +244,7 @@ impl Life {
         }
         let (rules, found) = self.adopt(&netns).await?;
         self.was_enabled |= matches!(found, Found::Captured { guarded: false, .. });
-        self.say(self.standing(), "being enrolled");
+        self.say(self.standing(), ENROLLING);
         let acknowledged_first = match &found {
             Found::Nothing => pod.phase == Phase::Running,
             Found::Draining => true,

@@ -18,7 +18,7 @@ use mesh_cni::cleanup;
 use mesh_cni::folder::Files;
 use mesh_cni::host::ProbeSender;
 use mesh_cni::kubernetes::leave::{Stay, everywhere};
-use mesh_cni::kubernetes::{Cluster, api, doors};
+use mesh_cni::kubernetes::{Cluster, api, doors, token};
 use mesh_cni::machine;
 use mesh_cni::netlink::Change;
 use mesh_cni::plugin;
@@ -104,7 +104,11 @@ async fn of_kubernetes(args: &AgentArgs) -> anyhow::Result<()> {
     let (ask, asked) = mpsc::channel(1); // the source takes them one by one; who waits, waits at the socket
     doors::plugin(&cluster.socket(), ask)?;
     let stay = watch::Sender::new(if cluster.no_install { Stay::WithoutPlugin } else { Stay::WithPlugin });
-    let install = cluster.install();
+    let (tell, token) = watch::channel(None);
+    let install = cluster.install(token);
+    if install.as_ref().is_some_and(|install| install.asking.is_some()) {
+        tokio::spawn(token::keep(client.clone(), cluster.namespace.clone(), cluster.plugin_account.clone(), tell));
+    }
     let keeping = install.clone().map(|install| tokio::spawn(install.keep(node.metrics.clone(), stay.clone())));
     let pods = Cluster::new(client.clone(), named.clone(), cluster.selection()?, finder.clone(), asked, own.clone(), stay.clone());
     let ran = run(node, pods, &mut signals).await;

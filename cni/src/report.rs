@@ -21,7 +21,7 @@ impl Report {
                     tracing::warn!(%error, path = %path.display(), "cannot write a status file");
                 }
             }
-            Report::Annotation(annotation) => annotation.say(state),
+            Report::Annotation(annotation) => annotation.say(state, reason),
         }
     }
 

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1;
-use kube::Api;
+use kube::{Api, Client};
 use kube::api::{Patch, PatchParams};
 use mesh_runtime::Backoff;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::decide::Facts;
+use super::events;
 use crate::status::State;
 
 pub const REDIRECTION: &str = "ambient.istio.io/redirection";
@@ -25,8 +27,15 @@ const PENDING_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Annotation(Arc<Inner>);
 
+/// What its life says of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    pub state: State,
+    pub reason: String,
+}
+
 struct Inner {
-    said: watch::Sender<Option<State>>,
+    said: watch::Sender<Option<Said>>,
     /// What the API server has: as it was seen first, then as it was written.
     written: watch::Receiver<Option<Value>>,
 }
@@ -34,26 +43,38 @@ struct Inner {
 type Value = &'static str;
 
 impl Annotation {
-    /// `now`: its value as the API server has it.
-    pub fn of(api: Api<v1::Pod>, name: String, uid: String, now: Option<&str>) -> Annotation {
+    /// `node`: who tells of it.
+    pub fn of(client: &Client, pod: &Facts, node: &str) -> Annotation {
         let (said, telling) = watch::channel(None);
+        let now = pod.annotations.get(REDIRECTION).map(String::as_str);
         let (wrote, written) = watch::channel(now.and_then(known));
-        tokio::spawn(write(api, name, uid, telling, wrote));
+        let api = Api::namespaced(client.clone(), &pod.namespace);
+        tokio::spawn(write(api, pod.name.clone(), pod.uid.clone(), telling.clone(), wrote));
+        tokio::spawn(events::tell(client.clone(), pod.clone(), node.to_owned(), telling));
         Annotation(Arc::new(Inner { said, written }))
     }
 
-    pub fn say(&self, state: State) {
-        self.0.said.send_if_modified(|said| said.replace(state) != Some(state));
+    pub fn say(&self, state: State, reason: &str) {
+        let now = Said { state, reason: reason.to_owned() };
+        self.0.said.send_if_modified(|said| said.as_ref() != Some(&now) && {
+            *said = Some(now);
+            true
+        });
     }
 
-    /// What was said last; changes with it.
-    pub fn said(&self) -> watch::Receiver<Option<State>> {
+    /// What was said last.
+    pub fn state(&self) -> Option<State> {
+        self.0.said.borrow().as_ref().map(|said| said.state)
+    }
+
+    /// Changes with what is said.
+    pub fn said(&self) -> watch::Receiver<Option<Said>> {
         self.0.said.subscribe()
     }
 
     /// Until the API server has what was said last, or the pod is no more.
     pub async fn written(&self) {
-        let wanted = self.0.said.borrow().map(value);
+        let wanted = self.state().map(value);
         let mut written = self.0.written.clone();
         let _ = written.wait_for(|now| wanted.is_none_or(|wanted| wanted == *now)).await; // an error: the pod is no more
     }
@@ -77,12 +98,12 @@ async fn write(
     api: Api<v1::Pod>,
     name: String,
     uid: String,
-    mut said: watch::Receiver<Option<State>>,
+    mut said: watch::Receiver<Option<Said>>,
     written: watch::Sender<Option<Value>>,
 ) {
     let mut retry = Backoff::new(RETRY.0, RETRY.1);
     loop {
-        let wanted = said.borrow_and_update().map(value);
+        let wanted = said.borrow_and_update().as_ref().map(|said| value(said.state));
         let due = wanted.filter(|wanted| *wanted != *written.borrow());
         let Some(wanted) = due else {
             if said.changed().await.is_err() {
@@ -112,6 +133,6 @@ async fn write(
 
 impl fmt::Debug for Annotation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Annotation").field(&*self.0.said.borrow()).finish()
+        f.debug_tuple("Annotation").field(&self.state()).finish()
     }
 }

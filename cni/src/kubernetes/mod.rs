@@ -11,9 +11,11 @@
 pub mod decide;
 pub mod find;
 pub mod annotation;
+pub mod events;
 pub mod api;
 pub mod doors;
 pub mod leave;
+pub mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -265,7 +267,7 @@ impl Cluster {
         let decision = self.decide(&facts, namespace);
         if let Some(enrolled) = self.enrolled.get_mut(uid) {
             // Once it was enrolled its processes run: should it leave and come back, it is not closed by a guard.
-            let stands = *enrolled.annotation.said().borrow();
+            let stands = enrolled.annotation.state();
             if matches!(stands, Some(State::Enabled | State::Releasing | State::Released)) {
                 enrolled.place.phase = Phase::Running;
             }
@@ -298,7 +300,7 @@ impl Cluster {
 
     /// Whether nothing of the mesh is left to be undone.
     fn has_left(&self) -> bool {
-        let out = |one: &Enrolled| matches!(*one.annotation.said().borrow(), Some(State::Released | State::Refused));
+        let out = |one: &Enrolled| matches!(one.annotation.state(), Some(State::Released | State::Refused));
         *self.stay.borrow() == Stay::Unplugged && self.enrolled.values().all(out)
     }
 
@@ -329,9 +331,7 @@ impl Cluster {
             }
             return;
         }
-        let api: Api<v1::Pod> = Api::namespaced(self.client.clone(), &facts.namespace);
-        let now = facts.annotations.get(REDIRECTION).map(String::as_str);
-        let annotation = Annotation::of(api, facts.name.clone(), facts.uid.clone(), now);
+        let annotation = Annotation::of(&self.client, facts, &self.node);
         lives.wanted(Report::Annotation(annotation.clone()), Box::new(pod.clone()), seen);
         self.enrolled.insert(facts.uid.clone(), Enrolled { annotation, place, told: pod });
     }
@@ -364,7 +364,7 @@ impl Cluster {
         let Some(enrolled) = self.enrolled.get(&facts.uid) else { return };
         let (mut said, node, uid) = (enrolled.annotation.said(), lives.node().clone(), facts.uid);
         tokio::spawn(async move {
-            let enabled = timeout(ENROL_MAX, said.wait_for(|said| *said == Some(State::Enabled))).await;
+            let enabled = timeout(ENROL_MAX, said.wait_for(|said| said.as_ref().is_some_and(|said| said.state == State::Enabled))).await;
             let answer = match enabled {
                 Ok(Ok(_)) => Ok(true),
                 _ => {
@@ -411,10 +411,8 @@ impl Cluster {
         let mut taken = 0;
         for pod in pods.list(&of_node).await.context("cannot list the node's pods")? {
             let Some(facts) = Facts::of(&pod).filter(|facts| facts.annotations.contains_key(REDIRECTION)) else { continue };
-            let api: Api<v1::Pod> = Api::namespaced(client.clone(), &facts.namespace);
-            let now = facts.annotations.get(REDIRECTION).map(String::as_str);
-            let annotation = Annotation::of(api, facts.name, facts.uid, now);
-            annotation.say(State::Released);
+            let annotation = Annotation::of(&client, &facts, node);
+            annotation.say(State::Released, "");
             annotation.written().await;
             taken += 1;
         }

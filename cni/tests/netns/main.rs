@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)] // helpers of tests fail like tests
 
 mod agent;
+mod api;
 mod capture;
+mod cluster;
 mod plugin;
 mod world;
