@@ -66,8 +66,8 @@ scripts/packages.sh images || skip "packages cannot be installed"
 trap removed EXIT
 step 6 "the cluster" $cluster up || fail "the cluster did not come up: $(tail -qn 2 "$logs"/*.log 2>/dev/null | cut -c1-300)"
 eval "$($cluster env)"
-# The whole workspace, so that dependencies are built with the same features as for `make test`, and not again.
-step 30 "programs" "$cargo" build --workspace --bins || fail "the programs do not build"
+# As `make test` builds, so that nothing is built twice.
+step 30 "programs" "$cargo" build --workspace --all-targets || fail "the programs do not build"
 step 6 "images" scripts/images.sh --from target/debug || fail "the images cannot be made"
 if [ -z "$foreign_config" ]; then
     step 4 "images to the nodes" $cluster load target/images/*-"$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')".tar ||

@@ -13,7 +13,8 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::time::{Instant, timeout_at};
 
 /// The port of every service.
 const PORT: u16 = 9080;
@@ -82,18 +83,24 @@ async fn listen() -> anyhow::Result<TcpListener> {
 
 /// GET on a connection of its own.
 pub async fn get(authority: &str, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
-    let asked = async {
-        let stream = TcpStream::connect(authority).await.with_context(|| format!("cannot connect to {authority}"))?;
-        let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let driven = tokio::spawn(connection);
-        let request = Request::get(path).header(HOST, authority).header("connection", "close").body(Empty::<Bytes>::new())?;
-        let response = send.send_request(request).await.with_context(|| format!("{authority} did not answer"))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes();
-        driven.abort();
-        Ok((status, body))
-    };
-    tokio::time::timeout(TIMEOUT, asked).await.with_context(|| format!("{authority} did not answer within {TIMEOUT:?}"))?
+    let end = Instant::now() + TIMEOUT;
+    let late = |what: &str| format!("{authority} {what} within {TIMEOUT:?}");
+    let addresses = timeout_at(end, lookup_host(authority)).await.with_context(|| late("could not be looked up"))?;
+    let addresses: Vec<SocketAddr> = addresses.with_context(|| format!("cannot look up {authority}"))?.collect();
+    let stream = timeout_at(end, TcpStream::connect(&addresses[..])).await.with_context(|| late("took no connection"))?;
+    let stream = stream.with_context(|| format!("cannot connect to {authority}"))?;
+    timeout_at(end, exchange(stream, authority, path)).await.with_context(|| late("did not answer"))?
+}
+
+async fn exchange(stream: TcpStream, authority: &str, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+    let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driven = tokio::spawn(connection);
+    let request = Request::get(path).header(HOST, authority).header("connection", "close").body(Empty::<Bytes>::new())?;
+    let response = send.send_request(request).await.with_context(|| format!("{authority} did not answer"))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes();
+    driven.abort();
+    Ok((status, body))
 }
 
 /// GET of JSON that says 200.

@@ -13,12 +13,14 @@ use super::mesh::{RELEASE, SYSTEM, install, parts, values};
 /// A namespace that is made when the controller is there already.
 const NEW: &str = "e2e-new";
 
-pub fn first_checks() -> Vec<Check<Cluster>> {
-    checks![a_namespace_that_forbids_node_components_is_named_before_anything_is_made, the_controller_installs_by_itself]
-}
-
 pub fn checks() -> Vec<Check<Cluster>> {
-    checks![the_chart_installs, its_own_test_passes, changed_values_reach_the_parts_and_go_back]
+    checks![
+        a_namespace_that_forbids_node_components_is_named_before_anything_is_made,
+        the_controller_installs_by_itself,
+        the_chart_installs,
+        its_own_test_passes,
+        changed_values_reach_the_parts_and_go_back,
+    ]
 }
 
 pub fn last_checks() -> Vec<Check<Cluster>> {
