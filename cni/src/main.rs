@@ -123,7 +123,9 @@ async fn of_kubernetes(args: &AgentArgs) -> anyhow::Result<()> {
         {
             tracing::error!(error = format!("{error:#}"), "the plugin stays installed; remove it by hand");
         }
-        let _ = std::fs::remove_file(cluster.socket()); // somebody else did
+        for socket in [&cluster.socket(), &args.zds_socket] {
+            let _ = std::fs::remove_file(socket); // somebody else did
+        }
         match timeout(FAREWELL_MAX, Cluster::take_annotations(client, &named)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "pods keep their annotation ambient.istio.io/redirection"),

@@ -56,8 +56,7 @@ fn main() -> ExitCode {
         upgrade::checks(),
     ];
     let untried = untried.map(|room| known(room, "it has not been run on a cluster with the agent yet"));
-    let policy = known(policy::checks(), "the chart brings no CRDs yet");
-    let rooms = [chart::checks(), install::checks(), traffic::checks(), policy, enrolment::checks()];
+    let rooms = [chart::checks(), install::checks(), traffic::checks(), policy::checks(), enrolment::checks()];
     let mut checks: Vec<e2e::Check<Cluster>> = rooms.into_iter().chain(untried).chain([install::last_checks()]).flatten().collect();
     checks.retain(|check| e2e::is_wanted(check.name, &wanted));
     if std::env::args().any(|argument| argument == "--list") {
