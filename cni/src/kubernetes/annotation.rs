@@ -125,7 +125,9 @@ async fn write(
             Err(error) => {
                 tracing::warn!(pod = name, uid, %error, "cannot write a pod's annotation {REDIRECTION}, trying again; may the agent patch pods/status?");
                 let wait = retry.next(&mut rand::rng());
-                let _ = timeout(wait, said.changed()).await; // whichever comes first
+                if timeout(wait, said.changed()).await.is_ok_and(|changed| changed.is_err()) {
+                    return; // the pod has ended
+                }
             }
         }
     }

@@ -91,6 +91,12 @@ pub fn is_leaving(set: &DaemonSet) -> bool {
     set.metadata.deletion_timestamp.is_some() || set.annotations().get(LEAVING).is_some_and(|value| value == "true")
 }
 
+/// Whether this agent has something to undo that it has not undone: one that never ran has not.
+fn has_work(pod: &v1::Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    phase == Some("Running") && !pod.annotations().contains_key(LEFT)
+}
+
 /// Has all agents leave, and waits until they have. What is left to wait for at the end is told, and no error: an uninstall
 /// goes on.
 ///
@@ -110,9 +116,8 @@ pub async fn everywhere(client: Client, namespace: &str, daemon_set: &str, wait:
     let until = Instant::now() + wait;
     loop {
         let listed = pods.list(&ListParams::default().labels(&selected)).await;
-        let left = |pod: &v1::Pod| pod.annotations().contains_key(LEFT);
         let missing = match listed {
-            Ok(all) => all.items.iter().filter(|pod| !left(pod)).map(ResourceExt::name_any).collect::<Vec<_>>().join(", "),
+            Ok(all) => all.items.iter().filter(|pod| has_work(pod)).map(ResourceExt::name_any).collect::<Vec<_>>().join(", "),
             Err(error) => format!("cannot look at the agents' pods: {error}"),
         };
         if missing.is_empty() {
@@ -136,6 +141,19 @@ mod tests {
         for (pod, expected) in [(Some("istio-cni-node-x7k2p"), Some("istio-cni-node")), (Some("cni"), None), (Some("cni-a"), None), (None, None)] {
             let own = Own { namespace: String::new(), pod: pod.map(str::to_owned) };
             assert_eq!(own.daemon_set(), expected);
+        }
+    }
+
+    #[test]
+    fn who_is_waited_for() {
+        for (phase, annotations, expected) in [
+            ("Running", json!({}), true),
+            ("Running", json!({LEFT: "true"}), false),
+            ("Pending", json!({}), false),
+            ("Failed", json!({}), false),
+        ] {
+            let pod = json!({"metadata": {"annotations": annotations}, "status": {"phase": phase}});
+            assert_eq!(has_work(&serde_json::from_value(pod.clone()).unwrap()), expected, "{pod}");
         }
     }
 

@@ -50,6 +50,8 @@ const RESYNC_EVERY: Duration = Duration::from_secs(10);
 const FAREWELL_EVERY: Duration = Duration::from_millis(500);
 /// How long the runtime's call waits for a pod's enrolment; then it fails, and the runtime tries again.
 pub const ENROL_MAX: Duration = Duration::from_secs(20);
+/// For the API server, where a sandbox is told of before its pod or its namespace is; others wait meanwhile.
+const LOOKUP_MAX: Duration = Duration::from_secs(3);
 /// News that wait to be taken; more wait at the API server.
 const NEWS_MAX: usize = 256;
 /// Annotations that a pod's capture goes by; others come and go without being looked at.
@@ -339,13 +341,15 @@ impl Cluster {
     /// A sandbox was made: the pod is to be in the mesh before it starts, or not at all.
     async fn sandbox(&mut self, asked: Asked, lives: &mut Lives) {
         let event = asked.event;
-        let facts = match self.named(&event).await {
-            Ok(facts) => facts,
+        let known = timeout(LOOKUP_MAX, async {
+            let facts = self.named(&event).await?;
+            let namespace = self.labels_of(&facts.namespace).await?;
+            Ok((facts, namespace))
+        });
+        let known = known.await.unwrap_or_else(|_late| Err(format!("the API server did not answer in {} s", LOOKUP_MAX.as_secs())));
+        let (facts, namespace) = match known {
+            Ok(known) => known,
             Err(why) => return drop(asked.answer.send(Err(why))), // whoever asked may have given up
-        };
-        let namespace = match self.labels_of(&facts.namespace).await {
-            Ok(labels) => labels,
-            Err(why) => return drop(asked.answer.send(Err(why))),
         };
         let decision = self.decide(&facts, &namespace);
         if decision != Decision::Enrol {

@@ -83,6 +83,13 @@ impl ApiServer {
         true
     }
 
+    pub fn remove(&self, path: &str) {
+        self.change(|state| {
+            let Some(object) = state.objects.remove(path) else { return };
+            state.changes.push((collection(path), json!({"type": "DELETED", "object": object})));
+        });
+    }
+
     pub fn get(&self, path: &str) -> Option<Value> {
         self.shared.0.lock().unwrap().objects.get(path).cloned()
     }
@@ -133,14 +140,11 @@ impl ApiServer {
                 drop(state);
                 say(stream, "200 OK", &list)
             }
-            "GET" => match self.get(path) {
-                Some(object) => say(stream, "200 OK", &object),
-                None => say(stream, "404 Not Found", &json!({"kind": "Status", "status": "Failure", "message": "not found", "reason": "NotFound", "code": 404})),
-            },
+            "GET" => found(stream, self.get(path)),
             "PATCH" => {
                 let path = path.strip_suffix("/status").unwrap_or(path);
-                self.merge(path, &serde_json::from_slice(&body).ok()?).then_some(())?;
-                say(stream, "200 OK", &self.get(path)?)
+                let is_there = self.merge(path, &serde_json::from_slice(&body).ok()?);
+                found(stream, self.get(path).filter(|_| is_there))
             }
             _ => say(stream, "201 Created", &serde_json::from_slice(&body).ok()?), // events
         }
@@ -177,6 +181,14 @@ fn collection(path: &str) -> &'static str {
         path if path.contains("/pods/") => PODS,
         path if path.contains("/daemonsets/") => SETS,
         _ => NAMESPACES,
+    }
+}
+
+fn found(stream: TcpStream, object: Option<Value>) -> Option<()> {
+    let none = json!({"kind": "Status", "status": "Failure", "message": "not found", "reason": "NotFound", "code": 404});
+    match object {
+        Some(object) => say(stream, "200 OK", &object),
+        None => say(stream, "404 Not Found", &none),
     }
 }
 

@@ -233,3 +233,74 @@ async fn a_pod_of_the_mesh_starts_captured_or_not_at_all() {
     node.end(Signal::SIGTERM);
     assert_eq!(node.world.sh(&node.world.node, "nft list ruleset"), "");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_that_is_made_anew_is_the_pods_new_place() {
+    let Some(node) = Node::new("a_sandbox_that_is_made_anew_is_the_pods_new_place") else { return };
+    node.world.until("the agent can be asked", || node.at("run/pluginevent.sock").exists()).await;
+    let mut daemon = node.connected().await;
+    assert!(matches!(next(&mut daemon).await, Request::SnapshotSent));
+    daemon.ack(Ok(())).await.unwrap();
+    let plugin = node.sandbox("shop", "cart-1", "cni-1", POD4);
+    let Request::Add(first) = next(&mut daemon).await else { panic!("an add") };
+    daemon.ack(Ok(())).await.unwrap();
+    assert!(ended(plugin).await.0);
+    node.api.merge(CART, &json!({"status": {"podIP": POD4, "podIPs": [{"ip": POD4}]}}));
+
+    // the runtime takes the old one away first; the API server has the old address for some time
+    std::fs::remove_file(node.at("netns/cni-1")).unwrap();
+    let plugin = node.sandbox("shop", "cart-1", "cni-2", PEER4);
+    let Request::Del { uid, drain } = next(&mut daemon).await else { panic!("a del") };
+    assert_eq!((uid.as_str(), drain), (UID, false));
+    daemon.ack(Ok(())).await.unwrap();
+    let Request::Add(second) = next(&mut daemon).await else { panic!("an add") };
+    assert_eq!(second.uid, UID);
+    let place = |fd| Netns::from_fd(fd).unwrap().identity();
+    assert_eq!((place(first.netns), place(second.netns)), (node.world.pod.identity(), node.world.peer.identity()));
+    assert!(node.world.sh(&node.world.peer, "nft list ruleset").contains("guarded until enrolled"), "it starts anew");
+    daemon.ack(Ok(())).await.unwrap();
+    assert!(ended(plugin).await.0);
+    let rules = node.world.sh(&node.world.peer, "nft list ruleset");
+    assert!(!rules.contains("guarded") && rules.contains("redirect to :15001"));
+    assert!(node.world.sh(&node.world.node, "nft list table inet isthmus-probes").contains(PEER4), "probes of its new address");
+    node.annotated(Some("enabled")).await;
+    node.api.merge(CART, &json!({"metadata": {"labels": {"istio.io/dataplane-mode": "none"}}}));
+    node.annotated(None).await;
+    assert!(matches!(next(&mut daemon).await, Request::Del { drain: true, .. }));
+}
+
+/// Open descriptors of a process.
+fn descriptors(process: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_pods_that_came_and_went() {
+    // 38 of spec/reliability.md 6
+    let Some(node) = Node::new("nothing_is_left_of_pods_that_came_and_went") else { return };
+    node.world.until("the agent can be asked", || node.at("run/pluginevent.sock").exists()).await;
+    let mut daemon = node.connected().await;
+    let acknowledging = tokio::spawn(async move {
+        while daemon.next().await.is_ok() {
+            daemon.ack(Ok(())).await.unwrap();
+        }
+    });
+    let agent = node.agent.as_ref().unwrap().id();
+    let mut before = 0;
+    for round in 0..40 {
+        let (name, uid) = (format!("cart-{round}"), format!("uid-{round}"));
+        node.api.pod("shop", &name, &uid);
+        assert!(ended(node.sandbox("shop", &name, "cni-1", POD4)).await.0, "{name}");
+        let path = format!("/api/v1/namespaces/shop/pods/{name}");
+        node.world.until("the annotation", || node.api.annotation(&path, REDIRECTION).is_some()).await;
+        node.api.remove(&path);
+        node.world.sh(&node.world.pod, "nft flush ruleset"); // as with a namespace that is gone
+        let known = || node.world.sh(&node.world.node, "nft list table inet isthmus-probes").contains(POD4);
+        node.world.until("it is forgotten", || !known()).await;
+        if round == 4 {
+            before = descriptors(agent);
+        }
+    }
+    node.world.until("no descriptor is left", || descriptors(agent) <= before).await;
+    acknowledging.abort();
+}
