@@ -51,6 +51,8 @@ pub struct Node {
     pub fixed: Arc<AtomicBool>,
     /// The pods that were there at the start are in force, and daemons are being told of them.
     pub serving: AtomicBool,
+    /// The mesh is being removed.
+    pub leaving: AtomicBool,
     /// How each pod stands, by uid.
     standing: Mutex<BTreeMap<String, Standing>>,
     known: Mutex<BTreeMap<String, Known>>,
@@ -95,6 +97,7 @@ impl Node {
             zds: Zds::default(),
             fixed: Arc::default(),
             serving: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             standing: Mutex::default(),
             known: Mutex::default(),
             probing: Arc::default(),

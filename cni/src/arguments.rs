@@ -1,6 +1,7 @@
 //! Flags and variables. Those that the field's charts set have the field's names (spec/dataplane.md 4.8).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -109,10 +110,10 @@ pub struct CaptureArgs {
     #[arg(long, env = "AMBIENT_DNS_CAPTURE", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub dns_capture: bool,
     /// User whose connections from the node are probes, which reach pods past the mesh; with --kubernetes the kubelet's
-    #[arg(long, value_name = "UID", conflicts_with = "probe_cgroup")]
+    #[arg(long, env = "PROBE_UID", value_name = "UID", conflicts_with = "probe_cgroup")]
     pub probe_uid: Option<u32>,
     /// Cgroup (v2, path below its root) whose connections from the node are probes
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, env = "PROBE_CGROUP", value_name = "PATH")]
     pub probe_cgroup: Option<String>,
 }
 
@@ -306,6 +307,7 @@ impl PluginArgs {
             list: self.cni_list.clone().filter(|name| !name.is_empty()),
             entry,
             asking: None,
+            put: Arc::default(),
         }
     }
 }

@@ -5,10 +5,12 @@ use serde_json::{Value, json};
 /// The type of our entry, which is the file name of the plugin.
 pub const TYPE: &str = "isthmus-cni";
 
-/// Which of the files of the folder the runtime reads: the first by name with one of these endings.
-pub fn chosen<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let read = |name: &&str| !name.starts_with('.') && [".conf", ".conflist", ".json"].iter().any(|end| name.ends_with(end));
-    names.into_iter().filter(read).min()
+/// Which files of the folder the runtime reads, in the order in which it tries them: the first that is a configuration is the
+/// one that it takes.
+pub fn candidates(mut names: Vec<String>) -> Vec<String> {
+    names.retain(|name| !name.starts_with('.') && [".conf", ".conflist", ".json"].iter().any(|end| name.ends_with(end)));
+    names.sort_unstable();
+    names
 }
 
 /// What is to be written, and under which name; `None` when the file is right as it is.
@@ -74,15 +76,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_by_name_is_read() {
+    fn files_are_tried_by_name() {
         for (names, expected) in [
-            (vec!["10-b.conflist", "05-a.conf", "README"], Some("05-a.conf")),
-            (vec![".isthmus-cni.tmp.conflist", "87-podman.conflist"], Some("87-podman.conflist")),
-            (vec!["x.json"], Some("x.json")),
-            (vec!["x.yaml"], None),
-            (vec![], None),
+            (vec!["10-b.conflist", "05-a.conf", "README"], vec!["05-a.conf", "10-b.conflist"]),
+            (vec![".isthmus-cni.tmp.conflist", "87-podman.conflist"], vec!["87-podman.conflist"]),
+            (vec!["x.json", "x.yaml"], vec!["x.json"]),
+            (vec![], vec![]),
         ] {
-            assert_eq!(chosen(names), expected);
+            assert_eq!(candidates(names.into_iter().map(str::to_owned).collect()), expected);
         }
     }
 

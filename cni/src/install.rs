@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::conflist::{TYPE, chosen, with_us, without_us};
+use crate::conflist::{TYPE, candidates, with_us, without_us};
 use crate::kubernetes::leave::Stay;
 use crate::metrics::Metrics;
 use crate::plugin::KUBECONFIG;
@@ -34,6 +35,23 @@ pub struct Install {
     pub list: Option<String>,
     pub entry: Value,
     pub asking: Option<Asking>,
+    /// The plugin as this agent put it there.
+    pub put: Arc<Mutex<Option<Stamp>>>,
+}
+
+/// What tells a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    inode: u64,
+    size: u64,
+    mode: u32,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(meta: &fs::Metadata) -> Stamp {
+        Stamp { inode: meta.ino(), size: meta.len(), mode: meta.mode(), modified: (meta.mtime(), meta.mtime_nsec()) }
+    }
 }
 
 /// How the plugin asks the API server.
@@ -55,18 +73,29 @@ impl Install {
         // The list last: from then on the runtime runs the rest.
         let binary = self.put_binary().with_context(|| format!("cannot put the plugin into {}", self.binaries.display()))?;
         let config = self.put_kubeconfig().with_context(|| format!("cannot write a kubeconfig for the plugin into {}", self.run.display()))?;
-        let Some(name) = self.list()? else { return Ok(binary | config) };
-        let path = self.configurations.join(&name);
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let Some((new_name, new_text)) = with_us(&name, &text, &self.entry).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))? else {
-            return Ok(binary | config);
-        };
-        replace(&self.configurations.join(&new_name), new_text.as_bytes(), fs::metadata(&path)?.mode())?;
-        if new_name != name {
-            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        Ok(self.put_entry()? | binary | config)
+    }
+
+    /// Into the file that the runtime takes.
+    fn put_entry(&self) -> anyhow::Result<bool> {
+        let mut wrong = None;
+        for name in self.lists()? {
+            let path = self.configurations.join(&name);
+            let read = fs::read_to_string(&path).map_err(|error| error.to_string());
+            match read.and_then(|text| with_us(&name, &text, &self.entry)) {
+                Ok(None) => return Ok(false),
+                Ok(Some((new_name, new_text))) => {
+                    replace(&self.configurations.join(&new_name), new_text.as_bytes(), fs::metadata(&path)?.mode())?;
+                    if new_name != name {
+                        fs::remove_file(&path).with_context(|| path.display().to_string())?;
+                    }
+                    tracing::info!(list = new_name, "the plugin is in the node's list of CNI plugins");
+                    return Ok(true);
+                }
+                Err(error) => drop(wrong.get_or_insert(format!("{}: {error}", path.display()))),
+            }
         }
-        tracing::info!(list = new_name, "the plugin is in the node's list of CNI plugins");
-        Ok(true)
+        wrong.map_or(Ok(false), |wrong| Err(anyhow::Error::msg(wrong)))
     }
 
     /// Takes everything of it away; what is not there is fine.
@@ -128,30 +157,29 @@ impl Install {
         stay.send_replace(Stay::Unplugged);
     }
 
-    fn list(&self) -> anyhow::Result<Option<String>> {
+    fn lists(&self) -> anyhow::Result<Vec<String>> {
         if let Some(name) = &self.list {
-            return Ok(self.configurations.join(name).exists().then(|| name.clone()));
+            return Ok(self.configurations.join(name).exists().then(|| name.clone()).into_iter().collect());
         }
         let folder = fs::read_dir(&self.configurations).with_context(|| self.configurations.display().to_string())?;
-        let names: Vec<String> = folder.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        Ok(chosen(names.iter().map(String::as_str)).map(str::to_owned))
+        Ok(candidates(folder.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()))
     }
 
-    /// Told by size and time, which `replace` keeps: reading 20 MB each second would be noticed.
+    /// By each agent once, and whenever it is not as that left it: reading 20 MB each second would be noticed, and two
+    /// versions may have the same size and the same time.
     fn put_binary(&self) -> io::Result<bool> {
-        let own = fs::File::open("/proc/self/exe")?;
-        let (ours, path) = (own.metadata()?, self.binaries.join(TYPE));
-        if fs::metadata(&path).is_ok_and(|there| there.len() == ours.len() && there.mtime() == ours.mtime() && there.mode() & 0o111 != 0) {
+        let path = self.binaries.join(TYPE);
+        let mut put = self.put.lock().expect("no code that holds this lock can panic");
+        if put.is_some() && fs::metadata(&path).is_ok_and(|there| *put == Some(Stamp::of(&there))) {
             return Ok(false);
         }
         let draft = self.binaries.join(format!(".{TYPE}"));
-        let mut from = own;
         let mut to = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(&draft)?;
-        io::copy(&mut from, &mut to)?;
+        io::copy(&mut fs::File::open("/proc/self/exe")?, &mut to)?;
         to.set_permissions(fs::Permissions::from_mode(0o755))?;
-        to.set_modified(ours.modified()?)?;
         to.sync_all()?;
         fs::rename(draft, path)?;
+        *put = Some(Stamp::of(&to.metadata()?));
         Ok(true)
     }
 
@@ -209,6 +237,7 @@ mod tests {
             list: None,
             entry: json!({"type": TYPE, "name": TYPE}),
             asking: None,
+            put: Arc::default(),
         };
         assert!(install.put().unwrap(), "the binary");
         assert!(!install.put().unwrap(), "there is no network yet");
@@ -227,6 +256,13 @@ mod tests {
         assert_eq!(fs::metadata(&binary).unwrap().mode() & 0o777, 0o755);
         fs::write(&binary, "old").unwrap();
         assert!(install.put().unwrap() && fs::metadata(&binary).unwrap().len() > 1000);
+        // the runtime passes over what is no configuration, and so do we
+        let junk = install.configurations.join("05-junk.conf");
+        fs::write(&junk, "{").unwrap();
+        fs::write(&list, &theirs).unwrap();
+        assert!(install.put().unwrap() && ours());
+        assert_eq!(fs::read_to_string(&junk).unwrap(), "{");
+        fs::remove_file(junk).unwrap();
         // a list that cannot be read is reported and left alone
         fs::write(&list, "{").unwrap();
         assert!(install.put().unwrap_err().to_string().contains("10-net.conflist"));

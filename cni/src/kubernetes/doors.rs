@@ -75,11 +75,12 @@ pub async fn operators(port: u16, node: Arc<Node>) -> anyhow::Result<()> {
     let routes = Routes::new()
         .get("/healthz", |_| async { Answer::ok("ok\n") })
         .get("/readyz", move |_| {
-            let ready = ready.serving.load(SeqCst);
+            let (serving, leaving) = (ready.serving.load(SeqCst), ready.leaving.load(SeqCst));
             async move {
-                match ready {
-                    true => Answer::ok("ready\n"),
-                    false => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "not ready: the node's pods are being taken over\n"),
+                match (serving, leaving) {
+                    (_, true) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "not ready: this agent has left; its DaemonSet is marked isthmus.io/leaving, or gone\n"),
+                    (true, false) => Answer::ok("ready\n"),
+                    (false, false) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "not ready: the node's pods are being taken over\n"),
                 }
             }
         })

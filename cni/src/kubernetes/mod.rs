@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -79,6 +80,8 @@ pub struct Cluster {
     enrolled: BTreeMap<String, Enrolled>,
     /// While a list is read: what it named so far.
     listed: BTreeSet<String>,
+    /// The mesh stays after all, though this agent has begun to leave.
+    recalled: bool,
 }
 
 /// What the life of a pod was told.
@@ -108,8 +111,8 @@ impl Place {
 enum News {
     Pod(Seen<Facts>),
     Namespace(Seen<(String, Labels)>),
-    /// This agent is to leave.
-    Leave,
+    /// Whether this agent is to leave.
+    Leave(bool),
 }
 
 /// What matters of an object; `None` when there is nothing.
@@ -123,12 +126,12 @@ fn reduced<A, B>(event: Seen<A>, matters: impl Fn(A) -> Option<B>) -> Option<See
     })
 }
 
-/// Whether the agents of a DaemonSet are to leave because of this.
-fn ends(event: &Seen<DaemonSet>) -> bool {
+/// Whether the agents of a DaemonSet are to leave, where this says it.
+fn ends(event: &Seen<DaemonSet>) -> Option<bool> {
     match event {
-        Seen::Apply(set) | Seen::InitApply(set) => is_leaving(set),
-        Seen::Delete(_) => true,
-        Seen::Init | Seen::InitDone => false,
+        Seen::Apply(set) | Seen::InitApply(set) => Some(is_leaving(set)),
+        Seen::Delete(_) => Some(true),
+        Seen::Init | Seen::InitDone => None,
     }
 }
 
@@ -159,6 +162,7 @@ impl Cluster {
             namespaces: BTreeMap::new(),
             enrolled: BTreeMap::new(),
             listed: BTreeSet::new(),
+            recalled: false,
         }
     }
 
@@ -176,7 +180,7 @@ impl Cluster {
             let sets = Api::<DaemonSet>::namespaced(self.client.clone(), &self.own.namespace);
             let own = watcher::Config::default().fields(&format!("metadata.name={name}"));
             let own = watcher(sets, own).default_backoff();
-            all.push(own.map(|one| one.map(|event| ends(&event).then_some(News::Leave))).boxed());
+            all.push(own.map(|one| one.map(|event| ends(&event).map(News::Leave))).boxed());
         }
         let mut all = select_all(all);
         tokio::spawn(async move {
@@ -231,19 +235,21 @@ impl Cluster {
                 Look::None
             }
             News::Namespace(Seen::Init | Seen::InitDone) => Look::None,
-            News::Leave => {
+            News::Leave(leave) => {
                 let now = *self.stay.borrow();
-                if now.is_over() {
-                    return Look::None;
+                if leave && !now.is_over() {
+                    tracing::info!("the mesh is leaving this cluster: the node's pods are released");
+                    self.stay.send_replace(now.ended());
+                    return Look::All;
                 }
-                tracing::info!("the mesh is leaving this cluster: the node's pods are released");
-                self.stay.send_replace(now.ended());
-                Look::All
+                self.recalled |= !leave && now.is_over();
+                Look::None
             }
         }
     }
 
     fn look(&mut self, look: Look, lives: &mut Lives, seen: Option<&mpsc::Sender<()>>) {
+        lives.node().leaving.store(self.stay.borrow().is_over(), SeqCst);
         let uids: Vec<String> = match look {
             Look::None => return,
             Look::Pod(uid) => vec![uid],
@@ -482,6 +488,7 @@ impl Source for Cluster {
                 one = news.recv() => {
                     let look = self.take(one.context("the watches of the API server ended")?);
                     self.look(look, lives, None);
+                    anyhow::ensure!(!self.recalled, "the mesh stays after all: this agent starts anew");
                 }
                 _ = resync.tick() => self.look(Look::All, lives, None),
                 _ = farewell.tick(), if !said && self.has_left() => match self.own.say_left(&self.client).await {

@@ -230,6 +230,16 @@ async fn a_pod_of_the_mesh_starts_captured_or_not_at_all() {
     assert_eq!((uid.as_str(), drain), (UID, true));
     node.world.until("the agent has left", || node.api.annotation(OWN, "isthmus.io/left").is_some()).await;
     assert_eq!(node.rules(), "");
+
+    // the mesh stays after all: the agent ends to start anew, and undoes nothing of what is not there
+    node.api.merge(SET, &json!({"metadata": {"annotations": {"isthmus.io/leaving": "false"}}}));
+    let agent = node.agent.take().unwrap();
+    assert!(!tokio::task::spawn_blocking(|| agent.wait_with_output()).await.unwrap().unwrap().status.success());
+    node.start();
+    node.world.until("the plugin is back", || node.list().contains("isthmus-cni")).await;
+    // the DaemonSet goes without a mark
+    node.api.remove(SET);
+    node.world.until("the plugin is gone", || !node.list().contains("isthmus-cni")).await;
     node.end(Signal::SIGTERM);
     assert_eq!(node.world.sh(&node.world.node, "nft list ruleset"), "");
 }
