@@ -2,7 +2,7 @@
 //! loads the images and sets what is asked for here; without that nothing is touched, whatever KUBECONFIG says.
 //!
 //! The checks build on each other and run in this order: the chart alone, install, pods, wire, policy, enrolment under
-//! load, removal. Words after `--` are parts of names: `make e2e-kubernetes ARGS="wire policy"`. ISTHMUS_E2E_SECONDS:
+//! load, removal, the tutorial. Words after `--` are parts of names: `make e2e-kubernetes ARGS="wire policy"`. ISTHMUS_E2E_SECONDS:
 //! after so many, no further check begins.
 
 mod kube {
@@ -27,6 +27,7 @@ mod kube {
     pub mod size;
     pub mod stand;
     pub mod traffic;
+    pub mod tutorial;
     pub mod upgrade;
 }
 
@@ -34,7 +35,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use kube::cluster::Cluster;
-use kube::{authority, chart, churn, crowd, enrolment, entries, inputs, install, membership, policy, probes, rollouts, rules, traffic, upgrade};
+use kube::{
+    authority, chart, churn, crowd, enrolment, entries, inputs, install, membership, policy, probes, rollouts, rules, traffic, tutorial, upgrade,
+};
 
 /// A room whose checks run only when they are named in full, and why.
 fn known(checks: Vec<e2e::Check<Cluster>>, why: &'static str) -> Vec<e2e::Check<Cluster>> {
@@ -57,7 +60,7 @@ fn main() -> ExitCode {
     ];
     let untried = untried.map(|room| known(room, "it has not been run on a cluster with the agent yet"));
     let rooms = [chart::checks(), install::checks(), traffic::checks(), policy::checks(), enrolment::checks()];
-    let mut checks: Vec<e2e::Check<Cluster>> = rooms.into_iter().chain(untried).chain([install::last_checks()]).flatten().collect();
+    let mut checks: Vec<e2e::Check<Cluster>> = rooms.into_iter().chain(untried).chain([install::last_checks(), tutorial::checks()]).flatten().collect();
     checks.retain(|check| e2e::is_wanted(check.name, &wanted));
     if std::env::args().any(|argument| argument == "--list") {
         checks.iter().for_each(|check| println!("{}: test", check.name));
