@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::objects::meta::matches;
 use crate::objects::*;
+use crate::pairs::Pairs;
 
 mod labels;
 mod scope;
@@ -55,11 +56,11 @@ pub struct Cluster {
 
     selectable: LabelIndex,
     selecting: LabelIndex,
-    slices_of_service: BTreeMap<NsName, BTreeSet<NsName>>,
-    slices_of_pod: BTreeMap<NsName, BTreeSet<NsName>>,
-    pods_of_account: BTreeMap<NsName, BTreeSet<NsName>>,
+    slices_of_service: Pairs<NsName, NsName>,
+    slices_of_pod: Pairs<NsName, NsName>,
+    pods_of_account: Pairs<NsName, NsName>,
     /// Network to the Gateways with its label.
-    gateways_of_network: BTreeMap<Arc<str>, BTreeSet<NsName>>,
+    gateways_of_network: Pairs<Arc<str>, NsName>,
     /// hostname -> namespace -> ServiceEntries that claim it. Services are found by their name.
     entries_of_host: BTreeMap<Arc<str>, BTreeMap<Arc<str>, BTreeSet<NsName>>>,
 }
@@ -86,10 +87,10 @@ impl Cluster {
             config_maps: Shelf::default(),
             selectable: LabelIndex::default(),
             selecting: LabelIndex::default(),
-            slices_of_service: BTreeMap::new(),
-            slices_of_pod: BTreeMap::new(),
-            pods_of_account: BTreeMap::new(),
-            gateways_of_network: BTreeMap::new(),
+            slices_of_service: Pairs::default(),
+            slices_of_pod: Pairs::default(),
+            pods_of_account: Pairs::default(),
+            gateways_of_network: Pairs::default(),
             entries_of_host: BTreeMap::new(),
         }
     }
@@ -287,18 +288,18 @@ impl Cluster {
             self.selecting.insert_first(&key, selector);
         }
         match object {
-            Object::Pod(pod) => enter(&mut self.pods_of_account, account_of(pod), &key.name),
+            Object::Pod(pod) => self.pods_of_account.insert(account_of(pod), key.name),
             Object::Gateway(gateway) => {
                 if let Some(network) = network_of(gateway) {
-                    enter(&mut self.gateways_of_network, network.clone(), &key.name);
+                    self.gateways_of_network.insert(network.clone(), key.name);
                 }
             }
             Object::EndpointSlice(slice) => {
                 if let Some(place) = service_of(slice) {
-                    enter(&mut self.slices_of_service, place, &key.name);
+                    self.slices_of_service.insert(place, key.name.clone());
                 }
                 for place in pods_of(slice) {
-                    enter(&mut self.slices_of_pod, place, &key.name);
+                    self.slices_of_pod.insert(place, key.name.clone());
                 }
             }
             Object::ServiceEntry(entry) => {
@@ -320,24 +321,29 @@ impl Cluster {
             self.selecting.remove_first(&key, selector);
         }
         match object {
-            Object::Pod(pod) => leave(&mut self.pods_of_account, &account_of(pod), &key.name),
+            Object::Pod(pod) => self.pods_of_account.remove(account_of(pod), key.name),
             Object::Gateway(gateway) => {
                 if let Some(network) = network_of(gateway) {
-                    leave(&mut self.gateways_of_network, network, &key.name);
+                    self.gateways_of_network.remove(network.clone(), key.name);
                 }
             }
             Object::EndpointSlice(slice) => {
                 if let Some(place) = service_of(slice) {
-                    leave(&mut self.slices_of_service, &place, &key.name);
+                    self.slices_of_service.remove(place, key.name.clone());
                 }
                 for place in pods_of(slice) {
-                    leave(&mut self.slices_of_pod, &place, &key.name);
+                    self.slices_of_pod.remove(place, key.name.clone());
                 }
             }
             Object::ServiceEntry(entry) => {
                 for host in &entry.spec.hosts {
                     let Some(places) = self.entries_of_host.get_mut(host) else { continue };
-                    leave(places, &key.name.namespace, &key.name);
+                    if let Some(names) = places.get_mut(&key.name.namespace) {
+                        names.remove(&key.name);
+                        if names.is_empty() {
+                            places.remove(&key.name.namespace);
+                        }
+                    }
                     if places.is_empty() {
                         self.entries_of_host.remove(host);
                     }
@@ -372,21 +378,21 @@ impl Cluster {
     }
 
     pub fn slices_of_service(&self, service: &NsName) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices_of_service.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))
+        self.slices_of_service.of(service).filter_map(|name| self.slices.get(name))
     }
 
     pub fn slices_of_pod(&self, pod: &NsName) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices_of_pod.get(pod).into_iter().flatten().filter_map(|name| self.slices.get(name))
+        self.slices_of_pod.of(pod).filter_map(|name| self.slices.get(name))
     }
 
     /// Pods that run as a service account, `namespace/account`.
     pub fn pods_of_account(&self, account: &NsName) -> impl Iterator<Item = &Arc<Pod>> {
-        self.pods_of_account.get(account).into_iter().flatten().filter_map(|name| self.pods.get(name))
+        self.pods_of_account.of(account).filter_map(|name| self.pods.get(name))
     }
 
     /// Gateways with the label of a network.
-    pub fn gateways_of_network(&self, network: &str) -> impl Iterator<Item = &Arc<Gateway>> {
-        self.gateways_of_network.get(network).into_iter().flatten().filter_map(|name| self.gateways.get(name))
+    pub fn gateways_of_network(&self, network: &Arc<str>) -> impl Iterator<Item = &Arc<Gateway>> {
+        self.gateways_of_network.of(network).filter_map(|name| self.gateways.get(name))
     }
 
     /// ServiceEntries that claim a hostname, by namespace.
@@ -448,17 +454,4 @@ fn service_of(slice: &EndpointSlice) -> Option<NsName> {
 fn pods_of(slice: &EndpointSlice) -> impl Iterator<Item = NsName> {
     let targets = slice.endpoints.iter().filter_map(|endpoint| endpoint.target.as_ref()).filter(|target| &*target.kind == "Pod");
     targets.map(|target| NsName { namespace: target.namespace.clone(), name: target.name.clone() })
-}
-
-fn enter<K: Ord>(index: &mut BTreeMap<K, BTreeSet<NsName>>, place: K, name: &NsName) {
-    index.entry(place).or_default().insert(name.clone());
-}
-
-fn leave<K: Ord>(index: &mut BTreeMap<K, BTreeSet<NsName>>, place: &K, name: &NsName) {
-    if let Some(names) = index.get_mut(place) {
-        names.remove(name);
-        if names.is_empty() {
-            index.remove(place);
-        }
-    }
 }

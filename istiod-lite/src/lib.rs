@@ -6,6 +6,7 @@
 //!  server)                                           └──▶ status
 //! ```
 
+pub mod pairs;
 pub mod objects;
 pub mod cluster;
 pub mod translate;

@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::objects::labels::Pair;
 use crate::objects::{Labels, ObjectKey};
-
-type Pair = (Arc<str>, Arc<str>);
 
 #[derive(Debug, Default)]
 pub struct LabelIndex {
@@ -15,38 +14,38 @@ pub struct LabelIndex {
 
 impl LabelIndex {
     pub fn insert_each(&mut self, key: &ObjectKey, labels: &Labels) {
-        for (name, value) in labels {
-            self.insert((name.clone(), value.clone()), key);
+        for pair in labels {
+            self.insert(pair.clone(), key);
         }
     }
 
     pub fn remove_each(&mut self, key: &ObjectKey, labels: &Labels) {
-        for (name, value) in labels {
-            self.remove(&(name.clone(), value.clone()), key);
+        for pair in labels {
+            self.remove(pair, key);
         }
     }
 
     pub fn insert_first(&mut self, key: &ObjectKey, selector: &Labels) {
-        if let Some((name, value)) = selector.first_key_value() {
-            self.insert((name.clone(), value.clone()), key);
+        if let Some(pair) = selector.first() {
+            self.insert(pair.clone(), key);
         }
     }
 
     pub fn remove_first(&mut self, key: &ObjectKey, selector: &Labels) {
-        if let Some((name, value)) = selector.first_key_value() {
-            self.remove(&(name.clone(), value.clone()), key);
+        if let Some(pair) = selector.first() {
+            self.remove(pair, key);
         }
     }
 
     /// Objects under one pair in a namespace.
-    pub fn holding(&self, (name, value): (&Arc<str>, &Arc<str>), namespace: &Arc<str>) -> impl Iterator<Item = &ObjectKey> {
-        self.by_pair.get(&(name.clone(), value.clone())).and_then(|places| places.get(namespace)).into_iter().flatten()
+    pub fn holding(&self, pair: &Pair, namespace: &Arc<str>) -> impl Iterator<Item = &ObjectKey> {
+        self.by_pair.get(pair).and_then(|places| places.get(namespace)).into_iter().flatten()
     }
 
     /// Objects that may match a non-empty selector: those under its rarest pair.
     pub fn candidates(&self, namespace: Option<&Arc<str>>, selector: &Labels) -> Vec<ObjectKey> {
-        let under = |(name, value): (&Arc<str>, &Arc<str>)| -> Vec<&BTreeSet<ObjectKey>> {
-            let Some(places) = self.by_pair.get(&(name.clone(), value.clone())) else { return Vec::new() };
+        let under = |pair: &Pair| -> Vec<&BTreeSet<ObjectKey>> {
+            let Some(places) = self.by_pair.get(pair) else { return Vec::new() };
             match namespace {
                 Some(namespace) => places.get(namespace).into_iter().collect(),
                 None => places.values().collect(),

@@ -47,7 +47,7 @@ impl Scope {
 
     /// An entry that nobody may see is as good as not there: it does not even claim its hosts.
     fn is_hidden_entry(&self, object: &Object, namespace: Option<&Labels>) -> bool {
-        object.kind() == Kind::ServiceEntry && self.config.visible(namespace.unwrap_or(&Labels::new())) == Visible::None
+        object.kind() == Kind::ServiceEntry && self.config.visible(namespace.unwrap_or(&Labels::default())) == Visible::None
     }
 }
 

@@ -95,8 +95,6 @@ impl ServiceEntry {
 impl WorkloadEntry {
     /// Labels of the spec, overlaid by those of the object (spec/controlplane.md 4.7).
     pub fn labels(&self) -> Labels {
-        let mut labels = self.spec.labels.clone();
-        labels.extend(self.meta.labels.iter().map(|(key, value)| (key.clone(), value.clone())));
-        labels
+        self.spec.labels.iter().chain(&self.meta.labels).cloned().collect()
     }
 }

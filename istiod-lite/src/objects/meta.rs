@@ -7,8 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Kind;
-
-pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
+pub use super::labels::Labels;
 
 /// `namespace/name`; the namespace is empty for objects that have none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

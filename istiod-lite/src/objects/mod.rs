@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+pub mod labels;
 pub mod meta;
 pub mod core;
 pub mod istio;

@@ -158,7 +158,7 @@ fn left_out(translation: &Translation) -> Vec<(ObjectKey, String)> {
         let labels = cluster.labels_of_namespace(&object.meta().namespace);
         if object.meta().namespace != translation.settings().root_namespace && !config.discovers(labels) {
             *namespaces.entry(&object.meta().namespace).or_default() += 1;
-        } else if object.kind() == Kind::ServiceEntry && labels.map_or(config.visible(&Labels::new()), |labels| config.visible(labels)) == Visible::None {
+        } else if object.kind() == Kind::ServiceEntry && labels.map_or(config.visible(&Labels::default()), |labels| config.visible(labels)) == Visible::None {
             notes.push((object.key(), "is not published: serviceEntryVisibility of the mesh's configuration lets nobody see it".into()));
         }
     }

@@ -11,7 +11,7 @@
 //! address stays an endpoint of its services; connections to the bare address are for the owner.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use ipnet::IpNet;
 
 use crate::cluster::Change;
 use crate::objects::{Kind, Object, ObjectKey};
+use crate::pairs::{Least, Pairs};
 
 /// An address of a network; `None` is the cluster's own network, whatever its name.
 pub type Place = (Option<Arc<str>>, IpAddr);
@@ -27,7 +28,7 @@ pub type Place = (Option<Arc<str>>, IpAddr);
 #[derive(Debug, Default)]
 pub struct Claims {
     own_network: Arc<str>,
-    by_place: BTreeMap<Place, BTreeSet<(Rank, ObjectKey)>>,
+    by_place: Pairs<Place, (Rank, ObjectKey)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,9 +39,15 @@ enum Rank {
     ServiceEntry { created: i64 },
 }
 
+impl Least for (Rank, ObjectKey) {
+    fn least() -> (Rank, ObjectKey) {
+        (Rank::Pod { is_host_network: false, is_deleting: false, created: Reverse(i64::MAX) }, ObjectKey::least())
+    }
+}
+
 impl Claims {
     pub fn new(own_network: Arc<str>) -> Claims {
-        Claims { own_network, by_place: BTreeMap::new() }
+        Claims { own_network, by_place: Pairs::default() }
     }
 
     /// Takes a change, and returns the objects whose addresses may have got another owner.
@@ -54,26 +61,21 @@ impl Claims {
         let touched: BTreeSet<&Place> = left.clone().chain(came.clone()).map(|(place, _)| place).collect();
         let owners: Vec<(&Place, Option<ObjectKey>)> = touched.into_iter().map(|place| (place, self.owner(place).cloned())).collect();
         for (place, rank) in left {
-            if let Some(claims) = self.by_place.get_mut(place) {
-                claims.remove(&(*rank, change.key.clone()));
-                if claims.is_empty() {
-                    self.by_place.remove(place);
-                }
-            }
+            self.by_place.remove(place.clone(), (*rank, change.key.clone()));
         }
         for (place, rank) in came {
-            self.by_place.entry(place.clone()).or_default().insert((*rank, change.key.clone()));
+            self.by_place.insert(place.clone(), (*rank, change.key.clone()));
         }
         for (place, owner) in owners {
             if self.owner(place) != owner.as_ref() {
-                affected.extend(self.by_place.get(place).into_iter().flatten().map(|(_, key)| key.clone()));
+                affected.extend(self.by_place.of(place).map(|(_, key)| key.clone()));
             }
         }
         affected
     }
 
     pub fn owner(&self, place: &Place) -> Option<&ObjectKey> {
-        self.by_place.get(place)?.first().map(|(_, key)| key)
+        self.by_place.of(place).next().map(|(_, key)| key)
     }
 
     /// Whose an address is that an object says is its; `None`: its own, or no address at all.

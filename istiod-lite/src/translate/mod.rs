@@ -15,6 +15,7 @@ use mesh_policy::Policy;
 use crate::cluster::Cluster;
 use crate::objects::mesh_config::Visible;
 use crate::objects::{Kind, Labels, Meta, Namespace, Node, NsName, ObjectKey};
+use crate::pairs::Least;
 
 pub mod settings;
 pub mod report;
@@ -78,6 +79,12 @@ pub enum Read {
     Instances(NsName),
 }
 
+impl Least for Unit {
+    fn least() -> Unit {
+        Unit::Pod(NsName::least())
+    }
+}
+
 /// The outputs of a unit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Derived {
@@ -110,8 +117,9 @@ impl<'a> Lens<'a> {
         Lens { cluster, settings, memory, reads: RefCell::default() }
     }
 
-    pub fn into_reads(self) -> BTreeSet<Read> {
-        self.reads.into_inner()
+    /// What was looked at, sorted.
+    pub fn into_reads(self) -> Box<[Read]> {
+        self.reads.into_inner().into_iter().collect()
     }
 
     fn note(&self, read: Read) {
@@ -154,7 +162,7 @@ impl<'a> Lens<'a> {
     pub fn visible(&self, namespace: &Arc<str>) -> Option<Visible> {
         let config = self.cluster.mesh_config();
         config.service_entry_visibility.as_ref()?;
-        let none = Labels::new();
+        let none = Labels::default();
         Some(config.visible(self.namespace_meta(namespace).map_or(&none, |meta| &meta.labels)))
     }
 

@@ -18,6 +18,7 @@ use super::vips::{Claim, Vips};
 use super::{Derived, Lens, Memory, Read, Report, Settings, Unit, derive, merged, policy};
 use crate::cluster::{Change, Cluster, Event, network_of};
 use crate::objects::{Kind, NsName, Object, ObjectKey};
+use crate::pairs::Pairs;
 
 /// What came out differently; `None` is gone.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,7 +40,7 @@ pub struct Translation {
     cluster: Cluster,
     memory: Memory,
     units: BTreeMap<Unit, Done>,
-    readers: BTreeMap<Read, BTreeSet<Unit>>,
+    readers: Pairs<Read, Unit>,
     reports: BTreeMap<ObjectKey, BTreeMap<Unit, Report>>,
     /// Why the newest version of an object is not used; the one before it is.
     refused: BTreeMap<ObjectKey, String>,
@@ -48,7 +49,8 @@ pub struct Translation {
 #[derive(Debug, Default)]
 struct Done {
     derived: Derived,
-    reads: BTreeSet<Read>,
+    /// Sorted, each once.
+    reads: Box<[Read]>,
 }
 
 impl Changes {
@@ -66,7 +68,7 @@ impl Translation {
             cluster: Cluster::new(revision, &root),
             memory: Memory { network: "".into(), modes: Modes::default(), vips, claims: Claims::default() },
             units: BTreeMap::new(),
-            readers: BTreeMap::new(),
+            readers: Pairs::default(),
             reports: BTreeMap::new(),
             refused: BTreeMap::new(),
         }
@@ -173,7 +175,7 @@ impl Translation {
     }
 
     fn readers_of(&self, read: &Read, units: &mut BTreeSet<Unit>) {
-        units.extend(self.readers.get(read).into_iter().flatten().cloned());
+        units.extend(self.readers.of(read).cloned());
     }
 
     /// Who asked for the owner of a hostname that this object claims.
@@ -244,10 +246,10 @@ impl Translation {
         if before == self.memory.modes {
             return;
         }
-        for (read, readers) in self.readers.range(Read::Strictness("".into())..).take_while(|(read, _)| matches!(read, Read::Strictness(_))) {
-            let Read::Strictness(namespace) = read else { continue };
+        for (read, reader) in self.readers.from(&Read::Strictness("".into())) {
+            let Read::Strictness(namespace) = read else { break };
             if before.of(namespace) != self.memory.modes.of(namespace) {
-                units.extend(readers.iter().cloned());
+                units.insert(reader.clone());
             }
         }
     }
@@ -304,17 +306,13 @@ impl Translation {
         }
     }
 
-    fn link(&mut self, unit: &Unit, before: &BTreeSet<Read>, after: &BTreeSet<Read>) {
-        for gone in before.difference(after) {
-            if let Some(readers) = self.readers.get_mut(gone) {
-                readers.remove(unit);
-                if readers.is_empty() {
-                    self.readers.remove(gone);
-                }
-            }
+    fn link(&mut self, unit: &Unit, before: &[Read], after: &[Read]) {
+        let without = |these: &[Read], others: &[Read]| these.iter().filter(|read| others.binary_search(read).is_err()).cloned().collect::<Vec<_>>();
+        for gone in without(before, after) {
+            self.readers.remove(gone, unit.clone());
         }
-        for new in after.difference(before) {
-            self.readers.entry(new.clone()).or_default().insert(unit.clone());
+        for new in without(after, before) {
+            self.readers.insert(new, unit.clone());
         }
     }
 

@@ -225,7 +225,7 @@ fn nothing_is_left_behind_when_all_is_gone() {
     assert!(changes.workloads.values().all(Option::is_none) && changes.services.values().all(Option::is_none));
     assert_eq!(printed(&translation), "");
     assert_eq!(translation.derived().count(), 0, "units are left");
-    assert!(format!("{translation:?}").contains("by_place: {}"), "claims are left");
+    assert!(format!("{translation:?}").contains("by_place: Pairs({})"), "claims are left");
     let shared: Vec<Arc<str>> = translation.cluster().namespaces.keys().map(|name| name.name.clone()).collect();
     assert!(shared.is_empty());
 }
