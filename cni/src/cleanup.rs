@@ -18,20 +18,16 @@ pub fn everything(finder: &Finder) -> usize {
     let mut cleaned = 0;
     for netns in namespaces(finder).into_values() {
         let inode = netns.identity().inode;
-        match pod(&place(finder, netns)) {
+        match pod(&finder.place(netns)) {
             Ok(true) => cleaned += 1,
             Ok(false) => {}
             Err(error) => tracing::warn!(inode, %error, "cannot take the rules out of a network namespace"),
         }
     }
-    if let Err(error) = place(finder, finder.host.clone()).nft(&host::removal()) {
+    if let Err(error) = finder.place(finder.host.clone()).nft(&host::removal()) {
         tracing::warn!(%error, "cannot take the rules about probes out of the node's network namespace");
     }
     cleaned
-}
-
-fn place(finder: &Finder, within: Netns) -> Place {
-    Place { home: finder.home.clone(), within, sysctls: finder.sysctls() }
 }
 
 fn pod(place: &Place) -> Result<bool, Error> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use mesh_net::netns::{Identity, Netns};
 
+use crate::apply::Place;
 use crate::netlink;
 
 /// Where to look.
@@ -103,6 +104,11 @@ impl Finder {
     /// Where settings of network namespaces can be written: a container's own `/proc/sys` is read-only.
     pub fn sysctls(&self) -> PathBuf {
         self.proc.join("sys")
+    }
+
+    /// To work in one of the node's namespaces.
+    pub fn place(&self, within: Netns) -> Place {
+        Place { home: self.home.clone(), within, sysctls: self.sysctls() }
     }
 
     /// The path of a namespace as the runtime says it, as this process sees it.

@@ -32,12 +32,14 @@ use k8s_openapi::api::core::v1;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event as Seen, watcher};
 use kube::{Api, Client};
+use mesh_net::netns::Netns;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::annotation::{Annotation, REDIRECTION};
 use self::decide::{Decision, Facts, Labels, Selection, Why, mode};
-use self::find::{Finder, Processes};
+use self::find::{Finder, Found, Processes};
 use self::leave::{Own, Stay, is_leaving};
 use crate::lives::{Lives, Source};
 use crate::plugin::event::Event;
@@ -103,6 +105,10 @@ struct Place {
 }
 
 impl Place {
+    fn running(found: Found) -> Place {
+        Place { netns: found.path, interface: found.interface, phase: Phase::Running, ips: Vec::new() }
+    }
+
     fn ips(&self, facts: &Facts) -> Vec<IpAddr> {
         if self.ips.is_empty() { facts.ips.clone() } else { self.ips.clone() }
     }
@@ -312,6 +318,22 @@ impl Cluster {
         *self.stay.borrow() == Stay::Unplugged && self.enrolled.values().all(out)
     }
 
+    /// Pods that are not to be in the mesh, with rules of an earlier agent, which ended while it released them.
+    fn left_behind(&self) -> JoinHandle<Vec<(String, Place)>> {
+        let out = |pod: &&Facts| !self.enrolled.contains_key(&pod.uid) && !pod.host_network && !pod.terminal && !pod.ips.is_empty();
+        let pods: Vec<Facts> = self.pods.values().filter(out).cloned().collect();
+        let finder = self.finder.clone();
+        tokio::task::spawn_blocking(move || {
+            let processes = finder.processes().unwrap_or_default();
+            let left = |facts: Facts| {
+                let found = finder.find(&processes, &facts.runtime_uid, &facts.ips)?;
+                let has_rules = finder.place(Netns::open(&found.path).ok()?).exempt().ok()?.is_some();
+                has_rules.then(|| (facts.uid, Place::running(found)))
+            };
+            pods.into_iter().filter_map(left).collect()
+        })
+    }
+
     /// Where a pod is that runs already.
     fn find(&self, facts: &Facts, processes: &mut Option<Processes>) -> Option<Place> {
         let processes = processes.get_or_insert_with(|| {
@@ -324,7 +346,15 @@ impl Cluster {
             tracing::debug!(uid = facts.uid, pod = facts.name, namespace = facts.namespace, "a pod's network namespace is not found (yet)");
             return None;
         };
-        Some(Place { netns: found.path, interface: found.interface, phase: Phase::Running, ips: Vec::new() })
+        Some(Place::running(found))
+    }
+
+    fn let_go(&mut self, uid: &str, place: Place, lives: &mut Lives) {
+        let Some(facts) = self.pods.get(uid).filter(|_| !self.enrolled.contains_key(uid)).cloned() else { return };
+        let Some(namespace) = self.namespaces.get(&facts.namespace) else { return };
+        let decision = self.decide(&facts, namespace);
+        tracing::info!(uid, pod = facts.name, namespace = facts.namespace, "rules of an earlier agent are in a pod that is not of the mesh");
+        self.tell(&facts, decision, place, lives, None);
     }
 
     /// Tells the pod's life, unless it was told just that.
@@ -479,6 +509,7 @@ impl Source for Cluster {
         let mut farewell = interval(FAREWELL_EVERY);
         farewell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut said = false;
+        let (mut left_behind, mut looked) = (self.left_behind(), false);
         loop {
             tokio::select! {
                 asked = self.asked.recv() => match asked {
@@ -489,6 +520,10 @@ impl Source for Cluster {
                     let look = self.take(one.context("the watches of the API server ended")?);
                     self.look(look, lives, None);
                     anyhow::ensure!(!self.recalled, "the mesh stays after all: this agent starts anew");
+                }
+                left = &mut left_behind, if !looked => {
+                    looked = true;
+                    left?.into_iter().for_each(|(uid, place)| self.let_go(&uid, place, lives));
                 }
                 _ = resync.tick() => self.look(Look::All, lives, None),
                 _ = farewell.tick(), if !said && self.has_left() => match self.own.say_left(&self.client).await {

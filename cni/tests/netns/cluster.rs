@@ -246,7 +246,7 @@ async fn a_pod_of_the_mesh_starts_captured_or_not_at_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_that_is_made_anew_is_the_pods_new_place() {
-    let Some(node) = Node::new("a_sandbox_that_is_made_anew_is_the_pods_new_place") else { return };
+    let Some(mut node) = Node::new("a_sandbox_that_is_made_anew_is_the_pods_new_place") else { return };
     node.world.until("the agent can be asked", || node.at("run/pluginevent.sock").exists()).await;
     let mut daemon = node.connected().await;
     assert!(matches!(next(&mut daemon).await, Request::SnapshotSent));
@@ -274,9 +274,22 @@ async fn a_sandbox_that_is_made_anew_is_the_pods_new_place() {
     assert!(!rules.contains("guarded") && rules.contains("redirect to :15001"));
     assert!(node.world.sh(&node.world.node, "nft list table inet isthmus-probes").contains(PEER4), "probes of its new address");
     node.annotated(Some("enabled")).await;
+    node.api.merge(CART, &json!({"status": {"podIP": PEER4, "podIPs": [{"ip": PEER4}]}}));
     node.api.merge(CART, &json!({"metadata": {"labels": {"istio.io/dataplane-mode": "none"}}}));
     node.annotated(None).await;
-    assert!(matches!(next(&mut daemon).await, Request::Del { drain: true, .. }));
+
+    // the agent ends while it releases the pod: the next one goes on with that, though nothing at the API server tells of it
+    node.end(Signal::SIGKILL);
+    assert!(node.world.sh(&node.world.peer, "nft list ruleset").contains("redirect to :15006"));
+    node.start();
+    let mut daemon = node.connected().await;
+    let acknowledging = tokio::spawn(async move {
+        while daemon.next().await.is_ok() {
+            daemon.ack(Ok(())).await.unwrap();
+        }
+    });
+    node.world.until("nothing is left in the pod", || node.world.sh(&node.world.peer, "nft list ruleset").is_empty()).await;
+    acknowledging.abort();
 }
 
 /// Open descriptors of a process.
@@ -304,9 +317,9 @@ async fn nothing_is_left_of_pods_that_came_and_went() {
         let path = format!("/api/v1/namespaces/shop/pods/{name}");
         node.world.until("the annotation", || node.api.annotation(&path, REDIRECTION).is_some()).await;
         node.api.remove(&path);
-        node.world.sh(&node.world.pod, "nft flush ruleset"); // as with a namespace that is gone
         let known = || node.world.sh(&node.world.node, "nft list table inet isthmus-probes").contains(POD4);
         node.world.until("it is forgotten", || !known()).await;
+        node.world.sh(&node.world.pod, "nft flush ruleset"); // the next pod's namespace is a new one
         if round == 4 {
             before = descriptors(agent);
         }
