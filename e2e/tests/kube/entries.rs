@@ -1,4 +1,4 @@
-//! Names beside Kubernetes' own, what is outside of the mesh, and what is told of traffic: rows 3, 20 to 24, 29 and 37 of
+//! Names beside Kubernetes' own, what is outside of the mesh, and what is told of traffic: rows 3, 20 to 25, 29 and 37 of
 //! the integration checklist.
 
 use std::io::{Read as _, Write as _};
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use super::cluster::{Cluster, SOON, control, switch, text, until};
 use super::load::{Demand, Load, ask, ask_at};
 use super::mesh::{SYSTEM, parts, ztunnel};
-use super::stand::{BOTH, CALLERS, MESH, SERVERS, STRANGER, Stand, at, in_mesh};
+use super::stand::{BOTH, CALLERS, MESH, OUTSIDE, SERVERS, STRANGER, Stand, at, in_mesh};
 
 pub fn checks() -> Vec<Check<Cluster>> {
-    let mut checks = checks![a_service_spreads_over_its_endpoints, service_entries_lead_to_their_endpoints, traffic_is_counted_with_both_ends, a_daemons_metrics_are_read_through_a_tunnel];
+    let mut checks = checks![a_service_spreads_over_its_endpoints, service_entries_lead_to_their_endpoints, service_entries_are_seen_by_whom_they_are_for, traffic_is_counted_with_both_ends, a_daemons_metrics_are_read_through_a_tunnel];
     checks.insert(1, Check { name: "what_nobody_knows_is_reached_as_without_a_mesh", run: what_nobody_knows_is_reached_as_without_a_mesh, known: None });
     checks
 }
@@ -59,7 +59,11 @@ fn what_nobody_knows_is_reached_as_without_a_mesh(cluster: &Cluster) -> Result<O
 }
 
 fn entry(name: &str, spec: Value) -> Value {
-    json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"namespace": MESH, "name": name}, "spec": spec})
+    entry_of(MESH, name, spec)
+}
+
+fn entry_of(namespace: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"namespace": namespace, "name": name}, "spec": spec})
 }
 
 // Rows 21 to 24: inlined endpoints, chosen WorkloadEntries, chosen pods, and addresses that are given to names alone.
@@ -94,6 +98,34 @@ fn service_entries_lead_to_their_endpoints(cluster: &Cluster) -> Result<()> {
             })
         })
     });
+    objects.iter().try_for_each(|object| stand.api.delete(object))?;
+    held
+}
+
+// Row 25: TestServiceEntryVisibility.
+fn service_entries_are_seen_by_whom_they_are_for(cluster: &Cluster) -> Result<()> {
+    let stand = Stand::up(cluster)?;
+    let server = stand.address(&in_mesh(SERVERS[1]))?.to_string();
+    let spec = |host: &str| json!({"hosts": [host], "ports": [{"number": 9080, "name": "http", "protocol": "HTTP"}], "resolution": "STATIC", "endpoints": [{"address": server}]});
+    let objects = [entry_of(MESH, "own", spec("own.example")), entry_of(OUTSIDE, "foreign", spec("foreign.example"))];
+    let configure = |mesh: &str| {
+        let patch = json!({"data": {"mesh": mesh}}).to_string();
+        cluster.kubectl(&["patch", "configmap", "istio", "-n", SYSTEM, "--type=merge", "-p", &patch])
+    };
+    let held = objects.iter().try_for_each(|object| stand.api.apply(object).map(drop)).and_then(|()| {
+        for (visibility, own, foreign) in [("PUBLIC", true, true), ("NAMESPACE", true, false), ("NONE", false, false), ("PUBLIC", true, true)] {
+            configure(&format!("serviceEntryVisibility: {{defaultVisibility: {visibility}}}"))?;
+            for (host, seen) in [("own.example", own), ("foreign.example", foreign)] {
+                until(SOON, &format!("{host} with {visibility}"), || {
+                    let answer = ask(cluster, &in_mesh(CALLERS[0]), &format!("{host}."));
+                    ensure!(answer.is_ok() == seen, "it is {}seen", if seen { "not " } else { "" });
+                    Ok(Some(()))
+                })?;
+            }
+        }
+        Ok(())
+    });
+    configure("")?;
     objects.iter().try_for_each(|object| stand.api.delete(object))?;
     held
 }
