@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-/// Enough to see what happened; of a longer outage the beginning tells.
-const FAILURES_MAX: usize = 1000;
+/// Some hundred interruptions with what follows each; of a longer outage the beginning tells.
+const FAILURES_MAX: usize = 10_000;
 /// Names and addresses in answers; a service of a test has some tens of pods.
 const SEEN_MAX: usize = 256;
 

@@ -194,7 +194,7 @@ async fn hold(at: String, number: u32, pause: Duration, book: Book, mut over: wa
                 continue;
             }
         };
-        while !*over.borrow() {
+        loop {
             let began = Instant::now();
             let echoed = held.echo().await;
             let broken = echoed.is_err();
@@ -211,6 +211,8 @@ async fn hold(at: String, number: u32, pause: Duration, book: Book, mut over: wa
                 break;
             }
         }
+        // Who is cut off again and again does not come back at once each time.
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

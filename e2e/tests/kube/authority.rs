@@ -136,7 +136,7 @@ fn a_node_gets_certificates_of_its_own_pods_only(cluster: &Cluster) -> Result<()
     cluster.kubectl(&["delete", "pod", "-n", MESH, "done", "--wait=true"])?;
     let short = super::stand::talker(MESH, "short", &cluster.nodes[0], &["serve"], "stand: other");
     cluster.apply(&short)?;
-    super::mesh::wait_ready(cluster, MESH)?;
+    super::stand::wait_for(cluster, MESH, "app=short")?;
     authority.certify(&node, &identity(MESH, "short"), Mode::Shared).context("a pod that has come to the node")?;
     cluster.kubectl(&["delete", "pod", "-n", MESH, "short", "--wait=true"])?;
     until(SOON, "the node's right to a pod that went ends", || {

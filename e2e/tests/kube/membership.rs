@@ -3,11 +3,12 @@
 
 use anyhow::{Result, ensure};
 use e2e::{Check, Outcome, checks};
+use mesh_cni::conflist::TYPE;
 use serde_json::json;
 
 use super::cluster::{Cluster, PODS, SOON, until};
-use super::mesh::{is_enrolled, wait_enrolled, wait_ready};
-use super::stand::{MESH, OUTSIDE, Stand, image, talker};
+use super::mesh::{is_enrolled, wait_enrolled};
+use super::stand::{MESH, OUTSIDE, Stand, image, talker, wait_for};
 
 /// The namespace that the chart leaves out by itself.
 const EXCLUDED: &str = "kube-system";
@@ -68,21 +69,22 @@ fn a_list_of_plugins_that_others_write_is_mended(cluster: &Cluster) -> Result<Ou
     }
     let _stand = Stand::up(cluster)?;
     let shell = |command: &str| cluster.on(0, &["sh", "-ec", command]);
-    let lists = || shell("grep -l mesh-cni /etc/cni/net.d/*.conflist || true");
+    let lists = || shell(&format!("grep -l '\"{TYPE}\"' /etc/cni/net.d/*.conflist || true"));
     let list = lists()?.trim().to_owned();
     ensure!(!list.is_empty(), "no list of the node has the plugin");
+    let whole = format!("test -x /opt/cni/bin/{TYPE} && test -s /var/run/istio-cni/kubeconfig");
     for (what, damage) in [
-        ("the list without us", format!("jq '.plugins |= map(select(.type != \"mesh-cni\"))' {list} >/tmp/list && cp /tmp/list {list}")),
-        ("the plugin's program gone", "rm /opt/cni/bin/mesh-cni".to_owned()),
+        ("the list without us", format!("jq '.plugins |= map(select(.type != \"{TYPE}\"))' {list} >/tmp/list && cp /tmp/list {list}")),
+        ("the plugin's program gone", format!("rm /opt/cni/bin/{TYPE}")),
         ("its way to the API server gone", "rm /var/run/istio-cni/kubeconfig".to_owned()),
     ] {
         shell(&damage)?;
-        until(SOON, what, || Ok((!lists()?.trim().is_empty() && shell("test -x /opt/cni/bin/mesh-cni && test -s /var/run/istio-cni/kubeconfig").is_ok()).then_some(())))?;
+        until(SOON, what, || Ok((!lists()?.trim().is_empty() && shell(&whole).is_ok()).then_some(())))?;
     }
     // It does what it is for.
     let pod = talker(MESH, "after-repair", &cluster.nodes[0], &["serve"], "stand: other");
     cluster.apply(&pod)?;
-    let enrolled = wait_ready(cluster, MESH).and_then(|()| wait_enrolled(cluster, &[&format!("{MESH}/after-repair")], true));
+    let enrolled = wait_for(cluster, MESH, "app=after-repair").and_then(|()| wait_enrolled(cluster, &[&format!("{MESH}/after-repair")], true));
     cluster.delete(&pod)?;
     enrolled?;
     Ok(Outcome::Held)

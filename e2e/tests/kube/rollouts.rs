@@ -10,8 +10,8 @@ use e2e::{Check, Outcome, checks};
 use super::cluster::{Cluster, PODS, root, until};
 use super::kill::kill_process;
 use super::load::{Demand, Load, Report, under_load, until_refused};
-use super::mesh::{SYSTEM, is_enrolled, parts, wait_enrolled, wait_ready};
-use super::stand::{CALLERS, MESH, OUTSIDE, SERVERS, STRANGER, Stand, at, image, in_mesh, is_ready, judge, restart, service, talker};
+use super::mesh::{SYSTEM, is_enrolled, parts, wait_enrolled};
+use super::stand::{CALLERS, MESH, OUTSIDE, SERVERS, STRANGER, Stand, at, image, in_mesh, is_ready, judge, restart, service, talker, wait_for};
 
 pub fn checks() -> Vec<Check<Cluster>> {
     let mut checks = checks![
@@ -100,7 +100,7 @@ fn pods_keep_working_without_an_agent(cluster: &Cluster) -> Result<()> {
     patch(back)?;
     cluster.kubectl(&["rollout", "status", "daemonset/mesh-cni", "-n", SYSTEM, "--timeout=3m"])?;
     held?;
-    wait_ready(cluster, MESH)?;
+    wait_for(cluster, MESH, "app=waits")?;
     wait_enrolled(cluster, &[&in_mesh("waits")], true)?;
     cluster.delete(&(inside + &outside))?;
     stand.wait()
@@ -123,7 +123,7 @@ fn nothing_fails_without_a_controller(cluster: &Cluster) -> Result<()> {
         until(PODS, "no controller runs", || Ok(parts(cluster, "istiod")?.is_empty().then_some(())))?;
         let gone = Instant::now();
         cluster.apply(&(others.clone() + &late)).context("objects are made without a controller")?;
-        wait_ready(cluster, OUTSIDE)?;
+        wait_for(cluster, OUTSIDE, "app=made")?;
         // A time that has to pass, not a level to wait for.
         until(stand.size.without_controller * 2, "the time without a controller", || Ok((gone.elapsed() >= stand.size.without_controller).then_some(())))?;
         let pod = cluster.json(&["get", "pod", "-n", MESH, "late"])?;
@@ -131,7 +131,7 @@ fn nothing_fails_without_a_controller(cluster: &Cluster) -> Result<()> {
         scale(replicas)?;
         cluster.kubectl(&["rollout", "status", "deployment/istiod", "-n", SYSTEM, "--timeout=3m"])?;
         let back = Instant::now();
-        wait_ready(cluster, MESH)?;
+        wait_for(cluster, MESH, "app=late")?;
         println!("    the new pod was served {:.1} s after the controller was back", back.elapsed().as_secs_f32());
         Ok(())
     };

@@ -6,12 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::clear::{Clear, Seen, Tunnelled};
+use e2e::{Check, checks};
 use isthmus::tour::wire::Wire;
 use serde_json::Value;
 
 use super::api::Api;
-use super::cluster::{Cluster, SOON, switch, text, until};
-use super::mesh::{SYSTEM, hub, install, parts, tag, wait_enrolled, wait_ready, ztunnel};
+use super::cluster::{Cluster, PODS, SOON, switch, text, until};
+use super::mesh::{RELEASE, SYSTEM, hub, install, parts, tag, wait_enrolled, ztunnel};
 use super::size::Size;
 
 pub const MESH: &str = "e2e-load";
@@ -37,6 +38,18 @@ pub struct Stand<'a> {
     pub cluster: &'a Cluster,
     pub api: Api,
     pub size: Size,
+}
+
+pub fn last_checks() -> Vec<Check<Cluster>> {
+    checks![the_stand_is_removed]
+}
+
+fn the_stand_is_removed(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl(&["delete", "namespace", MESH, OUTSIDE, "--ignore-not-found"])?;
+    if parts(cluster, "istiod")?.is_empty() {
+        return Ok(());
+    }
+    cluster.helm(&["uninstall", RELEASE, "-n", SYSTEM, "--wait", "--timeout", "2m"]).map(drop)
 }
 
 impl<'a> Stand<'a> {
@@ -73,12 +86,12 @@ impl<'a> Stand<'a> {
         objects.push(talker(OUTSIDE, "stranger", &self.cluster.nodes[0], &["serve"], "stand: e2e"));
         objects.push(service(MESH, BOTH, "role: server"));
         self.cluster.apply(&objects.concat())?;
-        wait_ready(self.cluster, OUTSIDE)
+        wait_for(self.cluster, OUTSIDE, "stand=e2e")
     }
 
     /// Until all is in the mesh and both daemons know it: only then must everything be a tunnel.
     pub fn wait(&self) -> Result<()> {
-        wait_ready(self.cluster, MESH)?;
+        wait_for(self.cluster, MESH, "stand=e2e")?;
         let pods: Vec<String> = self.everybody().map(in_mesh).collect();
         wait_enrolled(self.cluster, &pods.iter().map(String::as_str).collect::<Vec<_>>(), true)?;
         self.wait_known(self.everybody())
@@ -138,6 +151,17 @@ pub fn judge(wire: &Option<Wire<Clear>>) -> Result<Option<Seen>> {
 
 pub fn image() -> String {
     format!("{}/meshload:{}", hub(), tag())
+}
+
+/// Until all pods with a label are ready; others may be on their way out.
+pub fn wait_for(cluster: &Cluster, namespace: &str, label: &str) -> Result<()> {
+    until(PODS, &format!("the pods {label} of {namespace} are ready"), || {
+        let pods = cluster.json(&["get", "pods", "-n", namespace, "-l", label])?;
+        let pods = pods["items"].as_array().cloned().unwrap_or_default();
+        let late: Vec<String> = pods.iter().filter(|pod| !is_ready(pod)).map(|pod| text(&pod["metadata"]["name"])).collect();
+        ensure!(!pods.is_empty() && late.is_empty(), "not yet: {}", late.join(", "));
+        Ok(Some(()))
+    })
 }
 
 pub fn is_ready(pod: &Value) -> bool {

@@ -37,7 +37,6 @@ pub struct Enrolled<Ns> {
 pub enum Event<Ns> {
     /// A new connection to the agent; a snapshot will follow.
     Connected,
-    Disconnected,
     Add { uid: PodUid, info: Option<PodInfo>, netns: Ns, mark: Option<u32>, captured: Captured },
     Keep { uid: PodUid },
     Delete { uid: PodUid, drain: bool },
@@ -88,12 +87,11 @@ pub struct Enrolment<Ns> {
     pending: BTreeMap<PodUid, Enrolled<Ns>>,
     /// The pods named on this connection so far; `None` once the snapshot is complete.
     snapshot: Option<BTreeSet<PodUid>>,
-    connected: bool,
 }
 
 impl<Ns> Default for Enrolment<Ns> {
     fn default() -> Enrolment<Ns> {
-        Enrolment { running: BTreeMap::new(), pending: BTreeMap::new(), snapshot: Some(BTreeSet::new()), connected: false }
+        Enrolment { running: BTreeMap::new(), pending: BTreeMap::new(), snapshot: Some(BTreeSet::new()) }
     }
 }
 
@@ -101,14 +99,9 @@ impl<Ns: Clone + PartialEq> Enrolment<Ns> {
     pub fn handle(&mut self, event: Event<Ns>) -> Vec<Action<Ns>> {
         match event {
             Event::Connected => {
-                self.connected = true;
                 self.pending.clear();
                 self.snapshot = Some(BTreeSet::new());
-                vec![Action::Ready(false)]
-            }
-            Event::Disconnected => {
-                self.connected = false;
-                vec![Action::Ready(false)]
+                Vec::new()
             }
             Event::Add { uid, info: None, .. } => {
                 let broken = Broken::NoInfo(uid);
@@ -214,8 +207,11 @@ impl<Ns: Clone + PartialEq> Enrolment<Ns> {
         actions
     }
 
+    /// Ready is who has once been told of all pods of the node and serves them, whatever becomes of the agent. The field's
+    /// daemon is not ready while it has no agent; but Kubernetes lets one that is not ready go at once, and during an upgrade,
+    /// in which the agent is away for a moment too, there would be nobody until its successor is ready.
     fn readiness(&self) -> Option<Action<Ns>> {
-        self.snapshot.is_none().then(|| Action::Ready(self.connected && self.pending.is_empty()))
+        self.snapshot.is_none().then(|| Action::Ready(self.pending.is_empty()))
     }
 }
 

@@ -38,7 +38,7 @@ fn run(book: &mut Enrolment<u64>, event: Event<u64>, outcome: Result<(), &str>) 
 
 fn connected() -> Enrolment<u64> {
     let mut book = Enrolment::default();
-    assert_eq!(book.handle(Event::Connected), [Action::Ready(false)]);
+    assert_eq!(book.handle(Event::Connected), []);
     book
 }
 
@@ -123,15 +123,15 @@ fn a_live_pod_that_is_released_drains() {
     assert_eq!(seen[0], Action::Stop { uid: uid("a"), how: Stop::Drain });
 }
 
-// Z-060
+// Z-060. Nor does an agent that goes and comes make the daemon unready: Kubernetes would let it go before its successor is
+// ready, and 900 of 10,000 connections failed in an upgrade of both.
 #[test]
 fn a_new_connection_keeps_running_pods() {
     let mut book = connected();
     run(&mut book, add("a", 1), Ok(()));
     run(&mut book, Event::SnapshotSent, Ok(()));
-    assert_eq!(book.handle(Event::Disconnected), [Action::Ready(false)]);
+    assert_eq!(book.handle(Event::Connected), []);
     assert_eq!(running(&book), ["a"]);
-    book.handle(Event::Connected);
     assert_eq!(run(&mut book, Event::Keep { uid: uid("a") }, Ok(())), [Action::Ack]);
     assert_eq!(run(&mut book, Event::SnapshotSent, Ok(())), [Action::Ack, Action::Ready(true)]);
     assert_eq!(running(&book), ["a"]);

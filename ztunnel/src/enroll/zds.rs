@@ -72,7 +72,6 @@ impl Zds {
                         Ended::Broken(broken) => return broken,
                         Ended::Lost(error) => tracing::warn!(%error, "lost the node agent; pods are served on"),
                     }
-                    self.carry_out(Event::Disconnected, None).await;
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut told, true) {
