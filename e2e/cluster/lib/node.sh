@@ -25,5 +25,6 @@ node_reboot() {
     unit_stop "$node"
     network_node "$node"
     unit_start "$node" node
+    until_true 20 "the start of $node" unit_first "$node"  # before that `in_unit` would end all of this
     until_true 60 "the kubelet of $node" in_unit "$node" curl -sf http://127.0.0.1:10248/healthz
 }
