@@ -145,7 +145,7 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
         () = quit.cancelled() => { tracing::info!("stopping, as an operator asked"); Ok(()) }
         broken = zds => broken.map_err(anyhow::Error::from).and_then(|ended| ended.context("the node agent breaks the protocol")),
     };
-    stop(&drain, &pods, config.drain, &mut signals).await;
+    stop(&drain, config.drain, &mut signals).await;
     // Who asked for the end over HTTP is still to be told.
     if let Drained::Forced { left } = pages.shutdown(LAST_ANSWERS).await {
         tracing::warn!(left, "answers of the admin pages were cut");
@@ -153,14 +153,9 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
     ended
 }
 
-/// Nothing new; what is open goes on until the deadline, or until a second signal.
-async fn stop(drain: &Drain, pods: &Pods, deadline: std::time::Duration, signals: &mut Signals) {
-    for (pod, _) in pods.list() {
-        pod.tunnels.drain();
-    }
-    if let Some(pod) = pods.dedicated() {
-        pod.tunnels.drain();
-    }
+/// Nothing new; what is open goes on until the deadline, or until a second signal. Tunnels can be opened meanwhile: a
+/// connection that was accepted a moment ago has none yet.
+async fn stop(drain: &Drain, deadline: std::time::Duration, signals: &mut Signals) {
     let drained = tokio::select! {
         drained = drain.shutdown(deadline) => drained,
         _ = signals.next() => drain.shutdown(std::time::Duration::ZERO).await,

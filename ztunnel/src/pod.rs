@@ -217,9 +217,9 @@ impl<N: Net> Pod<N> {
         }
     }
 
-    /// Ends the pod: nothing new is taken; what is open is cut at once, or goes on for the drain time.
+    /// Ends the pod: nothing new is taken; what is open is cut at once, or goes on for the drain time. Tunnels can be opened
+    /// meanwhile: a connection that was accepted a moment ago has none yet.
     pub async fn stop(&self, how: Stop) -> Drained {
-        self.tunnels.drain();
         let deadline = match how {
             Stop::Immediate => Duration::ZERO,
             Stop::Drain => self.mesh.settings.drain,

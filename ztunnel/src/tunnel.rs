@@ -70,12 +70,7 @@ impl Tunnels {
         self.gone.holds(address)
     }
 
-    /// Takes nothing new; what is open goes on.
-    pub fn drain(&self) {
-        self.pool.drain();
-    }
-
-    /// Cuts what is open.
+    /// Takes nothing new, and cuts what is open.
     pub fn force(&self) {
         self.pool.force();
     }

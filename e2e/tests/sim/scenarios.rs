@@ -305,3 +305,19 @@ async fn a_pod_that_is_released_drains() {
         }
     }
 }
+
+/// The daemon is replaced, or the pod released, in the moment between a connection's acceptance and its tunnel.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_was_accepted_before_the_drain_gets_its_tunnel() {
+    let sim = two(("a", true), ("b", true)).await;
+    sim.fabric.link("a", "b", State::Held);
+    let net = sim.fabric.application(ip(1));
+    let calling = tokio::spawn(async move { call(net, at(ip(2)), 1, 3, Duration::from_millis(1), |_| {}).await });
+    settle().await;
+    let healing = async {
+        settle().await;
+        sim.fabric.link("a", "b", State::Whole);
+    };
+    let (drained, ()) = tokio::join!(sim.nodes["a"].pods[&ip(1)].stop(ztunnel::enroll::Stop::Drain), healing);
+    assert_eq!((drained, answered_by(&calling.await.unwrap())), (mesh_runtime::Drained::Clean, "cart-2"));
+}
