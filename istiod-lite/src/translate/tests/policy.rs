@@ -84,6 +84,7 @@ fn empty_is_everything_or_nothing() {
     check(&policy("action: DENY"), expect![[r#"
         policy shop/pol Namespace Deny 
         AuthorizationPolicy shop/pol: ZtunnelAccepted=True Accepted: attached to node daemons
+        AuthorizationPolicy shop/pol: note: spec.rules is empty: action DENY denies nothing then
     "#]]);
     check(&policy("rules: [{}]"), expect![[r#"
         policy shop/pol Namespace Allow {}
