@@ -59,3 +59,10 @@ istio-validator{{ include "isthmus.ofRevision" . }}-{{ .Release.Namespace }}
 {{- define "isthmus.ofRevision" -}}
 {{- if ne .Values.revision "default" }}-{{ .Values.revision }}{{ end }}
 {{- end }}
+
+{{/* Whether a CRD that is there, or is not, is this release's to write. Takes root and there. */}}
+{{- define "isthmus.ownsDefinition" -}}
+{{- $name := dig "metadata" "annotations" "meta.helm.sh/release-name" "" .there }}
+{{- $namespace := dig "metadata" "annotations" "meta.helm.sh/release-namespace" "" .there }}
+{{- if or (not .there) (and (eq $name .root.Release.Name) (eq $namespace .root.Release.Namespace)) }}yes{{ end }}
+{{- end }}

@@ -19,6 +19,7 @@ pub fn checks() -> Vec<Check<Cluster>> {
         the_controller_installs_by_itself,
         the_chart_installs,
         its_own_test_passes,
+        definitions_of_others_are_left_alone,
         changed_values_reach_the_parts_and_go_back,
     ]
 }
@@ -109,6 +110,19 @@ fn parts_may_do_little(cluster: &Cluster) -> Result<()> {
     for (who, verb, what) in [("mesh-cni", "list", "pods"), ("istiod", "list", "services")] {
         ensure!(parts(cluster, who)?.is_empty() || may(who, verb, what, "default"), "{who} may not {verb} {what}");
     }
+    Ok(())
+}
+
+/// Of a release of the same name too, in another namespace.
+fn definitions_of_others_are_left_alone(cluster: &Cluster) -> Result<()> {
+    let (chart, values) = (chart().display().to_string(), values());
+    let rendered = |namespace: &str| -> Result<(usize, bool)> {
+        let said = cluster.helm(&["upgrade", "--install", RELEASE, &chart, "-n", namespace, "--dry-run=server", "--set", &values[0]])?;
+        let definitions = said.lines().filter(|line| *line == "kind: CustomResourceDefinition").count();
+        Ok((definitions, said.contains("left as they are: authorizationpolicies.security.istio.io")))
+    };
+    let (here, there) = (rendered(SYSTEM)?, rendered("default")?);
+    ensure!(here.0 > 0 && !here.1 && there == (0, true), "in its own namespace {here:?}, in another {there:?}");
     Ok(())
 }
 
