@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The mesh on a real Kubernetes: brings the cluster of e2e/cluster up (or takes that of KUBECONFIG), builds, packs and
-# loads the images, runs e2e/tests/kube.rs, and removes the cluster if it was not up before.
+# The mesh on a real Kubernetes: brings the cluster of e2e/cluster up, builds, packs and loads the images, runs
+# e2e/tests/kube.rs, and removes the cluster if it was not up before. Or it takes the cluster of KUBECONFIG, where the
+# images have been loaded, and leaves it as it was.
 #   scripts/e2e-kubernetes.sh [PART-OF-A-CHECK'S-NAME...]
 # KEEP=1 leaves the cluster up. MINUTES=N: it ends within so many minutes, whatever hangs. A machine that cannot run a
 # cluster is no failure: SKIPPED and the reason, exit status 0.
@@ -58,18 +59,16 @@ if [ -z "$foreign_config" ]; then
     [ -s "$programs/versions" ] || minutes_needed=35
     [ $(((end - SECONDS) / 60)) -ge $minutes_needed ] || skip "it wants $minutes_needed minutes, and $(((end - SECONDS) / 60)) are left"
     lacks="$($cluster check 2>&1)" || skip "this machine lacks: $(tr '\n' ';' <<<"$lacks")"
-    scripts/packages.sh cluster || skip "packages cannot be installed"
+    { scripts/packages.sh cluster && scripts/packages.sh images; } || skip "packages cannot be installed"
     step 30 "programs of Kubernetes" $cluster build || skip "the programs of Kubernetes could not be built"
 fi
-scripts/packages.sh images || skip "packages cannot be installed"
-
 trap removed EXIT
 step 6 "the cluster" $cluster up || fail "the cluster did not come up: $(tail -qn 2 "$logs"/*.log 2>/dev/null | cut -c1-300)"
 eval "$($cluster env)"
 # As `make test` builds, so that nothing is built twice.
 step 30 "programs" "$cargo" build --workspace --all-targets || fail "the programs do not build"
-step 6 "images" scripts/images.sh --from target/debug || fail "the images cannot be made"
 if [ -z "$foreign_config" ]; then
+    step 6 "images" scripts/images.sh --from target/debug || fail "the images cannot be made"
     step 4 "images to the nodes" $cluster load target/images/*-"$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')".tar ||
         fail "the nodes do not take the images"
     export ISTHMUS_RANGES="$pods_range,$services_range"

@@ -31,6 +31,7 @@ cluster_up() {
 take_foreign() {
     local kubectl version ready
     kubectl="$(foreign_kubectl)"
+    command -v helm >/dev/null || die "helm is not there"
     version="$("$kubectl" version -o json 2>/dev/null | jq -r '.serverVersion | "\(.major).\(.minor)"')" ||
         die "the cluster of KUBECONFIG=$foreign_config does not answer"
     # Below 1.31 field selectors and CEL rules of our CRDs are not there.
