@@ -365,7 +365,7 @@ impl Cluster {
     /// Objects of one kind in a namespace whose selector matches these labels, in order of their names.
     pub fn selectors_of(&self, kind: Kind, namespace: &Arc<str>, labels: &Labels) -> Vec<ObjectKey> {
         let mut found = Vec::new();
-        for pair in labels {
+        for pair in labels.iter() {
             for key in self.selecting.holding(pair, namespace) {
                 let matching = |object| selector(&object).is_some_and(|selector| matches(selector, labels));
                 if key.kind == kind && self.object(key).is_some_and(matching) {

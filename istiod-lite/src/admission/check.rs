@@ -29,7 +29,7 @@ pub fn check(object: &Object) -> Result<(), String> {
 }
 
 fn labels(field: &str, labels: Option<&Labels>) -> Result<(), String> {
-    labels.into_iter().flatten().try_for_each(|(key, value)| check_label(key, value)).map_err(|why| format!("{field}: {why}"))
+    labels.into_iter().flat_map(Labels::iter).try_for_each(|(key, value)| check_label(key, value)).map_err(|why| format!("{field}: {why}"))
 }
 
 fn peer_authentication(found: &PeerAuthentication) -> Result<(), String> {

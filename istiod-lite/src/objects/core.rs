@@ -1,4 +1,4 @@
-//! Kubernetes' own kinds: Namespace, Node, Pod, Service, EndpointSlice.
+//! Kubernetes' own kinds: Namespace, Node, Service, EndpointSlice. Pods are in `pod`.
 
 use std::sync::Arc;
 
@@ -6,11 +6,8 @@ use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::meta::{Labels, Meta, check_name, shared};
+use super::meta::{Labels, Meta};
 use super::Kind;
-
-/// Kubernetes' mark of a mirror pod; the only kind that a node's own credential may create.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Why an object cannot be taken: the field, and what is wrong with it.
 pub type Refused = (&'static str, String);
@@ -24,37 +21,6 @@ pub struct Namespace {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     pub meta: Meta,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Pod {
-    pub meta: Meta,
-    pub generate_name: Option<Arc<str>>,
-    pub owner: Option<Owner>,
-    pub node: Arc<str>,
-    pub service_account: Arc<str>,
-    pub is_host_network: bool,
-    /// The API server's picture of a pod that a kubelet runs from a file of its own.
-    pub is_mirror: bool,
-    /// Named TCP ports of containers and of native sidecars.
-    pub ports: Vec<(Arc<str>, u16)>,
-    /// `None`: nobody has reported about this pod yet.
-    pub status: Option<PodStatus>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct PodStatus {
-    pub phase: Arc<str>,
-    /// As written; a text that is no IP keeps the pod from being published.
-    pub ips: Vec<Arc<str>>,
-    pub is_ready: bool,
-}
-
-/// The controlling owner of a pod.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Owner {
-    pub kind: Arc<str>,
-    pub name: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -119,7 +85,7 @@ fn shared_list(list: Option<Vec<String>>) -> Vec<Arc<str>> {
     list.unwrap_or_default().into_iter().map(Into::into).collect()
 }
 
-fn port(field: &'static str, number: i32) -> Result<u16, Refused> {
+pub fn port(field: &'static str, number: i32) -> Result<u16, Refused> {
     match u16::try_from(number) {
         Ok(number) if number > 0 => Ok(number),
         _ => Err((field, format!("{number} is not a port: 1 to 65535"))),
@@ -135,57 +101,6 @@ impl Namespace {
 impl Node {
     pub fn take(object: k8s::Node) -> Result<Node, Refused> {
         Ok(Node { meta: Meta::of(Kind::Node, object.metadata)? })
-    }
-}
-
-impl Pod {
-    pub fn take(object: k8s::Pod) -> Result<Pod, Refused> {
-        let is_mirror = object.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR));
-        let generate_name = object.metadata.generate_name.as_deref().map(Into::into);
-        let owner = object.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-        let owner = owner.map(|owner| Owner { kind: owner.kind.as_str().into(), name: owner.name.as_str().into() });
-        let spec = object.spec.unwrap_or_default();
-        let service_account = spec.service_account_name.or(spec.service_account).filter(|name| !name.is_empty());
-        let service_account = service_account.unwrap_or_else(|| "default".into());
-        check_name(&service_account).map_err(|why| ("spec.serviceAccountName", why))?;
-        // Only native sidecars among the init containers run beside the application and can own one of its ports.
-        let sidecars = spec.init_containers.iter().flatten().filter(|container| container.restart_policy.as_deref() == Some("Always"));
-        let mut ports = Vec::new();
-        for declared in spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten()) {
-            if let (Some(name), None | Some("TCP")) = (&declared.name, declared.protocol.as_deref()) {
-                ports.push((name.as_str().into(), port("spec.containers.ports.containerPort", declared.container_port)?));
-            }
-        }
-        Ok(Pod {
-            meta: Meta::of(Kind::Pod, object.metadata)?,
-            generate_name,
-            owner,
-            node: spec.node_name.unwrap_or_default().into(),
-            service_account: service_account.into(),
-            is_host_network: spec.host_network == Some(true),
-            is_mirror,
-            ports,
-            status: object.status.map(PodStatus::of),
-        })
-    }
-
-    pub fn named_port(&self, name: &str) -> Option<u16> {
-        self.ports.iter().find(|(known, _)| &**known == name).map(|(_, port)| *port)
-    }
-
-    pub fn phase(&self) -> &str {
-        self.status.as_ref().map_or("", |status| &status.phase)
-    }
-}
-
-impl PodStatus {
-    fn of(status: k8s::PodStatus) -> PodStatus {
-        let mut ips: Vec<Arc<str>> = status.pod_ips.unwrap_or_default().into_iter().map(|ip| ip.ip.into()).collect();
-        if ips.is_empty() {
-            ips.extend(status.pod_ip.filter(|ip| !ip.is_empty()).map(Into::into));
-        }
-        let is_ready = status.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True");
-        PodStatus { phase: status.phase.unwrap_or_default().into(), ips, is_ready }
     }
 }
 
@@ -218,7 +133,7 @@ impl Service {
         Ok(Service {
             meta: Meta::of(Kind::Service, object.metadata)?,
             is_external_name: spec.type_.as_deref() == Some("ExternalName"),
-            selector: shared(spec.selector.unwrap_or_default()),
+            selector: spec.selector.unwrap_or_default().into(),
             cluster_ips,
             ip_families: shared_list(spec.ip_families),
             ports,

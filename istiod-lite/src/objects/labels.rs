@@ -1,5 +1,6 @@
 //! The labels of an object, or those that a selector asks for: a sorted slice, because there is one for each pod, few
-//! have more than five, and a map's node has room for eleven.
+//! have more than five, and a map's node has room for eleven. It is shared, because of many pods few have labels of
+//! their own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,8 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer};
 
 /// Sorted by key, each key once.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Labels(Box<[Pair]>);
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Labels(Arc<[Pair]>);
 
 pub type Pair = (Arc<str>, Arc<str>);
 
@@ -27,6 +28,16 @@ impl Labels {
         self.0.first()
     }
 
+    /// Somebody else holds the same copy.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    #[cfg(test)]
+    pub fn is_same(&self, other: &Labels) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub fn iter(&self) -> std::slice::Iter<'_, Pair> {
         self.0.iter()
     }
@@ -36,6 +47,12 @@ impl Labels {
 impl FromIterator<Pair> for Labels {
     fn from_iter<I: IntoIterator<Item = Pair>>(pairs: I) -> Labels {
         Labels(pairs.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect())
+    }
+}
+
+impl From<BTreeMap<String, String>> for Labels {
+    fn from(map: BTreeMap<String, String>) -> Labels {
+        Labels(map.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
     }
 }
 

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde::Deserialize;
 
 use super::Kind;
 pub use super::labels::Labels;
+use super::pod::Owner;
 
 /// `namespace/name`; the namespace is empty for objects that have none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +36,59 @@ pub struct Meta {
     pub created: Option<i64>,
     pub generation: i64,
     pub is_deleting: bool,
+}
+
+/// What is read of Kubernetes' metadata. Managed fields, the longest part of it, are skipped.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    labels: Option<Labels>,
+    annotations: Option<BTreeMap<String, String>>,
+    creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
+    generation: Option<i64>,
+    pub generate_name: Option<Arc<str>>,
+    owner_references: Option<Vec<Reference>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Reference {
+    kind: Arc<str>,
+    name: Arc<str>,
+    controller: Option<bool>,
+}
+
+impl Metadata {
+    pub fn has_annotation(&self, name: &str) -> bool {
+        self.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(name))
+    }
+
+    pub fn controller(&self) -> Option<Owner> {
+        let owner = self.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+        owner.map(|owner| Owner { kind: owner.kind.clone(), name: owner.name.clone() })
+    }
+}
+
+/// As much as all kinds need.
+impl From<ObjectMeta> for Metadata {
+    fn from(meta: ObjectMeta) -> Metadata {
+        Metadata {
+            name: meta.name,
+            namespace: meta.namespace,
+            uid: meta.uid,
+            labels: meta.labels.map(Labels::from),
+            annotations: meta.annotations,
+            creation_timestamp: meta.creation_timestamp,
+            deletion_timestamp: meta.deletion_timestamp,
+            generation: meta.generation,
+            generate_name: None,
+            owner_references: None,
+        }
+    }
 }
 
 impl NsName {
@@ -65,7 +120,8 @@ impl fmt::Display for ObjectKey {
 
 impl Meta {
     /// Takes what we keep of Kubernetes' metadata; `Err` names the field and why it cannot be taken.
-    pub fn of(kind: Kind, meta: ObjectMeta) -> Result<Meta, (&'static str, String)> {
+    pub fn of(kind: Kind, meta: impl Into<Metadata>) -> Result<Meta, (&'static str, String)> {
+        let meta = meta.into();
         let name = meta.name.unwrap_or_default();
         if name.is_empty() {
             return Err(("metadata.name", "an object needs a name".into()));
@@ -83,8 +139,8 @@ impl Meta {
             namespace: namespace.into(),
             name: name.into(),
             uid: meta.uid.unwrap_or_default().into(),
-            labels: shared(meta.labels.unwrap_or_default()),
-            annotations: shared(meta.annotations.unwrap_or_default().into_iter().filter(|(key, _)| key.contains("istio.io/")).collect()),
+            labels: meta.labels.unwrap_or_default(),
+            annotations: meta.annotations.unwrap_or_default().into_iter().filter(|(key, _)| key.contains("istio.io/")).map(|(key, value)| (key.into(), value.into())).collect(),
             created: meta.creation_timestamp.map(|time| time.0.as_second()),
             generation: meta.generation.unwrap_or(0),
             is_deleting: meta.deletion_timestamp.is_some(),
@@ -135,10 +191,6 @@ pub fn check_label(key: &str, value: &str) -> Result<(), String> {
         return Err(format!("{value:?} is no value of label {key}: up to 63 of a-z, A-Z, 0-9, '-', '_' and '.'"));
     }
     Ok(())
-}
-
-pub fn shared(map: BTreeMap<String, String>) -> Labels {
-    map.into_iter().map(|(key, value)| (key.into(), value.into())).collect()
 }
 
 /// Every pair of the selector is among the labels. An empty selector matches everything here; callers for whom it

@@ -9,6 +9,7 @@ use std::sync::Arc;
 pub mod labels;
 pub mod meta;
 pub mod core;
+pub mod pod;
 pub mod istio;
 pub mod policy;
 pub mod gateway;
@@ -18,11 +19,12 @@ pub mod stand_in;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::{EndpointSlice, Namespace, Node, Pod, Service};
+pub use self::core::{EndpointSlice, Namespace, Node, Service};
 pub use gateway::{Gateway, GatewayClass};
 pub use istio::{ServiceEntry, WorkloadEntry};
 pub use mesh_config::{ConfigMap, MeshConfig};
 pub use meta::{Labels, Meta, NsName, ObjectKey};
+pub use pod::Pod;
 pub use policy::{AuthorizationPolicy, PeerAuthentication};
 
 /// The kinds that are read. Ordered so that an index over keys groups by kind.

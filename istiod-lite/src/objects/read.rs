@@ -174,7 +174,7 @@ fn object(from: From<'_>, kind: Kind) -> Result<Read, Fault> {
     Ok(match kind {
         Kind::Namespace => from.kubernetes(Namespace::take, Object::Namespace)?,
         Kind::Node => from.kubernetes(Node::take, Object::Node)?,
-        Kind::Pod => from.kubernetes(Pod::take, Object::Pod)?,
+        Kind::Pod => from.shaped::<k8s_openapi::api::core::v1::Pod, _, _>(Pod::take, Object::Pod)?,
         Kind::Service => from.kubernetes(Service::take, Object::Service)?,
         Kind::EndpointSlice => from.kubernetes(EndpointSlice::take, Object::EndpointSlice)?,
         Kind::ServiceEntry => {
@@ -225,14 +225,34 @@ impl<'a> From<'a> {
         T: DeserializeOwned + serde::Serialize,
     {
         let typed: T = self.typed()?;
+        let unknown_fields = self.unknown_fields(&typed)?;
+        let held = take(typed).map_err(|(field, what)| self.fault(field, what))?;
+        Ok(Read { object: wrap(held.into()), unknown_fields })
+    }
+
+    /// The same of a kind of which we read a few fields only. What an API server sends has been read strictly by it; what
+    /// else we are given is read as the whole type `T` first.
+    fn shaped<T, Shape, Held>(self, take: fn(Shape) -> Result<Held, Refused>, wrap: fn(Arc<Held>) -> Object) -> Result<Read, Fault>
+    where
+        T: DeserializeOwned + serde::Serialize,
+        Shape: DeserializeOwned,
+    {
+        let unknown_fields = match self {
+            From::Sent(_) => Vec::new(),
+            _ => self.unknown_fields(&self.typed::<T>()?)?,
+        };
+        let held = take(self.typed()?).map_err(|(field, what)| self.fault(field, what))?;
+        Ok(Read { object: wrap(held.into()), unknown_fields })
+    }
+
+    fn unknown_fields<T: serde::Serialize>(self, typed: &T) -> Result<Vec<String>, Fault> {
         let mut unknown_fields = Vec::new();
         // A field that the API server knows and we do not is one of a newer Kubernetes, and nobody's mistake.
         if !matches!(self, From::Sent(_)) {
-            let again = serde_json::to_value(&typed).map_err(|error| self.fault("", error.to_string()))?;
+            let again = serde_json::to_value(typed).map_err(|error| self.fault("", error.to_string()))?;
             lost(&self.value()?, &again, "", &mut unknown_fields);
         }
-        let held = take(typed).map_err(|(field, what)| self.fault(field, what))?;
-        Ok(Read { object: wrap(held.into()), unknown_fields })
+        Ok(unknown_fields)
     }
 
     fn custom<Spec, Status>(self, kind: Kind) -> Result<(Meta, Spec, Option<Status>), Fault>

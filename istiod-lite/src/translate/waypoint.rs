@@ -310,7 +310,7 @@ pub fn implicit_allow(lens: &Lens<'_>, name: &NsName) -> Option<Policy> {
     }
     by_name(lens, name)?;
     lens.note(Read::Instances(name.clone()));
-    let instances = lens.cluster.selected(Kind::Pod, Some(&name.namespace), &[(GATEWAY_NAME.into(), name.name.clone())].into());
+    let instances = lens.cluster.selected(Kind::Pod, Some(&name.namespace), &Labels::from_iter([(GATEWAY_NAME.into(), name.name.clone())]));
     let accounts: std::collections::BTreeSet<&Arc<str>> = instances.iter().filter_map(|key| Some(&lens.cluster.pods.get(&key.name)?.service_account)).collect();
     if accounts.is_empty() {
         return None;

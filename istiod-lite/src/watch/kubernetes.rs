@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  follow(Pod) ──────┐
-//!  follow(Service) ──┼──News──▶ Held ──Batch──▶ reconcile
+//!  follow(Service) ──┼──Raw──▶ Reader ──News──▶ Held ──Batch──▶ reconcile
 //!  served: custom ───┘
 //!  kinds, when there
 //! ```
@@ -12,6 +12,7 @@ pub mod sent;
 pub mod held;
 mod first;
 mod follow;
+mod reader;
 mod served;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::first::First;
 use self::follow::follow;
-use self::held::{Held, News};
+use self::held::Held;
+use self::reader::{Raw, Reader};
 use super::Batch;
 use crate::objects::{Kind, NsName};
 use crate::status::shown::Statuses;
@@ -33,11 +35,12 @@ use crate::status::shown::Statuses;
 /// News that a batch takes at most once the mesh is told: enough to absorb a burst, few enough that node daemons hear of
 /// its beginning soon.
 const BATCH_NEWS_MAX: usize = 4096;
-/// News on the way from the watches; while the batch is busy they wait, and so does the API server.
-const NEWS_MAX: usize = 256;
+/// News on the way from the watches, objects as texts; while the batch is busy they wait, and so does the API server. A page
+/// of a list, so that the next one is on its way while this one is read.
+const NEWS_MAX: usize = 512;
 
 /// Where watches tell.
-type Told = mpsc::Sender<(Kind, News)>;
+type Told = mpsc::Sender<(Kind, Raw)>;
 
 /// Watches until told to stop, or nobody listens. `configuration` is the ConfigMap of the mesh.
 pub async fn watch(client: Client, configuration: NsName, batches: mpsc::Sender<Batch>, mut statuses: Publisher<Statuses>, stop: CancellationToken) {
@@ -52,7 +55,7 @@ pub async fn watch(client: Client, configuration: NsName, batches: mpsc::Sender<
     }
     tokio::spawn(served::custom_kinds(client, told, stop.clone()));
 
-    let mut held = Held::new(&Kind::ALL);
+    let (mut reader, mut held) = (Reader::default(), Held::new(&Kind::ALL));
     let (mut events, mut first_told) = (Vec::new(), First::default());
     let mut last = Batch::default();
     loop {
@@ -61,10 +64,10 @@ pub async fn watch(client: Client, configuration: NsName, batches: mpsc::Sender<
             _ = stop.cancelled() => return,
         };
         let Some((kind, one)) = first else { return };
-        held.take(kind, one, &mut events);
+        held.take(kind, reader.read(kind, one), &mut events);
         for _ in 1..BATCH_NEWS_MAX {
             let Ok((kind, one)) = news.try_recv() else { break };
-            held.take(kind, one, &mut events);
+            held.take(kind, reader.read(kind, one), &mut events);
         }
         if let Some(changed) = held.statuses() {
             statuses.publish(changed);

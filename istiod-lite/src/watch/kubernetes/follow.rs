@@ -11,17 +11,17 @@ use mesh_runtime::backoff::Backoff;
 use tokio_util::sync::CancellationToken;
 
 use super::Told;
-use super::held::{News, Seen};
+use super::held::News;
 use super::sent::Sent;
-use crate::objects::stand_in::stand_in;
-use crate::objects::{Kind, NsName, read};
-use crate::status::shown::{revision, shown};
+use crate::objects::{Kind, NsName};
 
 /// Pause after an error: the first, and the longest. An API server that restarts is found again soon and is not stormed.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// One error is an API server that restarts or a connection that was cut, and is over before anybody has read of it.
 pub(super) const ERRORS_OF_TROUBLE: u32 = 3;
+/// Objects in a page of a list. A page is in memory three times while it is taken apart, of pods some ten megabytes.
+const PAGE: u32 = 500;
 /// A watch that has not failed for so long is open: longer than connecting may take (`api_server::CONNECT_TIMEOUT`).
 const SETTLED_AFTER: Duration = Duration::from_secs(7);
 
@@ -42,7 +42,7 @@ pub(super) async fn follow(client: Client, kind: Kind, resource: ApiResource, on
 }
 
 async fn forever(client: Client, kind: Kind, resource: ApiResource, only: Option<NsName>, told: Told) -> Ended {
-    let mut config = watcher::Config::default().streaming_lists();
+    let mut config = watcher::Config::default().streaming_lists().page_size(PAGE);
     let api: Api<Sent> = match only {
         Some(only) => {
             config = config.fields(&format!("metadata.name={}", only.name));
@@ -58,7 +58,7 @@ async fn forever(client: Client, kind: Kind, resource: ApiResource, only: Option
             let next = match tokio::time::timeout(SETTLED_AFTER, events.next()).await {
                 Ok(next) => next,
                 Err(_nothing_happened) => {
-                    if backoff.tries() >= ERRORS_OF_TROUBLE && told.send((kind, News::Settled)).await.is_err() {
+                    if backoff.tries() >= ERRORS_OF_TROUBLE && told.send((kind, News::Settled.into())).await.is_err() {
                         return Ended::Stopped;
                     }
                     backoff.reset();
@@ -67,17 +67,16 @@ async fn forever(client: Client, kind: Kind, resource: ApiResource, only: Option
             };
             let error = match next {
                 Some(Ok(event)) => {
-                    let news = news(kind, event);
-                    match news {
-                        News::Begin => is_listing = true,
-                        News::Listed => is_listing = false,
+                    match event {
+                        Event::Init => is_listing = true,
+                        Event::InitDone => is_listing = false,
                         _ => {}
                     }
                     // That a list begins says only that it is asked for.
-                    if !matches!(news, News::Begin) {
+                    if !matches!(event, Event::Init) {
                         backoff.reset();
                     }
-                    if told.send((kind, news)).await.is_err() {
+                    if told.send((kind, event.into())).await.is_err() {
                         return Ended::Stopped;
                     }
                     continue;
@@ -93,7 +92,7 @@ async fn forever(client: Client, kind: Kind, resource: ApiResource, only: Option
                 break error;
             }
             pause(&mut backoff).await;
-            if backoff.tries() == ERRORS_OF_TROUBLE && told.send((kind, News::Trouble(words(&resource, &error)))).await.is_err() {
+            if backoff.tries() == ERRORS_OF_TROUBLE && told.send((kind, News::Trouble(words(&resource, &error)).into())).await.is_err() {
                 return Ended::Stopped;
             }
         };
@@ -110,21 +109,6 @@ async fn forever(client: Client, kind: Kind, resource: ApiResource, only: Option
 pub(super) async fn pause(backoff: &mut Backoff) {
     let wait = backoff.next(&mut rand::rng());
     tokio::time::sleep(wait).await;
-}
-
-fn news(kind: Kind, event: Event<Sent>) -> News {
-    match event {
-        Event::Init => News::Begin,
-        Event::InitApply(sent) | Event::Apply(sent) => {
-            let read = read::sent(kind, sent.text()).map_err(|fault| (fault, stand_in(kind, sent.text())));
-            // Of an object that can be read the cluster knows it.
-            let revision = read.as_ref().err().and_then(|_| revision(kind, sent.text()));
-            let shown = shown(kind, sent.text());
-            News::Object(Box::new(Seen { name: sent.name(), generation: sent.generation(), read, revision, shown }))
-        }
-        Event::Delete(sent) => News::Gone(sent.name()),
-        Event::InitDone => News::Listed,
-    }
 }
 
 fn code(error: &Error) -> Option<u16> {

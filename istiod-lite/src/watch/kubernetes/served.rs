@@ -75,7 +75,7 @@ pub(super) async fn custom_kinds(client: Client, told: Told, stop: CancellationT
                 // Nothing that it was about to tell comes after this.
                 let _ = task.await;
             }
-            if told.send((kind, News::Absent)).await.is_err() {
+            if told.send((kind, News::Absent.into())).await.is_err() {
                 return;
             }
         }
@@ -86,7 +86,7 @@ pub(super) async fn custom_kinds(client: Client, told: Told, stop: CancellationT
 async fn tell_trouble(told: &Told, error: &watcher::Error) -> bool {
     let what = format!("{error}; this controller's ServiceAccount needs list and watch of customresourcedefinitions.apiextensions.k8s.io");
     for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_built_in()) {
-        if told.send((kind, News::Trouble(what.clone()))).await.is_err() {
+        if told.send((kind, News::Trouble(what.clone()).into())).await.is_err() {
             return false;
         }
     }
@@ -120,7 +120,7 @@ async fn follow_served(client: Client, kind: Kind, told: Told, stop: Cancellatio
             () = pause(&mut backoff) => {}
             _ = stop.cancelled() => return,
         }
-        if backoff.tries() == ERRORS_OF_TROUBLE && told.send((kind, News::Trouble(why))).await.is_err() {
+        if backoff.tries() == ERRORS_OF_TROUBLE && told.send((kind, News::Trouble(why).into())).await.is_err() {
             return;
         }
     }

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::held::Seen;
+use super::held::{News, Seen};
 use super::*;
 use crate::cluster::{Cluster, Event};
 use crate::objects::read::{self, Fault};
