@@ -25,10 +25,12 @@ pub struct Pod {
     /// The API server's picture of a pod that a kubelet runs from a file of its own.
     pub is_mirror: bool,
     /// Named TCP ports of containers and of native sidecars.
-    pub ports: Arc<[(Arc<str>, u16)]>,
+    pub ports: Ports,
     /// `None`: nobody has reported about this pod yet.
     pub status: Option<PodStatus>,
 }
+
+pub type Ports = Arc<[(Arc<str>, u16)]>;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodStatus {
@@ -157,7 +159,7 @@ impl PodStatus {
 pub struct Common {
     texts: Shelf<Arc<str>>,
     labels: Shelf<Labels>,
-    ports: Shelf<Arc<[(Arc<str>, u16)]>>,
+    ports: Shelf<Ports>,
 }
 
 #[derive(Debug)]

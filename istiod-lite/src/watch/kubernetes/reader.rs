@@ -13,7 +13,7 @@ use crate::status::shown::{revision, shown};
 /// As a watch tells it.
 #[derive(Debug)]
 pub enum Raw {
-    Event(Event<Sent>),
+    Event(Box<Event<Sent>>),
     /// What there is nothing to read in.
     News(News),
 }
@@ -23,12 +23,15 @@ pub struct Reader(Common);
 
 impl Reader {
     pub fn read(&mut self, kind: Kind, raw: Raw) -> News {
-        let sent = match raw {
+        let event = match raw {
             Raw::News(news) => return news,
-            Raw::Event(Event::Init) => return News::Begin,
-            Raw::Event(Event::InitDone) => return News::Listed,
-            Raw::Event(Event::Delete(sent)) => return News::Gone(sent.name()),
-            Raw::Event(Event::InitApply(sent) | Event::Apply(sent)) => sent,
+            Raw::Event(event) => *event,
+        };
+        let sent = match event {
+            Event::Init => return News::Begin,
+            Event::InitDone => return News::Listed,
+            Event::Delete(sent) => return News::Gone(sent.name()),
+            Event::InitApply(sent) | Event::Apply(sent) => sent,
         };
         let mut read = read::sent(kind, sent.text()).map_err(|fault| (fault, stand_in(kind, sent.text())));
         if let Ok(object) = &mut read {
@@ -43,7 +46,7 @@ impl Reader {
 
 impl From<Event<Sent>> for Raw {
     fn from(event: Event<Sent>) -> Raw {
-        Raw::Event(event)
+        Raw::Event(Box::new(event))
     }
 }
 
