@@ -2,8 +2,9 @@
 //! loads the images and sets what is asked for here; without that nothing is touched, whatever KUBECONFIG says.
 //!
 //! The checks build on each other and run in this order: the chart alone, install, pods, wire, policy, enrolment under
-//! load, removal, the tutorial; then scenarios, of which each can be run by itself. Words after `--` are parts of names: `make e2e-kubernetes ARGS="wire policy"`. ISTHMUS_E2E_SECONDS:
-//! after so many, no further check begins.
+//! load, removal, the tutorial; then scenarios, of which each can be run by itself. Words after `--` are parts of names:
+//! `make e2e-kubernetes ARGS="wire policy"`. ISTHMUS_E2E_SECONDS: after so many, no further check begins.
+//! ISTHMUS_E2E_ROTATE: of the rooms of scenarios one a day, in turn.
 
 mod kube {
     pub mod api;
@@ -32,7 +33,7 @@ mod kube {
 }
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kube::cluster::Cluster;
 use kube::{
@@ -54,10 +55,19 @@ const HELD_ONCE: [&str; 10] = [
     "a_node_is_rebooted",
 ];
 
+/// Leaves one room of the day.
+fn take_turns(rooms: &mut [Vec<e2e::Check<Cluster>>], now: SystemTime) {
+    let days = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / (24 * 3600));
+    let turn = days as usize % rooms.len();
+    for check in rooms.iter_mut().enumerate().filter(|(at, _)| *at != turn).flat_map(|(_, room)| room) {
+        check.run = |_| Ok(e2e::Outcome::Skipped("another room of scenarios has its turn today (ISTHMUS_E2E_ROTATE)".into()));
+    }
+}
+
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     // Whoever has little time gets the whole way first, and of the scenarios what there is time for.
-    let rooms = [
+    let way = [
         chart::checks(),
         install::checks(),
         traffic::checks(),
@@ -65,6 +75,8 @@ fn main() -> ExitCode {
         enrolment::checks(),
         install::last_checks(),
         tutorial::checks(),
+    ];
+    let mut scenarios = [
         membership::checks(),
         rules::checks(),
         probes::checks(),
@@ -75,9 +87,12 @@ fn main() -> ExitCode {
         rollouts::checks(),
         crowd::checks(),
         upgrade::checks(),
-        stand::last_checks(),
     ];
-    let mut checks: Vec<e2e::Check<Cluster>> = rooms.into_iter().flatten().collect();
+    if std::env::var_os("ISTHMUS_E2E_ROTATE").is_some() {
+        take_turns(&mut scenarios, SystemTime::now());
+    }
+    let rooms = way.into_iter().chain(scenarios).chain([stand::last_checks()]);
+    let mut checks: Vec<e2e::Check<Cluster>> = rooms.flatten().collect();
     for check in checks.iter_mut().filter(|check| HELD_ONCE.contains(&check.name)) {
         check.known = check.known.or(Some("it has held on the cluster once, and not yet several times"));
     }
