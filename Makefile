@@ -6,7 +6,7 @@ help:            ## this list
 
 demo:            ## start the mesh on this machine and show real traffic going through it (ONCE=1, or no terminal: the tour, by itself)
 	@scripts/packages.sh demo
-	@cargo build -p isthmus -p ztunnel -p istiod-lite -p mesh-cni
+	@cargo build --workspace --bins
 	@if [ -n "$(ONCE)" ] || ! [ -t 0 ] || ! [ -t 1 ]; then once=--once; fi; exec target/debug/isthmus up $$once
 
 test:            ## every test that needs no cluster: tables, simulation, network namespaces
