@@ -6,6 +6,7 @@
 
 pub mod discovery;
 pub mod security;
+pub mod waypoint;
 pub mod workload;
 
 /// The union of workloads and services.

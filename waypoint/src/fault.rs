@@ -1,0 +1,1 @@
+//! Pure: delays and aborts on purpose (spec/waypoint.md 5.9).

@@ -1,0 +1,1 @@
+//! HTTP on a stream: hyper's connection, both versions, its limits.

@@ -1,0 +1,1 @@
+//! HBONE in: TLS with our certificate, a task for each tunnel.

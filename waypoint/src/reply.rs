@@ -1,0 +1,1 @@
+//! Pure: answers of our own (spec/waypoint.md 1.7).

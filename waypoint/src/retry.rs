@@ -1,0 +1,1 @@
+//! Pure: again, or stop (spec/waypoint.md 5.2).

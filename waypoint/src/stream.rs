@@ -1,0 +1,1 @@
+//! An opaque TCP stream through the waypoint.
