@@ -80,6 +80,7 @@ macro_rules! words {
         }
 
         /// How the number of a field is written in YAML.
+        #[allow(dead_code, reason = "where a message has a list of them, the list is written by a module of its own")]
         pub(crate) mod $module {
             use super::$name;
             use serde::{Deserialize, Deserializer, Serializer, de::Error};
