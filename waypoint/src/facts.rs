@@ -1,6 +1,6 @@
 //! What is known about a stream and about a request on it: what every decision looks at. Data only.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
@@ -51,6 +51,8 @@ impl Target {
 #[derive(Clone, Copy, Debug)]
 pub struct Head<'a> {
     pub arrival: &'a Arrival,
+    /// The client behind the proxies that are trusted; without any it is the arrival's source (spec/waypoint.md 1.6).
+    pub remote: IpAddr,
     pub method: &'a Method,
     /// `http` or `https`.
     pub scheme: &'a str,

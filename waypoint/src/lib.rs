@@ -33,6 +33,7 @@ pub mod choose;
 pub mod retry;
 // the other side
 pub mod upstream;
+pub mod call;
 pub mod grpc;
 // what became of it
 pub mod error;
