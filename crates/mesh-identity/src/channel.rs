@@ -45,7 +45,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// A token is one to two kilobytes; a header line of more would be refused by the server anyway.
 const MAX_TOKEN_BYTES: usize = 16 << 10;
 /// Where distributions keep the roots of public authorities; the first that exists is taken for `SYSTEM`.
-const SYSTEM_BUNDLES: [&str; 4] = [
+pub(crate) const SYSTEM_BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/pki/tls/certs/ca-bundle.crt",

@@ -1,7 +1,7 @@
 //! Certificates: asking, holding, renewing, proving and signing.
 //!
 //! In reading order: what is held (`credential`), how it is asked for (`csr`, `authority`), when (`rotation`, pure) and
-//! by whom (`store`); how it is proved to a peer (`verify`, `tls`) and taken back (`crl`, `known`); how programs speak to the
+//! by whom (`store`); how it is proved to a peer (`verify`, `tls`) and taken back (`crl`, `known`); how servers outside are proved (`outside`); how programs speak to the
 //! controller (`channel`); and the other end: who may have which certificate (`token`, `impersonate`), signing it
 //! (`sign`) and the gRPC service that does so (`serve`).
 //!
@@ -18,6 +18,7 @@ pub mod verify;
 pub mod crl;
 pub mod tls;
 pub mod known;
+pub mod outside;
 pub mod channel;
 pub mod token;
 pub mod impersonate;

@@ -238,12 +238,12 @@ impl OptionalClient {
     }
 }
 
-fn system_time(now: UnixTime) -> SystemTime {
+pub(crate) fn system_time(now: UnixTime) -> SystemTime {
     SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs())
 }
 
 /// rustls picks the alert by this, so the known causes keep their own; the rest carry our text.
-fn to_rustls(refused: NotOurPeer) -> rustls::Error {
+pub(crate) fn to_rustls(refused: NotOurPeer) -> rustls::Error {
     let cause = match &refused {
         NotOurPeer::Chain(webpki::Error::CertExpired { .. }) => CertificateError::Expired,
         NotOurPeer::Chain(webpki::Error::CertNotValidYet { .. }) => CertificateError::NotValidYet,
