@@ -4,6 +4,7 @@
 mod answer;
 mod demand;
 mod node;
+mod sink;
 
 use std::future::Future;
 use std::io;
@@ -31,7 +32,8 @@ use crate::messages::{ADDRESS, AUTHORIZATION};
 use crate::world::WorldWriter;
 
 pub use demand::{Demand, NotAsked};
-pub use node::{NodeMetadata, json_to_value, ztunnel_node};
+pub use node::{NodeMetadata, json_to_value, waypoint_node, ztunnel_node};
+pub use sink::Sink;
 
 use demand::Asks;
 
@@ -43,8 +45,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// First and longest wait between two tries (spec/dataplane.md 5.7).
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
-/// Requests under way to the server. Each response makes one; a server that does not read them is not read either.
-const REQUESTS: usize = 16;
+/// Requests under way to the server. A stream opens with one for each type, each response makes one; a server that does not
+/// read them is not read either.
+const REQUESTS: usize = 32;
 
 /// What the client tells of itself and how much it takes.
 #[derive(Clone, Debug)]
@@ -122,6 +125,8 @@ pub struct Client<D> {
     token: Arc<dyn Fn() -> Result<Option<String>, String> + Send + Sync>,
     observe: Arc<dyn Observe>,
     world: WorldWriter,
+    /// Where what is not of the workload API goes.
+    sink: Option<Box<dyn Sink>>,
     delta: Delta,
     epochs: Epochs,
     asks: Asks,
@@ -165,6 +170,7 @@ where
             token: Arc::new(token),
             observe: Arc::new(()),
             world,
+            sink: None,
             contact: watch::Sender::new(contact),
             block: None,
             rng,
@@ -172,12 +178,24 @@ where
         }
     }
 
+    /// Subscribes `types` beside the addresses, in the place of the policies that node daemons decide by. What comes of
+    /// them goes to `sink`, which judges each resource; ready is who has heard of each type, even if a resource was refused:
+    /// one object that cannot be used must not keep a proxy from serving all others.
+    pub fn instead_of_policies(mut self, types: &[&'static str], sink: Box<dyn Sink>) -> Client<D> {
+        let addresses = if self.config.on_demand { Interest::OnDemand } else { Interest::Everything };
+        let further = types.iter().map(|type_url| (*type_url, Interest::Everything));
+        // Who is where first: what is served is then served with its endpoints.
+        self.delta = Delta::new(&[(ADDRESS, addresses)].into_iter().chain(further).collect::<Vec<_>>());
+        self.sink = Some(sink);
+        self
+    }
+
     pub fn observed_by(mut self, observe: impl Observe) -> Client<D> {
         self.observe = Arc::new(observe);
         self
     }
 
-    /// Holds readiness back until the first response of each type was accepted as a whole.
+    /// Holds readiness back until the first response of each type was accepted as a whole; with a sink, until it came.
     pub fn blocking(mut self, block: BlockReady) -> Client<D> {
         self.block = Some(block);
         self

@@ -10,11 +10,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::messages::Status;
+use prost::Message;
+
 use crate::messages::discovery::{DeltaDiscoveryRequest, Node};
+use crate::messages::waypoint::{RESOURCE_STATUS, ResourceStatus};
+use crate::messages::{Any, Status};
 
 /// Longest message of a NACK, bytes. A response may hold a hundred thousand bad resources; their names are in our log.
 const NACK_BYTES: usize = 8 * 1024;
+/// Most resources of a response that are told of one by one; the objects behind them wait for it with their status. More
+/// are told of when these are in order.
+const STATUSES_MAX: usize = 1_000;
 
 /// How much of a type we want.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,11 +42,13 @@ struct Subscription {
     interest: Interest,
     /// Accepted resources and their versions: what we claim to have on the next stream.
     held: BTreeMap<Arc<str>, Arc<str>>,
-    /// Resources whose latest content we refused.
+    /// Resources whose latest content we refused, or have in part.
     refused: BTreeSet<Arc<str>>,
     /// Names asked for and not answered yet.
     pending: BTreeSet<Arc<str>>,
     acked: bool,
+    /// A response came, whatever became of it.
+    heard: bool,
 }
 
 /// What became of the resources of one response.
@@ -53,6 +61,11 @@ pub struct Outcome {
     pub removed: Vec<Arc<str>>,
     /// Name and reason.
     pub rejected: Vec<(Arc<str>, String)>,
+    /// Names of accepted ones that are in force in part only. They are asked for again by the next stream, so that a
+    /// controller that was not there hears of it.
+    pub partial: Vec<Arc<str>>,
+    /// What the controller is told of single resources, beside the text.
+    pub statuses: Vec<ResourceStatus>,
     /// Other names under which accepted resources may have been asked for.
     pub aliases: Vec<Arc<str>>,
 }
@@ -77,6 +90,7 @@ impl Delta {
             refused: BTreeSet::new(),
             pending: BTreeSet::new(),
             acked: false,
+            heard: false,
         };
         Delta { types: interests.iter().map(subscription).collect() }
     }
@@ -102,7 +116,7 @@ impl Delta {
         let reply = DeltaDiscoveryRequest {
             type_url: type_url.to_owned(),
             response_nonce: nonce.to_owned(),
-            error_detail: nack(&outcome.rejected),
+            error_detail: nack(&outcome),
             ..DeltaDiscoveryRequest::default()
         };
         let Some(subscription) = self.of(type_url) else {
@@ -110,6 +124,7 @@ impl Delta {
         };
         let first_ack = outcome.rejected.is_empty() && !subscription.acked;
         subscription.acked |= first_ack;
+        subscription.heard = true;
         let answered = subscription.record(outcome);
         Settled { reply, answered, first_ack }
     }
@@ -117,6 +132,11 @@ impl Delta {
     /// Whether a response of each type that is wanted whole has been accepted.
     pub fn is_synced(&self) -> bool {
         self.types.iter().all(|subscription| subscription.acked || subscription.interest == Interest::OnDemand)
+    }
+
+    /// Whether there was a response of each type that is wanted whole, even if some of it could not be used.
+    pub fn is_heard(&self) -> bool {
+        self.types.iter().all(|subscription| subscription.heard || subscription.interest == Interest::OnDemand)
     }
 
     pub fn interest(&self, type_url: &str) -> Option<Interest> {
@@ -177,6 +197,7 @@ impl Subscription {
             self.refused.remove(&name);
             self.held.insert(name, version);
         }
+        self.refused.extend(outcome.partial);
         for (name, _) in outcome.rejected {
             answer(&mut self.pending, &name);
             self.refused.insert(name);
@@ -193,21 +214,24 @@ impl Subscription {
     }
 }
 
-/// The error of a NACK: what was refused, joined by `; `. Its presence is what makes it a NACK; the code stays 0.
-fn nack(rejected: &[(Arc<str>, String)]) -> Option<Status> {
-    if rejected.is_empty() {
+/// The error of a NACK: what was refused, joined by `; `, and what is told of single resources. Its presence is what makes
+/// it a NACK; the code stays 0.
+fn nack(outcome: &Outcome) -> Option<Status> {
+    if outcome.rejected.is_empty() && outcome.statuses.is_empty() {
         return None;
     }
     let mut message = String::new();
-    for (index, (name, reason)) in rejected.iter().enumerate() {
+    for (index, (name, reason)) in outcome.rejected.iter().enumerate() {
         if message.len() + name.len() + reason.len() > NACK_BYTES {
-            message.push_str(&format!("; and {} more", rejected.len() - index));
+            message.push_str(&format!("; and {} more", outcome.rejected.len() - index));
             break;
         }
         let separator = if index == 0 { "" } else { "; " };
         message.push_str(&format!("{separator}{name}: {reason}"));
     }
-    Some(Status { code: 0, message, details: Vec::new() })
+    let detail = |status: &ResourceStatus| Any { type_url: RESOURCE_STATUS.to_owned(), value: status.encode_to_vec().into() };
+    let details = outcome.statuses.iter().take(STATUSES_MAX).map(detail).collect();
+    Some(Status { code: 0, message, details })
 }
 
 #[cfg(test)]

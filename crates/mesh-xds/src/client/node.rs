@@ -1,4 +1,4 @@
-//! How a node daemon introduces itself (spec/dataplane.md 5.7, spec/controlplane.md 2.5).
+//! How a node daemon or a waypoint introduces itself (spec/dataplane.md 5.7, spec/controlplane.md 2.5).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,6 +26,34 @@ pub fn ztunnel_node(
     instance_ip: Option<IpAddr>,
     further: impl IntoIterator<Item = NodeMetadata>,
 ) -> Node {
+    let domain = format!("{pod_namespace}.svc.cluster.local");
+    node("ztunnel", pod_name, pod_namespace, node_name, instance_ip, &domain, further)
+}
+
+/// The node of a waypoint of `gateway`, in a cluster with this domain.
+pub fn waypoint_node(
+    pod_name: &str,
+    pod_namespace: &str,
+    node_name: &str,
+    instance_ip: Option<IpAddr>,
+    gateway: &str,
+    cluster_domain: &str,
+    further: impl IntoIterator<Item = NodeMetadata>,
+) -> Node {
+    let domain = format!("{pod_namespace}.svc.{cluster_domain}");
+    let further = [NodeMetadata::text("GATEWAY_NAME", gateway)].into_iter().chain(further);
+    node("waypoint", pod_name, pod_namespace, node_name, instance_ip, &domain, further)
+}
+
+fn node(
+    kind: &str,
+    pod_name: &str,
+    pod_namespace: &str,
+    node_name: &str,
+    instance_ip: Option<IpAddr>,
+    domain: &str,
+    further: impl IntoIterator<Item = NodeMetadata>,
+) -> Node {
     let ip = instance_ip.unwrap_or(NO_ADDRESS);
     let mut fields: BTreeMap<String, Value> = [
         ("NAME", pod_name),
@@ -38,7 +66,7 @@ pub fn ztunnel_node(
     .collect();
     fields.extend(further.into_iter().map(|one| (one.key, one.value)));
     Node {
-        id: format!("ztunnel~{ip}~{pod_name}.{pod_namespace}~{pod_namespace}.svc.cluster.local"),
+        id: format!("{kind}~{ip}~{pod_name}.{pod_namespace}~{domain}"),
         cluster: String::new(),
         metadata: Some(Struct { fields }),
     }
@@ -83,6 +111,13 @@ mod tests {
         let text = Kind::StringValue("x".into());
         assert_eq!(kinds, [Kind::NumberValue(1.0), Kind::NumberValue(2.5), Kind::BoolValue(true), Kind::NullValue(0), text]);
         assert_eq!(read.fields["b"].kind, Some(Kind::StructValue(Struct::default())));
+    }
+
+    #[test]
+    fn the_node_of_a_waypoint() {
+        let node = waypoint_node("wp-1", "shop", "node-a", "10.0.0.9".parse().ok(), "wp", "mesh.test", []);
+        assert_eq!(node.id, "waypoint~10.0.0.9~wp-1.shop~shop.svc.mesh.test");
+        assert_eq!((node.text("GATEWAY_NAME"), node.text("INSTANCE_IPS")), (Some("wp"), Some("10.0.0.9")));
     }
 
     #[test]

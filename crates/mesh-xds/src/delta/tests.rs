@@ -23,6 +23,11 @@ fn removed(names: &[&str]) -> Outcome {
     Outcome { removed: names.iter().map(|name| Arc::from(*name)).collect(), ..Outcome::default() }
 }
 
+fn in_part(name: &str, version: &str) -> Outcome {
+    let status = ResourceStatus { name: name.to_owned(), message: "one rule is left out".to_owned(), ..ResourceStatus::default() };
+    Outcome { partial: vec![name.into()], statuses: vec![status], ..accepted(&[(name, version)]) }
+}
+
 fn claims(delta: &Delta, at: usize) -> Vec<(String, String)> {
     delta.open(&node())[at].initial_resource_versions.clone().into_iter().collect()
 }
@@ -62,7 +67,7 @@ fn an_accepted_response_is_acknowledged_and_a_refused_one_says_why() {
 #[test]
 fn the_message_of_a_nack_is_bounded() {
     let many: Vec<_> = (0..100_000).map(|i| (Arc::from(format!("name-{i}")), "reason".to_owned())).collect();
-    let message = nack(&many).unwrap().message;
+    let message = nack(&Outcome { rejected: many, ..Outcome::default() }).unwrap().message;
     assert!(message.len() < NACK_BYTES + 64 && message.ends_with(" more"), "{}", message.len());
 }
 
@@ -138,4 +143,27 @@ fn on_demand_asks_for_each_name_once_until_it_is_answered() {
         assert_eq!(delta.settle(ADDRESS, "2", outcome).answered, std::slice::from_ref(&name));
     }
     assert!(delta.ask("unknown type", &name).is_none());
+}
+
+#[test]
+fn what_is_in_force_in_part_is_held_and_told_and_told_again_to_the_next_controller() {
+    let mut delta = delta();
+    let settled = delta.settle(ADDRESS, "n1", in_part("a", "1"));
+    let error = settled.reply.error_detail.unwrap();
+    assert_eq!(error.message, "", "nothing is refused");
+    let told = ResourceStatus::decode(&*error.details[0].value).unwrap();
+    assert_eq!((error.details[0].type_url.as_str(), told.message.as_str()), (RESOURCE_STATUS, "one rule is left out"));
+    assert!(delta.holds(ADDRESS, "a"));
+    assert_eq!(claims(&delta, 0), [pair("a", "")], "without a version it is sent again");
+    delta.settle(ADDRESS, "n2", accepted(&[("a", "2")]));
+    assert_eq!(claims(&delta, 0), [pair("a", "2")]);
+}
+
+#[test]
+fn heard_is_a_type_of_which_anything_came() {
+    let mut delta = delta();
+    delta.settle(ADDRESS, "n1", rejected(&[("a", "bad")]));
+    assert!(!delta.is_heard());
+    delta.settle(AUTHORIZATION, "n2", Outcome::default());
+    assert!(delta.is_heard() && !delta.is_synced());
 }

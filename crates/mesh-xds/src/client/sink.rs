@@ -1,0 +1,18 @@
+//! Where resources go that are not of the workload API.
+
+use crate::messages::waypoint::ResourceStatus;
+
+/// Takes resources one by one, and is told when those of a response are over: what readers see changes then, as a whole.
+pub trait Sink: Send + Sync + 'static {
+    /// A resource with its content, or the end of one (`None`).
+    ///
+    /// # Errors
+    /// What the controller is to be told of it. In state `REJECTED` it counts as not held, in state `PARTIAL` as held.
+    fn take(&mut self, type_url: &str, name: &str, content: Option<&[u8]>) -> Result<(), Box<ResourceStatus>>;
+
+    /// All of a response was taken.
+    fn settled(&mut self);
+}
+
+#[cfg(test)]
+mod tests;
