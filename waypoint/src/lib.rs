@@ -19,6 +19,8 @@ pub mod stream;
 // HTTP
 pub mod http1or2;
 pub mod hygiene;
+pub mod body;
+pub mod exchange;
 pub mod reply;
 // decisions
 pub mod settings;
@@ -42,3 +44,6 @@ pub mod account;
 pub mod config;
 pub mod proxy;
 pub mod admin;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,189 @@
+//! A waypoint's two sides in memory: endpoints that are functions, and clients that are hyper's or bytes.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio_util::sync::CancellationToken;
+
+use mesh_model::address::NamespacedHostname;
+use mesh_model::identity::SpiffeId;
+use mesh_xds::messages::waypoint::PortProtocol;
+
+use crate::body::Body;
+use crate::exchange::{Connect, ConnectError, ConnectErrorKind, Exchange, Hop, Stream, Version};
+use crate::facts::{Arrival, Target};
+use crate::http1or2::{self, Connection};
+use crate::request::Context;
+
+/// What is buffered in one direction of a connection in memory.
+pub const PIPE: usize = 64 << 10;
+
+/// Endpoints by id; a connection to another one fails.
+#[derive(Default)]
+pub struct Endpoints {
+    accept: Mutex<HashMap<Arc<str>, Box<dyn Fn(DuplexStream) -> BoxFuture<'static, ()> + Send + Sync>>>,
+    pub connections: AtomicUsize,
+}
+
+impl Connect for Endpoints {
+    fn connect(&self, to: &Hop) -> BoxFuture<'static, Result<Box<dyn Stream>, ConnectError>> {
+        let serving = self.accept.lock().get(&to.id).map(|accept| {
+            let (ours, theirs) = duplex(PIPE);
+            tokio::spawn(accept(theirs));
+            Box::new(ours) as Box<dyn Stream>
+        });
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        async move { serving.ok_or_else(|| ConnectError::new(ConnectErrorKind::Refused, "nobody there")) }.boxed()
+    }
+}
+
+impl Endpoints {
+    /// An endpoint that is given each connection.
+    pub fn raw<F, Fut>(&self, id: &str, serve: F)
+    where
+        F: Fn(DuplexStream) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.accept.lock().insert(id.into(), Box::new(move |io| serve(io).boxed()));
+    }
+
+    /// An endpoint that speaks HTTP, of either version as its client begins.
+    pub fn http<F, Fut>(&self, id: &str, version: Version, handler: F)
+    where
+        F: Fn(Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Response<Body>> + Send + 'static,
+    {
+        self.raw(id, move |io| {
+            let handler = handler.clone();
+            let service = service_fn(move |request| handler(request).map(Ok::<_, Infallible>));
+            async move {
+                let io = TokioIo::new(io);
+                let _ = match version {
+                    Version::Http1 => hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await,
+                    Version::Http2 => {
+                        hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+                    }
+                };
+            }
+        });
+    }
+
+    /// Answers each request with its method, target, Host, headers and body, as text.
+    pub fn echo(&self, id: &str, version: Version) {
+        self.http(id, version, |request| async move {
+            let (parts, body) = request.into_parts();
+            let mut text = format!("{} {}\n", parts.method, parts.uri);
+            for (name, value) in &parts.headers {
+                text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+            }
+            let collected = body.collect().await;
+            let (body, trailers) = match collected {
+                Ok(collected) => {
+                    let trailers = collected.trailers().cloned();
+                    (collected.to_bytes(), trailers)
+                }
+                Err(error) => (Bytes::from(format!("broken: {error}")), None),
+            };
+            text.push('\n');
+            text.push_str(&String::from_utf8_lossy(&body));
+            for (name, value) in trailers.iter().flatten() {
+                text.push_str(&format!("\ntrailer {name}: {}", String::from_utf8_lossy(value.as_bytes())));
+            }
+            Response::new(Body::full(text))
+        });
+    }
+}
+
+pub fn hop(id: &str) -> Hop {
+    Hop { id: id.into(), port: 80 }
+}
+
+pub fn arrival() -> Arc<Arrival> {
+    Arc::new(Arrival {
+        identity: SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/client").expect("an identity"),
+        peer: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 4711)),
+        source: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 4711)),
+        source_workload: None,
+        dialled: Some(SocketAddr::from((Ipv4Addr::new(10, 96, 0, 1), 80))),
+        target: Target::Service { key: NamespacedHostname::new("shop", "web.shop.svc.cluster.local"), port: 80 },
+    })
+}
+
+/// A waypoint all of whose requests go to the endpoint `web`.
+pub struct Site {
+    pub endpoints: Arc<Endpoints>,
+    pub cx: Arc<Context>,
+    pub drain: CancellationToken,
+    pub class: PortProtocol,
+}
+
+impl Site {
+    pub fn new(upstream: Version) -> Site {
+        let endpoints = Arc::<Endpoints>::default();
+        let cx = Arc::new(Context {
+            exchange: Exchange::new(endpoints.clone()),
+            upstream: Box::new(move |_| Some((hop("web"), upstream))),
+        });
+        Site { endpoints, cx, drain: CancellationToken::new(), class: PortProtocol::Http1 }
+    }
+
+    /// A new stream of a client.
+    pub fn stream(&self, version: Version) -> DuplexStream {
+        let (ours, theirs) = duplex(PIPE);
+        let connection = Connection { arrival: arrival(), class: self.class };
+        tokio::spawn(http1or2::serve(theirs, version, connection, self.cx.clone(), self.drain.clone()));
+        ours
+    }
+
+    pub async fn http1(&self) -> hyper::client::conn::http1::SendRequest<Body> {
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(self.stream(Version::Http1))).await.expect("a handshake in memory");
+        tokio::spawn(connection.with_upgrades());
+        sender
+    }
+
+    pub async fn http2(&self) -> hyper::client::conn::http2::SendRequest<Body> {
+        let io = TokioIo::new(self.stream(Version::Http2));
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("a handshake in memory");
+        tokio::spawn(connection);
+        sender
+    }
+
+    /// Sends bytes on a new HTTP/1.1 stream, then reads until the stream ends or `until` has come.
+    pub async fn bytes(&self, sent: &[u8], until: &str) -> String {
+        let mut stream = self.stream(Version::Http1);
+        // The server may close before it has read all.
+        let _ = stream.write_all(sent).await;
+        let mut got = Vec::new();
+        while !String::from_utf8_lossy(&got).contains(until) {
+            match stream.read_buf(&mut got).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        String::from_utf8_lossy(&got).into_owned()
+    }
+}
+
+pub async fn text<B>(response: Response<B>) -> String
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Debug,
+{
+    String::from_utf8_lossy(&response.into_body().collect().await.expect("a whole body").to_bytes()).into_owned()
+}
