@@ -72,9 +72,8 @@ impl Link {
     }
 
     fn has_room(&self, rules: &Rules) -> bool {
-        let most = rules.streams_per_connection.min(u32::try_from(self.sender.current_max_send_streams()).unwrap_or(u32::MAX));
         let spent = rules.requests_per_connection.is_some_and(|most| self.uses.load(Ordering::Acquire) >= most);
-        !self.sender.is_closed() && !spent && self.active.load(Ordering::Acquire) < most
+        !self.sender.is_closed() && !spent && self.active.load(Ordering::Acquire) < rules.streams_per_connection
     }
 }
 

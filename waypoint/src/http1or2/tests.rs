@@ -1,7 +1,6 @@
 //! Clients that are hyper's, and clients that are bytes.
 
 use bytes::Bytes;
-use http::StatusCode;
 use http_body_util::{BodyExt, StreamBody};
 use http_body::Frame;
 
@@ -51,26 +50,58 @@ async fn bodies_are_streamed_both_ways() {
 }
 
 #[tokio::test]
-async fn a_draining_stream_finishes_what_is_open() {
+async fn a_draining_stream_finishes_what_is_open_and_ends() {
     for version in [Version::Http1, Version::Http2] {
         let site = Site::new(Version::Http1);
         site.endpoints.echo("web", Version::Http1);
-        let got = match version {
+        let (send, mut frames) = tokio::sync::mpsc::unbounded_channel();
+        let body = Body::boxed(StreamBody::new(futures_util::stream::poll_fn(move |cx| frames.poll_recv(cx))));
+        let post = Request::post("http://web/").header("host", "web").body(body).unwrap();
+        let io = TokioIo::new(site.stream(version));
+        let (open, connection) = match version {
             Version::Http1 => {
-                let mut client = site.http1().await;
-                let open = client.send_request(Request::get("/").header("host", "web").body(Body::Empty).unwrap());
-                site.drain.cancel();
-                open.await.map(|response| response.status())
+                let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+                (client.send_request(post).boxed(), tokio::spawn(connection))
             }
             Version::Http2 => {
-                let mut client = site.http2().await;
-                let open = client.send_request(Request::get("http://web/").body(Body::Empty).unwrap());
-                site.drain.cancel();
-                open.await.map(|response| response.status())
+                let (mut client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+                (client.send_request(post).boxed(), tokio::spawn(connection))
             }
         };
-        if let Ok(status) = got {
-            assert_eq!(status, StatusCode::OK);
+        let open = tokio::spawn(open);
+        send.send(Ok(Frame::data(Bytes::from_static(b"first ")))).unwrap();
+        while site.endpoints.connections.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        site.drain.cancel();
+        send.send(Ok(Frame::data(Bytes::from_static(b"last")))).unwrap();
+        drop(send);
+        let response = open.await.unwrap().unwrap();
+        assert!(text(response).await.ends_with("first last"), "{version:?}");
+        connection.await.unwrap().unwrap();
+    }
+}
+
+// V-01
+#[tokio::test]
+async fn a_client_that_resets_nearly_all_of_its_requests_loses_its_connection() {
+    let site = Site::new(Version::Http2);
+    site.endpoints.http("web", Version::Http2, |_| std::future::pending());
+    let (client, connection) = h2::client::handshake(site.stream(Version::Http2)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    for _ in 0..4 * ABANDONED_MAX {
+        let Ok((response, mut stream)) = client.send_request(Request::get("http://web/").body(()).unwrap(), false) else { break };
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+        }
+        stream.send_reset(h2::Reason::CANCEL);
+        drop(response);
+        match client.ready().await {
+            Ok(ready) => client = ready,
+            Err(_) => return,
         }
     }
+    // Closed, or told to be calm.
+    drop(connection.await.unwrap());
 }
