@@ -2,7 +2,7 @@
 //!
 //! Read `policy` (what an operator wrote), `flow` (what is asked), `decide` (the five steps), `verdict` (the answer
 //! and its reason). `set` holds the policies in force as an immutable snapshot. Not here: sockets, clocks, protobuf,
-//! the watching of live connections.
+//! the watching of live connections. `request` is the same for those who see requests.
 
 pub mod policy;
 pub mod flow;
@@ -10,6 +10,7 @@ pub mod matchers;
 pub mod set;
 pub mod verdict;
 pub mod decide;
+pub mod request;
 
 pub use decide::decide;
 pub use flow::Flow;
@@ -18,4 +19,4 @@ pub use set::{Affected, PolicySet};
 pub use verdict::{Because, DryRunNote, Verdict};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -26,7 +26,7 @@ impl Truth {
         }
     }
 
-    fn not(self) -> Truth {
+    pub(crate) fn not(self) -> Truth {
         match self {
             Truth::No => Truth::Yes,
             Truth::Unknown => Truth::Unknown,
@@ -35,7 +35,7 @@ impl Truth {
     }
 
     /// AND; stops at the first `No`. `Yes` for nothing.
-    fn all(values: impl IntoIterator<Item = Truth>) -> Truth {
+    pub(crate) fn all(values: impl IntoIterator<Item = Truth>) -> Truth {
         let mut so_far = Truth::Yes;
         for value in values {
             so_far = so_far.min(value);
@@ -47,7 +47,7 @@ impl Truth {
     }
 
     /// OR; stops at the first `Yes`. `No` for nothing.
-    fn any(values: impl IntoIterator<Item = Truth>) -> Truth {
+    pub(crate) fn any(values: impl IntoIterator<Item = Truth>) -> Truth {
         let mut so_far = Truth::No;
         for value in values {
             so_far = so_far.max(value);
@@ -135,17 +135,22 @@ impl Match {
 
 impl StringMatch {
     pub fn matches(&self, text: &str) -> bool {
+        self.matches_bytes(text.as_bytes())
+    }
+
+    /// What a client sends need not be UTF-8.
+    pub fn matches_bytes(&self, text: &[u8]) -> bool {
         match self {
-            StringMatch::Exact(wanted) => text == &**wanted,
-            StringMatch::Prefix(wanted) => text.starts_with(&**wanted),
-            StringMatch::Suffix(wanted) => text.ends_with(&**wanted),
+            StringMatch::Exact(wanted) => text == wanted.as_bytes(),
+            StringMatch::Prefix(wanted) => text.starts_with(wanted.as_bytes()),
+            StringMatch::Suffix(wanted) => text.ends_with(wanted.as_bytes()),
             StringMatch::Presence => !text.is_empty(),
         }
     }
 }
 
 impl ServiceAccountMatch {
-    fn matches(&self, identity: &SpiffeId) -> bool {
+    pub(crate) fn matches(&self, identity: &SpiffeId) -> bool {
         self.namespace == identity.namespace && self.service_account == identity.service_account
     }
 }

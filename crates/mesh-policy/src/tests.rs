@@ -1,6 +1,6 @@
 //! The tables: one row, one fact. `oracle` compares everything against a second reading of the rules.
 
-mod oracle;
+pub(crate) mod oracle;
 
 use std::sync::Arc;
 
