@@ -28,6 +28,15 @@ pub fn host(headers: &HeaderMap) -> Option<&str> {
     (!host.is_empty()).then_some(host)
 }
 
+/// The client that the peer asks for: the first `for=` element of the first line, if it is an address with a port.
+pub fn source(headers: &HeaderMap) -> Option<SocketAddr> {
+    let line = headers.get(FORWARDED)?.to_str().ok()?;
+    let source = line.split(';').find_map(|element| element.trim().strip_prefix("for="))?;
+    let source = source.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(source);
+    let source: SocketAddr = source.parse().ok()?;
+    Some(SocketAddr::new(source.ip().to_canonical(), source.port()))
+}
+
 /// Whether the request came through a gateway from another network than `ours`: the TCP source is not the workload
 /// then. Names are compared without regard to case; a value that is not visible ASCII says nothing.
 pub fn from_other_network(headers: &HeaderMap, ours: &str) -> bool {

@@ -76,3 +76,19 @@ proptest! {
         prop_assert_eq!(host(&map), Some(name.as_str()));
     }
 }
+
+#[test]
+fn the_source_is_read_back_and_nothing_else_is_one() {
+    for (line, expected) in [
+        (r#"for="10.0.0.1:4000""#, Some("10.0.0.1:4000")),
+        (r#"for="[fd00::1]:4000";host=web.shop"#, Some("[fd00::1]:4000")),
+        ("host=web.shop; for=10.0.0.1:4000", Some("10.0.0.1:4000")),
+        (r#"for="[::ffff:10.0.0.1]:4000""#, Some("10.0.0.1:4000")),
+        ("for=10.0.0.1", None),
+        ("for=_hidden", None),
+        ("host=web.shop", None),
+    ] {
+        let expected: Option<SocketAddr> = expected.map(|text| text.parse().unwrap());
+        assert_eq!(source(&headers(FORWARDED, &[line.as_bytes()])), expected, "{line}");
+    }
+}
