@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use crate::exchange::{ConnectErrorKind, Fault};
+use crate::exchange::Fault;
+use crate::upstream::Kind;
 
 /// Codes of `response_flags`; several at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -102,18 +103,37 @@ pub enum Reason {
     HeadersTooLarge,
     /// A body that had to be held in memory and is larger than may be held.
     BodyTooLarge,
-    Jwt { text: &'static str, details: Arc<str> },
-    Rbac { details: Arc<str> },
-    ExtAuthz { status: StatusCode, details: Arc<str> },
-    RateLimited { status: StatusCode, grpc: Option<u16> },
+    Jwt {
+        text: &'static str,
+        details: Arc<str>,
+    },
+    Rbac {
+        details: Arc<str>,
+    },
+    ExtAuthz {
+        status: StatusCode,
+        details: Arc<str>,
+    },
+    RateLimited {
+        status: StatusCode,
+        grpc: Option<u16>,
+    },
     RateServiceFailed,
     /// Asked for by a route.
-    FaultAbort { status: StatusCode, grpc: Option<u16> },
+    FaultAbort {
+        status: StatusCode,
+        grpc: Option<u16>,
+    },
     RouteNotFound,
     /// A route, or the backend that was drawn, cannot be done as it is written.
-    Invalid { status: StatusCode, reason: Arc<str> },
+    Invalid {
+        status: StatusCode,
+        reason: Arc<str>,
+    },
     /// No such subset, or a name that is not the service's.
-    NoCluster { status: StatusCode },
+    NoCluster {
+        status: StatusCode,
+    },
     NoHealthyUpstream,
     Overflow,
     /// One client has as many requests in flight here as one may.
@@ -216,35 +236,55 @@ impl Reason {
         let (status, flags, details, text): (S, Flags, Cow<'static, str>, Cow<'static, str>) = match self {
             Reason::Upstream => (S::OK, Flags::NONE, "via_upstream".into(), "".into()),
             Reason::Direct(status) => (*status, Flags::NONE, "direct_response".into(), "".into()),
-            Reason::Malformed(Malformed::HeaderCount) => {
-                (S::REQUEST_HEADER_FIELDS_TOO_LARGE, Flags::DOWNSTREAM_PROTOCOL, "too_many_headers".into(), "too many headers".into())
-            }
+            Reason::Malformed(Malformed::HeaderCount) => (
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                Flags::DOWNSTREAM_PROTOCOL,
+                "too_many_headers".into(),
+                "too many headers".into(),
+            ),
             Reason::Malformed(what) => {
                 (S::BAD_REQUEST, Flags::DOWNSTREAM_PROTOCOL, what.word().into(), what.word().replace('_', " ").into())
             }
-            Reason::ConnectRefused => (S::METHOD_NOT_ALLOWED, Flags::NONE, "connect_refused".into(), "CONNECT is not allowed here".into()),
+            Reason::ConnectRefused => {
+                (S::METHOD_NOT_ALLOWED, Flags::NONE, "connect_refused".into(), "CONNECT is not allowed here".into())
+            }
             Reason::OldVersion => {
                 (S::UPGRADE_REQUIRED, Flags::DOWNSTREAM_PROTOCOL, "low_version".into(), "HTTP/1.1 is required".into())
             }
-            Reason::UriTooLong => (S::URI_TOO_LONG, Flags::DOWNSTREAM_PROTOCOL, "uri_too_long".into(), "the URI is too long".into()),
-            Reason::HeadersTooLarge => {
-                (S::REQUEST_HEADER_FIELDS_TOO_LARGE, Flags::DOWNSTREAM_PROTOCOL, "request_headers_too_large".into(), "the headers are too large".into())
+            Reason::UriTooLong => {
+                (S::URI_TOO_LONG, Flags::DOWNSTREAM_PROTOCOL, "uri_too_long".into(), "the URI is too long".into())
             }
+            Reason::HeadersTooLarge => (
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                Flags::DOWNSTREAM_PROTOCOL,
+                "request_headers_too_large".into(),
+                "the headers are too large".into(),
+            ),
             Reason::BodyTooLarge => {
                 (S::PAYLOAD_TOO_LARGE, Flags::NONE, "request_payload_too_large".into(), "the body is too large".into())
             }
             Reason::Jwt { text, details } => (S::UNAUTHORIZED, Flags::NONE, details.to_string().into(), (*text).into()),
             Reason::Rbac { details } => (S::FORBIDDEN, Flags::NONE, details.to_string().into(), "RBAC: access denied".into()),
             Reason::ExtAuthz { status, details } => (*status, Flags::EXT_AUTHZ, details.to_string().into(), "".into()),
-            Reason::RateLimited { status, .. } => (*status, Flags::RATE_LIMITED, "request_rate_limited".into(), "too many requests".into()),
-            Reason::RateServiceFailed => {
-                (S::INTERNAL_SERVER_ERROR, Flags::RATE_SERVICE, "rate_limiter_error".into(), "the rate limit service failed".into())
+            Reason::RateLimited { status, .. } => {
+                (*status, Flags::RATE_LIMITED, "request_rate_limited".into(), "too many requests".into())
             }
-            Reason::FaultAbort { status, .. } => (*status, Flags::FAULT_INJECTED, "fault_filter_abort".into(), "fault filter abort".into()),
+            Reason::RateServiceFailed => (
+                S::INTERNAL_SERVER_ERROR,
+                Flags::RATE_SERVICE,
+                "rate_limiter_error".into(),
+                "the rate limit service failed".into(),
+            ),
+            Reason::FaultAbort { status, .. } => {
+                (*status, Flags::FAULT_INJECTED, "fault_filter_abort".into(), "fault filter abort".into())
+            }
             Reason::RouteNotFound => (S::NOT_FOUND, Flags::NO_ROUTE, "route_not_found".into(), "no route".into()),
-            Reason::Invalid { status, reason } => {
-                (*status, Flags::NO_CLUSTER, format!("cluster_not_found{{{reason}}}").into(), "the route has no valid backend".into())
-            }
+            Reason::Invalid { status, reason } => (
+                *status,
+                Flags::NO_CLUSTER,
+                format!("cluster_not_found{{{reason}}}").into(),
+                "the route has no valid backend".into(),
+            ),
             Reason::NoCluster { status } => (*status, Flags::NO_CLUSTER, "cluster_not_found".into(), "no such backend".into()),
             Reason::NoHealthyUpstream => {
                 (S::SERVICE_UNAVAILABLE, Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream".into(), "no healthy upstream".into())
@@ -255,19 +295,28 @@ impl Reason {
                 "upstream_reset_before_response_started{overflow}".into(),
                 "upstream connect error: too many requests to this backend".into(),
             ),
-            Reason::ClientOverLimit => {
-                (S::SERVICE_UNAVAILABLE, Flags::OVERLOADED, "overload".into(), "too many requests of this client in flight".into())
-            }
+            Reason::ClientOverLimit => (
+                S::SERVICE_UNAVAILABLE,
+                Flags::OVERLOADED,
+                "overload".into(),
+                "too many requests of this client in flight".into(),
+            ),
             Reason::Fault(fault) => return fault_words(fault),
             Reason::RequestTimeout => {
                 (S::GATEWAY_TIMEOUT, Flags::UPSTREAM_TIMEOUT, "response_timeout".into(), "upstream request timeout".into())
             }
-            Reason::AttemptTimeout => {
-                (S::GATEWAY_TIMEOUT, Flags::UPSTREAM_TIMEOUT, "upstream_per_try_timeout".into(), "upstream request timeout".into())
-            }
-            Reason::DeadlineExceeded => {
-                (S::GATEWAY_TIMEOUT, Flags::UPSTREAM_TIMEOUT, "response_timeout{grpc_deadline}".into(), "deadline exceeded".into())
-            }
+            Reason::AttemptTimeout => (
+                S::GATEWAY_TIMEOUT,
+                Flags::UPSTREAM_TIMEOUT,
+                "upstream_per_try_timeout".into(),
+                "upstream request timeout".into(),
+            ),
+            Reason::DeadlineExceeded => (
+                S::GATEWAY_TIMEOUT,
+                Flags::UPSTREAM_TIMEOUT,
+                "response_timeout{grpc_deadline}".into(),
+                "deadline exceeded".into(),
+            ),
             Reason::TrailersImpossible => (
                 S::BAD_GATEWAY,
                 Flags::UPSTREAM_PROTOCOL,
@@ -309,23 +358,35 @@ fn fault_words(fault: &Fault) -> Words {
     let (status, flags, details, text) = match fault {
         Fault::Connect(error) => {
             let flags = match error.kind {
-                ConnectErrorKind::Overflow => Flags::OVERFLOW,
-                ConnectErrorKind::Name => Flags::UPSTREAM_CONNECT.and(Flags::NAME_UNRESOLVED),
+                Kind::Name => Flags::UPSTREAM_CONNECT.and(Flags::NAME_UNRESOLVED),
                 _ => Flags::UPSTREAM_CONNECT,
             };
             (unavailable, flags, before(&format!("connection_failure|{error}")), "upstream connect error: connection failure")
         }
-        Fault::Refused(_) => {
-            (unavailable, Flags::UPSTREAM_RESET, before("remote_refused_stream_reset"), "upstream connect error: the stream was refused")
+        Fault::Refused(_) => (
+            unavailable,
+            Flags::UPSTREAM_RESET,
+            before("remote_refused_stream_reset"),
+            "upstream connect error: the stream was refused",
+        ),
+        Fault::Closed { .. } => (
+            unavailable,
+            Flags::UPSTREAM_CLOSED,
+            before("connection_termination"),
+            "upstream connect error: the connection ended",
+        ),
+        Fault::Reset(_) => {
+            (unavailable, Flags::UPSTREAM_RESET, before("remote_reset"), "upstream connect error: the request was reset")
         }
-        Fault::Closed { .. } => {
-            (unavailable, Flags::UPSTREAM_CLOSED, before("connection_termination"), "upstream connect error: the connection ended")
+        Fault::Protocol(_) => (
+            StatusCode::BAD_GATEWAY,
+            Flags::UPSTREAM_PROTOCOL,
+            before("protocol_error"),
+            "upstream connect error: protocol error",
+        ),
+        Fault::Body(_) => {
+            (StatusCode::BAD_REQUEST, Flags::DOWNSTREAM_PROTOCOL, "request_body_broke".into(), "the request's body broke")
         }
-        Fault::Reset(_) => (unavailable, Flags::UPSTREAM_RESET, before("remote_reset"), "upstream connect error: the request was reset"),
-        Fault::Protocol(_) => {
-            (StatusCode::BAD_GATEWAY, Flags::UPSTREAM_PROTOCOL, before("protocol_error"), "upstream connect error: protocol error")
-        }
-        Fault::Body(_) => (StatusCode::BAD_REQUEST, Flags::DOWNSTREAM_PROTOCOL, "request_body_broke".into(), "the request's body broke"),
     };
     Words { status, flags, details, text: text.into(), grpc: None }
 }

@@ -15,13 +15,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::{Instant, interval};
 
 use crate::body::Body;
+use crate::upstream::Endpoint;
 
 mod connect;
 mod fault;
 mod kept;
 mod leased;
 
-pub use connect::{Connect, ConnectError, ConnectErrorKind, Hop, Stream};
+pub use connect::{Connect, Stream};
 pub use fault::{BodyFault, Fault};
 pub use leased::Leased;
 
@@ -106,7 +107,13 @@ impl Exchange {
     ///
     /// # Errors
     /// What went wrong before the head of a response.
-    pub async fn send(&self, hop: &Hop, version: Version, rules: &Rules, request: Request<Body>) -> Result<Response<Body>, Fault> {
+    pub async fn send(
+        &self,
+        hop: &Endpoint,
+        version: Version,
+        rules: &Rules,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Fault> {
         let (request, progress) = outgoing(request);
         let sent = match version {
             Version::Http1 => self.send_http1(hop, rules, request, progress.clone()).await,
@@ -120,7 +127,7 @@ impl Exchange {
 
     async fn send_http1(
         &self,
-        hop: &Hop,
+        hop: &Endpoint,
         rules: &Rules,
         mut request: Request<Outgoing>,
         progress: Option<Arc<Progress>>,
@@ -159,7 +166,7 @@ impl Exchange {
         }
     }
 
-    async fn send_http2(&self, hop: &Hop, rules: &Rules, mut request: Request<Outgoing>) -> Result<Response<Body>, Fault> {
+    async fn send_http2(&self, hop: &Endpoint, rules: &Rules, mut request: Request<Outgoing>) -> Result<Response<Body>, Fault> {
         let mut rounds = 0;
         loop {
             rounds += 1;
@@ -175,7 +182,7 @@ impl Exchange {
         }
     }
 
-    async fn open_http1(&self, hop: &Hop) -> Result<http1::SendRequest<Outgoing>, Fault> {
+    async fn open_http1(&self, hop: &Endpoint) -> Result<http1::SendRequest<Outgoing>, Fault> {
         let stream = self.connect.connect(hop).await.map_err(Fault::Connect)?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(HEADERS_BYTES_MAX)
@@ -191,7 +198,7 @@ impl Exchange {
     }
 
     /// A connection with room: one that stands, one that somebody is dialling, or a new one.
-    async fn link(&self, hop: &Hop, rules: &Rules) -> Result<(Link, bool), Fault> {
+    async fn link(&self, hop: &Endpoint, rules: &Rules) -> Result<(Link, bool), Fault> {
         if let Some(link) = self.kept.link(hop, rules, Instant::now()) {
             return Ok((link, true));
         }
@@ -215,7 +222,7 @@ impl Exchange {
     }
 
     /// Hops of which `wanted` says no lose their idle connections at once; what is in flight there ends by itself.
-    pub fn retain(&self, wanted: impl FnMut(&Hop) -> bool) {
+    pub fn retain(&self, wanted: impl FnMut(&Endpoint) -> bool) {
         self.kept.retain(wanted);
     }
 

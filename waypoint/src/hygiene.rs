@@ -37,8 +37,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const BETWEEN_PROXIES: [HeaderName; 2] =
     [HeaderName::from_static("x-istio-source"), HeaderName::from_static("x-forwarded-network")];
 /// Of one of these there is one, or two parties on the way read different ones.
-const SINGLE: [HeaderName; 5] =
-    [header::AUTHORIZATION, header::CONTENT_TYPE, header::CONTENT_LENGTH, X_REQUEST_ID, GRPC_TIMEOUT];
+const SINGLE: [HeaderName; 5] = [header::AUTHORIZATION, header::CONTENT_TYPE, header::CONTENT_LENGTH, X_REQUEST_ID, GRPC_TIMEOUT];
 
 /// How requests of a service are taken.
 #[derive(Clone, Debug)]
@@ -206,12 +205,16 @@ fn is_authority(name: &[u8]) -> bool {
     };
     let host_ok = match host {
         [b'[', inner @ .., b']'] => std::str::from_utf8(inner).is_ok_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok()),
-        _ => !host.is_empty() && host.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')),
+        _ => {
+            !host.is_empty() && host.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'))
+        }
     };
     let port_ok = match port {
         [] => true,
         [b':', digits @ ..] => {
-            !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && std::str::from_utf8(digits).is_ok_and(|port| port.parse::<u16>().is_ok())
+            !digits.is_empty()
+                && digits.iter().all(u8::is_ascii_digit)
+                && std::str::from_utf8(digits).is_ok_and(|port| port.parse::<u16>().is_ok())
         }
         _ => false,
     };
@@ -450,7 +453,9 @@ pub fn clean_response(headers: &mut HeaderMap) {
 
 /// A list header has this word in it.
 fn has_token(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
-    let words = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(word.as_bytes()));
+    let words = |value: &HeaderValue| {
+        value.as_bytes().split(|byte| *byte == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+    };
     headers.get_all(name).iter().any(words)
 }
 

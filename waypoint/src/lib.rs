@@ -10,40 +10,40 @@
 //! request is judged by is one snapshot (`settings`), taken when it arrives. Not here: Kubernetes, capture, node daemons.
 
 // what arrives, and what is known about it
-pub mod facts;
-pub mod listen;
 pub mod arrive;
 pub mod detect;
+pub mod facts;
+pub mod listen;
 pub mod request;
 pub mod stream;
 // HTTP
-pub mod http1or2;
-pub mod hygiene;
 pub mod body;
 pub mod exchange;
+pub mod http1or2;
+pub mod hygiene;
 pub mod reply;
 // decisions
-pub mod settings;
-pub mod route;
-pub mod edit;
 pub mod authorize;
-pub mod jwt;
-pub mod ext_authz;
-pub mod limit;
-pub mod fault;
 pub mod choose;
+pub mod edit;
+pub mod ext_authz;
+pub mod fault;
+pub mod jwt;
+pub mod limit;
 pub mod retry;
+pub mod route;
+pub mod settings;
 // the other side
-pub mod upstream;
 pub mod call;
 pub mod grpc;
+pub mod upstream;
 // what became of it
-pub mod error;
 pub mod account;
+pub mod error;
 // the process
+pub mod admin;
 pub mod config;
 pub mod proxy;
-pub mod admin;
 
 #[cfg(test)]
 mod testing;

@@ -10,16 +10,17 @@ use hyper::body::Incoming;
 
 use crate::body::{Body, BodyError};
 use crate::error::Reason;
-use crate::exchange::{Exchange, Hop, Rules, Version};
+use crate::exchange::{Exchange, Rules, Version};
 use crate::facts::Arrival;
 use crate::http1or2::Connection;
 use crate::reply;
+use crate::upstream::Endpoint;
 
 /// What requests share.
 pub struct Context {
     pub exchange: Exchange,
     /// Where an arrival's requests go.
-    pub upstream: Box<dyn Fn(&Arrival) -> Option<(Hop, Version)> + Send + Sync>,
+    pub upstream: Box<dyn Fn(&Arrival) -> Option<(Endpoint, Version)> + Send + Sync>,
 }
 
 pub async fn request(incoming: Request<Incoming>, connection: &Connection, cx: &Context) -> Response<Answer> {

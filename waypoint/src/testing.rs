@@ -24,10 +24,11 @@ use mesh_model::identity::SpiffeId;
 use mesh_xds::messages::waypoint::PortProtocol;
 
 use crate::body::Body;
-use crate::exchange::{Connect, ConnectError, ConnectErrorKind, Exchange, Hop, Stream, Version};
+use crate::exchange::{Connect, Exchange, Stream, Version};
 use crate::facts::{Arrival, Target};
 use crate::http1or2::{self, Connection};
 use crate::request::Context;
+use crate::upstream::{ConnectError, Endpoint, Kind};
 
 /// What is buffered in one direction of a connection in memory.
 pub const PIPE: usize = 64 << 10;
@@ -40,14 +41,14 @@ pub struct Endpoints {
 }
 
 impl Connect for Endpoints {
-    fn connect(&self, to: &Hop) -> BoxFuture<'static, Result<Box<dyn Stream>, ConnectError>> {
-        let serving = self.accept.lock().get(&to.id).map(|accept| {
+    fn connect(&self, to: &Endpoint) -> BoxFuture<'static, Result<Box<dyn Stream>, ConnectError>> {
+        let serving = self.accept.lock().get(to.id.trim_end_matches(":80")).map(|accept| {
             let (ours, theirs) = duplex(PIPE);
             tokio::spawn(accept(theirs));
             Box::new(ours) as Box<dyn Stream>
         });
         self.connections.fetch_add(1, Ordering::SeqCst);
-        async move { serving.ok_or_else(|| ConnectError::new(ConnectErrorKind::Refused, "nobody there")) }.boxed()
+        async move { serving.ok_or_else(|| ConnectError::new(Kind::Refused, "nobody there")) }.boxed()
     }
 }
 
@@ -73,7 +74,9 @@ impl Endpoints {
             async move {
                 let io = TokioIo::new(io);
                 let _ = match version {
-                    Version::Http1 => hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await,
+                    Version::Http1 => {
+                        hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await
+                    }
                     Version::Http2 => {
                         hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
                     }
@@ -108,8 +111,8 @@ impl Endpoints {
     }
 }
 
-pub fn hop(id: &str) -> Hop {
-    Hop { id: id.into(), port: 80 }
+pub fn hop(id: &str) -> Endpoint {
+    Endpoint::of_name(id.into(), 80)
 }
 
 pub fn arrival() -> Arc<Arrival> {
@@ -150,8 +153,9 @@ impl Site {
     }
 
     pub async fn http1(&self) -> hyper::client::conn::http1::SendRequest<Body> {
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(self.stream(Version::Http1))).await.expect("a handshake in memory");
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(self.stream(Version::Http1)))
+            .await
+            .expect("a handshake in memory");
         tokio::spawn(connection.with_upgrades());
         sender
     }
@@ -164,7 +168,6 @@ impl Site {
         sender
     }
 
-    #[allow(dead_code, reason = "the corpus of smuggling attempts comes with hygiene")]
     /// Sends bytes on a new HTTP/1.1 stream, then reads until the stream ends or `until` has come.
     pub async fn bytes(&self, sent: &[u8], until: &str) -> String {
         let mut stream = self.stream(Version::Http1);

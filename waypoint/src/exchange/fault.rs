@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use super::connect::ConnectError;
+use crate::upstream::ConnectError;
 
 #[derive(Clone, Debug)]
 pub enum Fault {
@@ -47,7 +47,9 @@ impl Fault {
             Some(h2::Reason::REFUSED_STREAM) => Fault::Refused(why),
             // A graceful GOAWAY: streams above its id were not processed, and this is the error that they get.
             Some(h2::Reason::NO_ERROR) if h2.is_go_away() && h2.is_remote() => Fault::Refused(why),
-            Some(h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::COMPRESSION_ERROR) if h2.is_library() => {
+            Some(h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::COMPRESSION_ERROR)
+                if h2.is_library() =>
+            {
                 Fault::Protocol(why)
             }
             _ if h2.is_reset() => Fault::Reset(why),

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::leased::{Outgoing, Seat};
-use super::{Active, Fault, Hop, Rules};
+use super::{Active, Fault, Rules};
+use crate::upstream::Endpoint;
 
 /// Locks that requests to different endpoints share: enough that the workers of one process seldom meet.
 const SHARDS: usize = 16;
@@ -21,7 +22,7 @@ const SHARDS: usize = 16;
 const IDLE_PER_HOP_MAX: usize = 256;
 
 pub(super) struct Kept {
-    shards: [Mutex<HashMap<Hop, Connections>>; SHARDS],
+    shards: [Mutex<HashMap<Endpoint, Connections>>; SHARDS],
     hasher: RandomState,
     began: Instant,
 }
@@ -78,12 +79,12 @@ impl Link {
 }
 
 impl Kept {
-    fn shard(&self, hop: &Hop) -> &Mutex<HashMap<Hop, Connections>> {
+    fn shard(&self, hop: &Endpoint) -> &Mutex<HashMap<Endpoint, Connections>> {
         &self.shards[(self.hasher.hash_one(hop) as usize) % SHARDS]
     }
 
     /// An idle HTTP/1.1 connection, and how many requests it has carried.
-    pub fn take(&self, hop: &Hop, now: Instant) -> Option<(http1::SendRequest<Outgoing>, u32)> {
+    pub fn take(&self, hop: &Endpoint, now: Instant) -> Option<(http1::SendRequest<Outgoing>, u32)> {
         let mut shard = self.shard(hop).lock();
         let idle = &mut shard.get_mut(hop)?.idle;
         while let Some(last) = idle.pop() {
@@ -94,7 +95,7 @@ impl Kept {
         None
     }
 
-    pub fn put(&self, hop: Hop, sender: http1::SendRequest<Outgoing>, uses: u32, until: Instant) {
+    pub fn put(&self, hop: Endpoint, sender: http1::SendRequest<Outgoing>, uses: u32, until: Instant) {
         let mut shard = self.shard(&hop).lock();
         let idle = &mut shard.entry(hop).or_default().idle;
         if idle.len() < IDLE_PER_HOP_MAX {
@@ -103,7 +104,7 @@ impl Kept {
     }
 
     /// The HTTP/2 connection with room that is used most: the others run empty and are closed.
-    pub fn link(&self, hop: &Hop, rules: &Rules, now: Instant) -> Option<Link> {
+    pub fn link(&self, hop: &Endpoint, rules: &Rules, now: Instant) -> Option<Link> {
         let shard = self.shard(hop).lock();
         let links = &shard.get(hop)?.links;
         let link = links.iter().find(|link| link.has_room(rules))?;
@@ -112,7 +113,7 @@ impl Kept {
     }
 
     /// The dial that is under way, else the one that `begin` makes.
-    pub fn dial(&self, hop: &Hop, begin: impl FnOnce() -> BoxFuture<'static, Result<Link, Fault>>) -> Dial {
+    pub fn dial(&self, hop: &Endpoint, begin: impl FnOnce() -> BoxFuture<'static, Result<Link, Fault>>) -> Dial {
         let mut shard = self.shard(hop).lock();
         let dial = &mut shard.entry(hop.clone()).or_default().dial;
         // One that nobody waited for to its end is not taken up again: it may be as old as it likes.
@@ -122,7 +123,7 @@ impl Kept {
         dial.insert(begin().shared()).clone()
     }
 
-    pub fn dialled(&self, hop: &Hop, link: Option<&Link>) {
+    pub fn dialled(&self, hop: &Endpoint, link: Option<&Link>) {
         let mut shard = self.shard(hop).lock();
         let connections = shard.entry(hop.clone()).or_default();
         connections.dial = None;
@@ -132,7 +133,7 @@ impl Kept {
         }
     }
 
-    pub fn retain(&self, mut wanted: impl FnMut(&Hop) -> bool) {
+    pub fn retain(&self, mut wanted: impl FnMut(&Endpoint) -> bool) {
         for shard in &self.shards {
             shard.lock().retain(|hop, _| wanted(hop));
         }

@@ -13,8 +13,9 @@ use hyper::client::conn::http1;
 use tokio::time::Instant;
 
 use super::kept::Kept;
-use super::{Active, BodyFault, Hop, Progress};
+use super::{Active, BodyFault, Progress};
 use crate::body::Body;
+use crate::upstream::Endpoint;
 
 /// The body of a request to an endpoint.
 pub struct Outgoing {
@@ -53,7 +54,7 @@ pub(super) enum Lease {
         sender: http1::SendRequest<Outgoing>,
         uses: u32,
         idle: Duration,
-        hop: Hop,
+        hop: Endpoint,
         kept: Arc<Kept>,
         progress: Option<Arc<Progress>>,
     },

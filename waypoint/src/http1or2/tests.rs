@@ -1,8 +1,8 @@
 //! Clients that are hyper's, and clients that are bytes.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, StreamBody};
 use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 
 use super::*;
 use crate::body::Body;

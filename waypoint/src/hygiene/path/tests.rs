@@ -117,20 +117,52 @@ fn endpoints_read(path: &str) -> [String; 3] {
     let clean = |path: &str| {
         let mut kept: Vec<&str> = Vec::new();
         for segment in path.split(['/', '\\']).filter(|segment| !segment.is_empty() && *segment != ".") {
-            if segment == ".." { drop(kept.pop()) } else { kept.push(segment) }
+            match segment {
+                ".." => _ = kept.pop(),
+                _ => kept.push(segment),
+            }
         }
         format!("/{}", kept.join("/"))
     };
     let without_parameters =
         path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect::<Vec<_>>().join("/");
-    let decoded_after = String::from_utf8_lossy(&percent_encoding::percent_decode_str(&without_parameters).collect::<Vec<_>>()).into_owned();
+    let decoded_after =
+        String::from_utf8_lossy(&percent_encoding::percent_decode_str(&without_parameters).collect::<Vec<_>>()).into_owned();
     [clean(&decoded), clean(&decoded), clean(&decoded_after)]
 }
 
 fn piece() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec![
-        "/", "//", "\\", ".", "..", "%2e", "%2E%2e", "%2f", "%2F", "%5c", "%5C", "%25", "%252f", "%61", "admin", "adm%69n", "a", "x", ";", ";x=1",
-        "%3b", "%00", "%", "%c0%af", "%c1%a1", "%zz", "%e0%80%af", "ü", "~", "%7e",
+        "/",
+        "//",
+        "\\",
+        ".",
+        "..",
+        "%2e",
+        "%2E%2e",
+        "%2f",
+        "%2F",
+        "%5c",
+        "%5C",
+        "%25",
+        "%252f",
+        "%61",
+        "admin",
+        "adm%69n",
+        "a",
+        "x",
+        ";",
+        ";x=1",
+        "%3b",
+        "%00",
+        "%",
+        "%c0%af",
+        "%c1%a1",
+        "%zz",
+        "%e0%80%af",
+        "ü",
+        "~",
+        "%7e",
     ])
 }
 
