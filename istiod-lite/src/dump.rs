@@ -4,7 +4,10 @@ use mesh_model::address::{GatewayAddress, GatewayDestination};
 use mesh_model::service::Service;
 use mesh_model::workload::{TunnelProtocol, Workload};
 use mesh_policy::{Entry, Match, Policy, StringMatch};
+use mesh_xds::messages::waypoint::to_json;
 use serde_json::{Map, Value, json};
+
+use crate::translate::Resource;
 
 pub fn workload(workload: &Workload) -> Value {
     let services = workload.services.iter().map(|(key, ports)| (key.to_string(), ports_of(ports)));
@@ -53,6 +56,16 @@ pub fn service(service: &Service) -> Value {
         "ipFamilies": format!("{:?}", service.ip_families),
         "canonical": service.canonical,
         "ingressUseWaypoint": service.ingress_use_waypoint,
+    }))
+}
+
+/// What waypoints are told.
+pub fn resource(resource: &Resource) -> Value {
+    bare(json!({
+        "type": resource.type_url.rsplit('.').next(),
+        "name": resource.name,
+        "audiences": resource.audiences,
+        "content": to_json(resource.type_url, &resource.body).and_then(sparse),
     }))
 }
 
@@ -116,6 +129,25 @@ fn ports_of(ports: &std::collections::BTreeMap<u16, u16>) -> Value {
 }
 
 /// Leaves out what is empty, false or null.
+/// What differs from the default of its message, at any depth.
+fn sparse(value: Value) -> Option<Value> {
+    match value {
+        Value::Object(fields) => {
+            let fields: Map<_, _> = fields.into_iter().filter_map(|(name, value)| Some((name, sparse(value)?))).collect();
+            (!fields.is_empty()).then_some(Value::Object(fields))
+        }
+        // An item that says nothing counts all the same.
+        Value::Array(items) => {
+            let items: Vec<Value> = items.into_iter().map(|item| sparse(item).unwrap_or_else(|| json!({}))).collect();
+            (!items.is_empty()).then_some(Value::Array(items))
+        }
+        Value::Null | Value::Bool(false) => None,
+        Value::String(text) if text.is_empty() => None,
+        Value::Number(number) if number.as_f64() == Some(0.0) => None,
+        said => Some(said),
+    }
+}
+
 fn bare(value: Value) -> Value {
     let Value::Object(fields) = value else { return value };
     let is_said = |value: &Value| match value {

@@ -1,11 +1,11 @@
-//! What came out of translation goes to the catalog that node daemons are told from.
+//! What came out of translation goes to the catalog that node daemons and waypoints are told from.
 //!
 //! The order keeps every reference whole: a policy is there before a workload lists it, and leaves after no workload does
 //! (spec/controlplane.md 14.4).
 
-use mesh_xds::{CatalogWriter, Update};
+use mesh_xds::{CatalogWriter, Offer, Update};
 
-use crate::translate::Changes;
+use crate::translate::{Changes, Resource};
 
 /// The updates of a batch, to be published one after the other.
 pub fn updates(changes: &Changes) -> [Vec<Update>; 3] {
@@ -18,6 +18,13 @@ pub fn updates(changes: &Changes) -> [Vec<Update>; 3] {
             None => last.push(Update::remove_policy(key)),
         }
     }
+    // A waypoint knows what it serves before anybody is sent to it.
+    for ((type_url, name), resource) in &changes.resources {
+        match resource {
+            Some(resource) => first.push(Update::Put(type_url, offer(resource))),
+            None => last.push(Update::Remove(type_url, name.clone())),
+        }
+    }
     for (key, service) in &changes.services {
         then.push(service.as_ref().map_or_else(|| Update::remove_address(&key.to_string()), |service| Update::service(service)));
     }
@@ -25,6 +32,10 @@ pub fn updates(changes: &Changes) -> [Vec<Update>; 3] {
         then.push(workload.as_ref().map_or_else(|| Update::remove_address(&uid.0), |workload| Update::workload(workload)));
     }
     [first, then, last]
+}
+
+fn offer(resource: &Resource) -> Offer {
+    Offer { audiences: Some(resource.audiences.clone()), ..Offer::new(&resource.name, resource.body.clone()) }
 }
 
 pub fn publish(catalog: &mut CatalogWriter, changes: &Changes) {

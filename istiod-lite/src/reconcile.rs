@@ -113,10 +113,13 @@ impl Reconcile {
         let counted = self.by_kind(&batch.events);
         let changes = self.translation.apply(batch.events);
         // First where pods run: a daemon that hears of a new pod asks for its certificate at once.
-        if !changes.pods.is_empty() {
+        if !changes.pods.is_empty() || !changes.accounts.is_empty() {
             let mut placements = Placements::clone(&self.placements.load());
             for event in &changes.pods {
                 placements.apply(event);
+            }
+            for (gateway, account) in &changes.accounts {
+                placements.waypoint(gateway, account.as_ref().map(|account| &account.account));
             }
             self.placements.publish(placements);
         }
@@ -183,12 +186,13 @@ impl Reconcile {
 
     /// Everything that is published, for people.
     fn dump(&self) -> Value {
-        let (mut workloads, mut services, mut policies) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut workloads, mut services, mut policies, mut resources) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for derived in self.translation.derived() {
             workloads.extend(derived.workloads.iter().map(|workload| crate::dump::workload(workload)));
             services.extend(derived.services.iter().map(|service| crate::dump::service(service)));
             policies.extend(derived.policies.iter().map(|policy| crate::dump::policy(policy)));
+            resources.extend(derived.resources.iter().map(|resource| crate::dump::resource(resource)));
         }
-        json!({ "workloads": workloads, "services": services, "policies": policies })
+        json!({ "workloads": workloads, "services": services, "policies": policies, "waypoints": resources })
     }
 }

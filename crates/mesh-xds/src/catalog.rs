@@ -30,8 +30,8 @@ pub struct Offer {
     pub services: Vec<Arc<str>>,
     /// The node it runs on: the clients of that node are always told of it.
     pub node: Option<Arc<str>>,
-    /// Who may see it; `None`: everybody who may see its type.
-    pub audience: Option<Arc<str>>,
+    /// Who may see it, any of these (`Scope::audiences`); `None`: everybody who may see its type.
+    pub audiences: Option<Vec<Arc<str>>>,
     pub is_service: bool,
 }
 
@@ -92,7 +92,7 @@ impl Offer {
             aliases: Vec::new(),
             services: Vec::new(),
             node: None,
-            audience: None,
+            audiences: None,
             is_service: false,
         }
     }

@@ -5,22 +5,27 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::messages::discovery::Node;
 
 /// What a caller may see and for how long. Made by the authentication, never from what the client sends.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Scope {
     /// `None` on a port without authentication: then the client's own words count.
     pub account: Option<Account>,
     /// The node the token is bound to.
     pub node: Option<Arc<str>>,
-    /// The node daemon's account: only it may subscribe to all addresses.
+    /// A node daemon or a waypoint: others may not subscribe to all addresses.
     pub all_addresses: bool,
+    /// A node daemon: nobody else is told of the policies that those enforce.
+    pub policies: bool,
     /// Resources with an audience are shown to these only.
     pub audiences: Vec<Arc<str>>,
     /// When the token expires, and the stream with it.
     pub expires: Option<Instant>,
+    /// Cancelled when what the scope was founded on is gone; the stream ends then, too.
+    pub revoked: CancellationToken,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +35,7 @@ pub struct Account {
 }
 
 /// A client that was checked.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Caller {
     pub scope: Scope,
     /// The id it gave itself, for people.
@@ -112,7 +117,7 @@ mod tests {
 
     fn scope(node: Option<&str>) -> Scope {
         let account = Account { namespace: "istio-system".into(), service_account: "ztunnel".into() };
-        Scope { account: Some(account), node: node.map(Arc::from), all_addresses: true, audiences: vec![], expires: None }
+        Scope { account: Some(account), node: node.map(Arc::from), all_addresses: true, policies: true, audiences: vec![], expires: None, revoked: CancellationToken::new() }
     }
 
     const ID: &str = "ztunnel~10.0.0.1~z.istio-system~istio-system.svc.cluster.local";

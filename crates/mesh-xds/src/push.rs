@@ -15,7 +15,7 @@ use crate::catalog::{Catalog, Offer};
 use crate::claim::Caller;
 use crate::epoch::system_version;
 use crate::messages::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
-use crate::messages::{ADDRESS, AUTHORIZATION, Any, WORKLOAD};
+use crate::messages::{ADDRESS, AUTHORIZATION, Any, WORKLOAD, waypoint};
 
 use named::Named;
 
@@ -26,6 +26,16 @@ const PUSH_BYTES: usize = 1 << 20;
 const TYPES_MAX: usize = 32;
 /// Names one stream may ask for.
 const NAMES_MAX: usize = 100_000;
+/// Types whose resources restrict what others open.
+const GUARDS: [&str; 7] = [
+    AUTHORIZATION,
+    waypoint::EXT_AUTHZ_PROVIDER,
+    waypoint::AUTHZ_POLICY,
+    waypoint::JWT_POLICY,
+    waypoint::RATE_LIMIT,
+    waypoint::HTTP_POLICY,
+    waypoint::BACKEND_POLICY,
+];
 /// How much of a NACK we keep.
 const NACK_CHARS: usize = 1_024;
 
@@ -40,7 +50,7 @@ pub struct Push {
 /// What a client does not get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    #[error("only the node daemon may subscribe to all addresses; ask for names")]
+    #[error("only node daemons and waypoints may subscribe to all addresses; ask for names")]
     AllAddresses,
     #[error("only the node daemon is told of policies")]
     Policies,
@@ -150,21 +160,23 @@ impl Push {
     }
 
     /// What the stream is to be told of the catalog's changes, in an order that leaves no window: a new policy comes
-    /// before the workload that lists it and goes after it.
+    /// before the workload that lists it or the service that it guards, and goes after it.
     pub fn update(&mut self, catalog: &Arc<Catalog>) -> Vec<DeltaDiscoveryResponse> {
         let mut responses = Vec::new();
-        let mut policies_gone = Difference::default();
-        if let Some(told) = self.types.get_mut(AUTHORIZATION) {
-            let mut difference = told.update(AUTHORIZATION, &self.caller, catalog);
-            policies_gone.removed = std::mem::take(&mut difference.removed);
-            responses.extend(told.pack(difference, AUTHORIZATION, &mut self.nonces, Size::Pushes, Empty::Omit));
+        let mut gone = Vec::new();
+        for type_url in GUARDS {
+            let Some(told) = self.types.get_mut(type_url) else { continue };
+            let mut difference = told.update(type_url, &self.caller, catalog);
+            gone.push((type_url, Difference { removed: std::mem::take(&mut difference.removed), ..Difference::default() }));
+            responses.extend(told.pack(difference, type_url, &mut self.nonces, Size::Pushes, Empty::Omit));
         }
-        for (type_url, told) in self.types.iter_mut().filter(|(type_url, _)| *type_url != AUTHORIZATION) {
+        for (type_url, told) in self.types.iter_mut().filter(|(type_url, _)| !GUARDS.contains(&type_url.as_str())) {
             let difference = told.update(type_url, &self.caller, catalog);
             responses.extend(told.pack(difference, type_url, &mut self.nonces, Size::Pushes, Empty::Omit));
         }
-        if let Some(told) = self.types.get_mut(AUTHORIZATION) {
-            responses.extend(told.pack(policies_gone, AUTHORIZATION, &mut self.nonces, Size::Pushes, Empty::Omit));
+        for (type_url, difference) in gone {
+            let Some(told) = self.types.get_mut(type_url) else { continue };
+            responses.extend(told.pack(difference, type_url, &mut self.nonces, Size::Pushes, Empty::Omit));
         }
         responses
     }
@@ -182,10 +194,12 @@ impl Push {
         if !self.caller.scope.all_addresses {
             match type_url {
                 ADDRESS | WORKLOAD if everything => return Err(Refused::AllAddresses),
-                // By name too: who may talk to whom is for those who enforce it.
-                AUTHORIZATION => return Err(Refused::Policies),
                 _ => {}
             }
+        }
+        // By name too: who may talk to whom is for those who enforce it.
+        if type_url == AUTHORIZATION && !self.caller.scope.policies {
+            return Err(Refused::Policies);
         }
         let (what, difference, size) = if everything {
             (What::Everything, everything_but(request, &self.caller, catalog), Size::OneMessage)
@@ -341,7 +355,7 @@ fn resource(offer: &Offer, type_url: &str, aliases: Aliases) -> Resource {
 }
 
 fn may_see(caller: &Caller, offer: &Offer) -> bool {
-    offer.audience.as_ref().is_none_or(|audience| caller.scope.audiences.contains(audience))
+    offer.audiences.as_ref().is_none_or(|audiences| audiences.iter().any(|audience| caller.scope.audiences.contains(audience)))
 }
 
 impl Nonces {

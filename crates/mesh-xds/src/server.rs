@@ -302,7 +302,7 @@ impl StreamingService<DeltaDiscoveryRequest> for Method {
         let scope = self.scope.clone();
         tokio::spawn(async move {
             let _place = place;
-            let outlet = Outlet::new(sender, scope.expires, shared.stop.clone());
+            let outlet = Outlet::new(sender, &scope, shared.stop.clone());
             if let Err(status) = shared.stream(scope, request.into_inner(), &outlet).await {
                 tracing::info!(target: "xds", code = ?status.code(), why = status.message(), "a discovery stream is ended");
                 outlet.end(status).await;

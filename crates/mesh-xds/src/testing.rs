@@ -105,7 +105,9 @@ impl Authenticate for Tokens {
                 account: Some(Account { namespace: "istio-system".into(), service_account: account.into() }),
                 node: Some(node).filter(|node| *node != "-").map(Arc::from),
                 all_addresses: account == "ztunnel",
+                policies: account == "ztunnel",
                 audiences: Vec::new(),
+                revoked: CancellationToken::new(),
                 expires: seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
             })
         })

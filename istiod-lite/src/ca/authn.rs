@@ -13,6 +13,7 @@ use mesh_identity::Clock;
 use mesh_identity::impersonate::{Caller, Proof, Rules};
 use mesh_identity::token::{Subject, Verifier};
 use mesh_runtime::Watched;
+use mesh_xds::messages::waypoint::{EVERY_WAYPOINT, audience};
 use mesh_xds::{Account, Authenticate, Scope};
 use tokio::time::Instant;
 use tonic::Status;
@@ -81,12 +82,19 @@ impl Authn {
 
     fn scope(&self, known: Known) -> Scope {
         let left = known.expires.duration_since(self.clock.now()).unwrap_or_default();
+        let policies = self.sees_everything(&known.caller);
+        let waypoints = self.placements.with(|placements| placements.waypoints(&known.caller.namespace, &known.caller.service_account).cloned());
+        let own = waypoints.iter().flat_map(|waypoints| waypoints.gateways.iter()).map(|gateway| audience(&gateway.namespace, &gateway.name).into());
+        let audiences: Vec<Arc<str>> = waypoints.iter().map(|_| EVERY_WAYPOINT.into()).chain(own).collect();
         Scope {
-            all_addresses: self.sees_everything(&known.caller),
+            all_addresses: policies || waypoints.is_some(),
+            policies,
             account: Some(Account { namespace: known.caller.namespace.into(), service_account: known.caller.service_account.into() }),
             node: known.node,
-            audiences: Vec::new(),
+            audiences,
             expires: Some(Instant::now() + left),
+            // A node daemon that runs as a waypoint's account stays what it is without the waypoint.
+            revoked: waypoints.filter(|_| !policies).map(|waypoints| waypoints.changed).unwrap_or_default(),
         }
     }
 }

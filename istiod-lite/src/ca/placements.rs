@@ -1,9 +1,10 @@
-//! Which pod runs where and as whom: a snapshot for those who decide on certificates while the cluster changes.
+//! Which pod runs where and as whom, and who is a waypoint: a snapshot for those who decide on certificates while the cluster changes.
 
 use std::sync::Arc;
 
 use mesh_identity::impersonate::{Facts, Phase, PodFact};
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
+use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Event;
 use crate::objects::{Kind, NsName, Object, Pod};
@@ -14,6 +15,17 @@ pub struct Placements {
     pods: RedBlackTreeMapSync<NsName, Arc<Pod>>,
     /// `namespace/service account` to the names of its pods.
     of_account: RedBlackTreeMapSync<NsName, RedBlackTreeSetSync<NsName>>,
+    /// Gateway to the account that its instances run as.
+    account_of_waypoint: RedBlackTreeMapSync<NsName, NsName>,
+    waypoints_of_account: RedBlackTreeMapSync<NsName, Waypoints>,
+}
+
+/// The waypoints that an account stands for.
+#[derive(Clone, Debug, Default)]
+pub struct Waypoints {
+    pub gateways: RedBlackTreeSetSync<NsName>,
+    /// Cancelled when they are others.
+    pub changed: CancellationToken,
 }
 
 impl Placements {
@@ -35,6 +47,33 @@ impl Placements {
 
     pub fn find(&self, namespace: &str, name: &str) -> Option<&Arc<Pod>> {
         self.pods.get(&NsName::new(namespace, name))
+    }
+
+    /// A Gateway is a waypoint whose instances run as an account, or is none (any more).
+    pub fn waypoint(&mut self, gateway: &NsName, account: Option<&NsName>) {
+        if let Some(before) = self.account_of_waypoint.get(gateway).cloned() {
+            self.account_of_waypoint.remove_mut(gateway);
+            self.regroup(before, |gateways| { gateways.remove_mut(gateway); });
+        }
+        if let Some(account) = account {
+            self.account_of_waypoint.insert_mut(gateway.clone(), account.clone());
+            self.regroup(account.clone(), |gateways| gateways.insert_mut(gateway.clone()));
+        }
+    }
+
+    fn regroup(&mut self, account: NsName, change: impl FnOnce(&mut RedBlackTreeSetSync<NsName>)) {
+        let Waypoints { mut gateways, changed } = self.waypoints_of_account.get(&account).cloned().unwrap_or_default();
+        changed.cancel();
+        change(&mut gateways);
+        if gateways.is_empty() {
+            self.waypoints_of_account.remove_mut(&account);
+        } else {
+            self.waypoints_of_account.insert_mut(account, Waypoints { gateways, changed: CancellationToken::new() });
+        }
+    }
+
+    pub fn waypoints(&self, namespace: &str, account: &str) -> Option<&Waypoints> {
+        self.waypoints_of_account.get(&NsName::new(namespace, account))
     }
 
     fn insert(&mut self, pod: &Arc<Pod>) {

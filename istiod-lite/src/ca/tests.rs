@@ -12,7 +12,7 @@ use mesh_xds::Authenticate;
 use super::authn::{Authn, DiscoveryAuthn, Tokens, Unknown};
 use super::placements::Placements;
 use crate::cluster::Event;
-use crate::objects::{Kind, ObjectKey};
+use crate::objects::{Kind, NsName, ObjectKey};
 use crate::translate::tests::{events, pod};
 
 #[derive(Debug)]
@@ -129,7 +129,10 @@ async fn a_token_must_fit_the_pod_it_names() {
 // V-31, T-08
 #[tokio::test]
 async fn scope_comes_from_the_token() {
-    let case = case(placements(&cluster()), now());
+    let mut placed = placements(&cluster());
+    let account = |name: &str| NsName::new("istio-system", name);
+    placed.waypoint(&account("wp"), Some(&account("gateway")));
+    let case = case(placed.clone(), now());
     let authn = DiscoveryAuthn(Arc::new(case.authn));
     let ask = |token: Option<String>| {
         let authn = &authn;
@@ -144,12 +147,18 @@ async fn scope_comes_from_the_token() {
     let token = |subject: &Subject| case.minter.mint(subject, AUDIENCE, Duration::from_secs(60), now()).unwrap();
 
     let daemon = ask(Some(token(&subject("ztunnel", None, Some("n1"))))).await.unwrap();
-    assert!(daemon.all_addresses && daemon.node.as_deref() == Some("n1"));
+    assert!(daemon.all_addresses && daemon.policies && daemon.audiences.is_empty() && daemon.node.as_deref() == Some("n1"));
     let left = daemon.expires.unwrap().duration_since(tokio::time::Instant::now());
     assert!(left <= Duration::from_secs(60) && left > Duration::from_secs(50), "{left:?}");
 
     let other = ask(Some(token(&subject("waypoint", None, None)))).await.unwrap();
-    assert!(!other.all_addresses && other.node.is_none());
+    assert!(!other.all_addresses && other.audiences.is_empty() && other.node.is_none());
+    let waypoint = ask(Some(token(&subject("gateway", None, None)))).await.unwrap();
+    assert!(waypoint.all_addresses && !waypoint.policies && waypoint.audiences == ["waypoints".into(), Arc::from("waypoint/istio-system/wp")]);
+    placed.waypoint(&account("other"), Some(&account("other")));
+    assert!(!waypoint.revoked.is_cancelled(), "another Gateway is none of its business");
+    placed.waypoint(&account("wp"), None);
+    assert!(waypoint.revoked.is_cancelled() && placed.waypoints("istio-system", "gateway").is_none());
     let machine = ask(Some(token(&subject("machine", None, None)))).await.unwrap();
     assert!(machine.all_addresses && machine.node.is_none(), "a machine sees the mesh, and is no node");
     let minted = |audience: &str, since: SystemTime| case.minter.mint(&subject("ztunnel", None, Some("n1")), audience, Duration::from_secs(60), since).unwrap();

@@ -9,8 +9,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::core::Refused;
+use super::duration::Span;
 use super::gateway::LabelSelector;
 use super::meta::Meta;
+use super::virtual_service::HttpRetry;
 use super::{Kind, Labels};
 
 /// The key of the ConfigMap that holds the settings. A ConfigMap without it is somebody else's.
@@ -30,8 +32,31 @@ pub struct MeshConfig {
     /// Namespaces that are looked at: those that any of these selects; all of them when there is none.
     pub discovery_selectors: Vec<LabelSelector>,
     pub service_entry_visibility: Option<ServiceEntryVisibility>,
+    /// Other names of the trust domain in identities.
+    pub trust_domain_aliases: Vec<Arc<str>>,
+    pub default_config: ProxyConfig,
+    pub connect_timeout: Option<Span>,
+    /// For services with a route at a waypoint, and for those without.
+    pub default_http_retry_policy: Option<HttpRetry>,
+    pub default_inbound_http_retry_policy: Option<HttpRetry>,
     #[serde(flatten)]
     pub others: BTreeMap<String, Value>,
+}
+
+/// Of the settings of proxies those that waypoints honour.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ProxyConfig {
+    pub mesh_id: Option<Arc<str>>,
+    pub gateway_topology: GatewayTopology,
+    #[serde(flatten)]
+    pub others: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GatewayTopology {
+    pub num_trusted_proxies: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -133,6 +158,13 @@ impl MeshConfig {
         if !unknown.is_empty() {
             notes.push(format!("data.mesh: {} are not settings that are known here", unknown.join(", ")));
         }
+        if !self.trust_domain_aliases.is_empty() {
+            notes.push("data.mesh.trustDomainAliases is honoured by waypoints only: at layer 4 principals of policies must carry the trust domain itself".into());
+        }
+        if !self.default_config.others.is_empty() {
+            let names: Vec<&str> = self.default_config.others.keys().map(String::as_str).collect();
+            notes.push(format!("data.mesh.defaultConfig: {} have no effect: they are for proxies of another make", names.join(", ")));
+        }
         if self.service_entry_visibility.as_ref().is_some_and(|visibility| visibility.apply_to_sidecars) {
             notes.push("data.mesh.serviceEntryVisibility.applyToSidecars has no effect: sidecars are not configured here".into());
         }
@@ -150,8 +182,7 @@ impl ServiceEntryVisibility {
 }
 
 /// Settings of which somebody could believe that they are in force.
-const EXPLAINED: [(&str, &str); 7] = [
-    ("trustDomainAliases", "principals of policies must carry the trust domain itself"),
+const EXPLAINED: [(&str, &str); 6] = [
     ("outboundTrafficPolicy", "node daemons decide by MESH_RANGES what becomes of unknown destinations"),
     ("serviceScopeConfigs", "there is one cluster, so no service is global"),
     ("serviceSettings", "there is one cluster, so every host is local to it"),
@@ -161,9 +192,9 @@ const EXPLAINED: [(&str, &str); 7] = [
 ];
 
 /// What configures proxies that read requests, and sidecars (spec/controlplane.md 5.4).
-const OF_PROXIES: [&str; 40] = [
-    "accessLogEncoding", "accessLogFile", "accessLogFormat", "certificates", "configSources", "connectTimeout", "defaultConfig",
-    "defaultDestinationRuleExportTo", "defaultHttpRetryPolicy", "defaultProviders", "defaultServiceExportTo", "defaultTrafficPolicy",
+const OF_PROXIES: [&str; 37] = [
+    "accessLogEncoding", "accessLogFile", "accessLogFormat", "certificates", "configSources",
+    "defaultDestinationRuleExportTo", "defaultProviders", "defaultServiceExportTo", "defaultTrafficPolicy",
     "defaultVirtualServiceExportTo", "disableEnvoyListenerLog", "dnsRefreshRate", "enableAutoMtls", "enableEnvoyAccessLogService",
     "enablePrometheusMerge", "enableTracing", "extensionProviders", "h2UpgradePolicy", "hboneIdleTimeout",
     "inboundClusterStatName", "inboundTrafficPolicy", "ingressClass", "ingressControllerMode", "ingressSelector", "ingressService",

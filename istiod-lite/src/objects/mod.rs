@@ -14,6 +14,8 @@ pub mod istio;
 pub mod policy;
 pub mod gateway;
 pub mod mesh_config;
+pub mod duration;
+pub mod virtual_service;
 pub mod read;
 pub mod stand_in;
 #[cfg(test)]

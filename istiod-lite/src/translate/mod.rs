@@ -14,7 +14,7 @@ use mesh_policy::Policy;
 
 use crate::cluster::Cluster;
 use crate::objects::mesh_config::Visible;
-use crate::objects::{Kind, Labels, Meta, Namespace, Node, NsName, ObjectKey};
+use crate::objects::{Kind, Labels, MeshConfig, Meta, Namespace, Node, NsName, ObjectKey};
 use crate::pairs::Least;
 
 pub mod settings;
@@ -28,6 +28,9 @@ pub mod peer_authentication;
 pub mod vips;
 pub mod claims;
 pub mod network_gateway;
+pub mod resource;
+pub mod served;
+mod retry;
 mod mesh_config;
 mod touched;
 pub mod translation;
@@ -35,6 +38,8 @@ pub mod translation;
 pub(crate) mod tests;
 
 pub use report::{Condition, Report};
+pub use resource::{Resource, ResourceKey};
+pub use served::Account;
 pub use settings::Settings;
 pub use translation::{Changes, Translation};
 
@@ -91,6 +96,10 @@ pub struct Derived {
     pub workloads: Vec<Arc<Workload>>,
     pub services: Vec<Arc<Service>>,
     pub policies: Vec<Arc<Policy>>,
+    /// What waypoints are told.
+    pub resources: Vec<Arc<Resource>>,
+    /// Who is a waypoint.
+    pub accounts: Vec<Arc<Account>>,
     pub reports: Vec<(ObjectKey, Report)>,
 }
 
@@ -169,6 +178,12 @@ impl<'a> Lens<'a> {
     pub fn network(&self) -> Arc<str> {
         self.memory.network.clone()
     }
+
+    /// The configuration of the mesh that is in force.
+    pub fn mesh_config(&self) -> Arc<MeshConfig> {
+        self.note(Read::Object(self.cluster.config_key().clone()));
+        self.cluster.mesh_config()
+    }
 }
 
 /// What one unit makes of the world.
@@ -194,6 +209,8 @@ fn gateway(lens: &Lens<'_>, name: &NsName) -> Derived {
     Derived {
         workloads: network_gateway::workloads(lens, name),
         policies: waypoint::implicit_allow(lens, name).map(Arc::new).into_iter().collect(),
+        resources: served::mesh_settings(lens, name).into_iter().collect(),
+        accounts: served::account(lens, name).into_iter().collect(),
         ..waypoint::report(lens, name)
     }
 }

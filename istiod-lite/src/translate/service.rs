@@ -8,7 +8,7 @@ use mesh_model::address::{NamespacedHostname, NetworkAddress, NetworkCidr};
 use mesh_model::service::{HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Scope, Service, Visibility};
 
 use super::waypoint::Bound;
-use super::{Derived, Lens, Report, Settings, claims, ports, waypoint};
+use super::{Derived, Lens, Report, Settings, claims, ports, served, waypoint};
 use crate::cluster::Cluster;
 use crate::objects::core::TargetPort;
 use crate::objects::mesh_config::Visible;
@@ -63,7 +63,9 @@ pub fn host(lens: &Lens<'_>, namespace: &Arc<str>, hostname: &Arc<str>) -> Deriv
         if service.is_external_name {
             report.note("type ExternalName is not published: it has no address of its own");
         } else {
-            derived.services.push(from_service(lens, service, &mut report).into());
+            let published = from_service(lens, service, &mut report);
+            derived.resources.extend(served::of_service(lens, service, &published));
+            derived.services.push(published.into());
         }
         derived.say(key, report);
     }
@@ -72,7 +74,11 @@ pub fn host(lens: &Lens<'_>, namespace: &Arc<str>, hostname: &Arc<str>) -> Deriv
         let key = ObjectKey { kind: Kind::ServiceEntry, name: entry.meta.ns_name() };
         let mut report = Report::default();
         match &winner {
-            Some(winner) if *winner == key => derived.services.push(from_entry(lens, entry, hostname, &mut report).into()),
+            Some(winner) if *winner == key => {
+                let published = from_entry(lens, entry, hostname, &mut report);
+                derived.resources.extend(served::of_entry(lens, entry, &published));
+                derived.services.push(published.into());
+            }
             Some(winner) => report.note(format!("host {hostname} is not published: {winner} has this name in the namespace")),
             None => {}
         }

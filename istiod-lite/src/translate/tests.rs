@@ -23,6 +23,7 @@ mod claims;
 mod network;
 mod incremental;
 mod checklist;
+pub(crate) mod served;
 
 /// The objects of a YAML text.
 pub fn events(yaml: &str) -> Vec<Event> {
@@ -65,6 +66,27 @@ pub fn printed(translation: &Translation) -> String {
         text.push('\n');
         text
     })
+}
+
+/// What waypoints are told, one line each: type, name, for whom, and what differs from the default.
+pub fn check_resources(yaml: &str, expected: Expect) {
+    expected.assert_eq(&printed_resources(&translated(yaml)));
+}
+
+pub fn printed_resources(translation: &Translation) -> String {
+    let mut lines: Vec<String> = translation.derived().flat_map(|derived| &derived.resources).map(|resource| print_resource(resource)).collect();
+    lines.sort();
+    lines.into_iter().map(|line| line + "\n").collect()
+}
+
+/// Where it comes from is left out: the name says it.
+pub fn print_resource(resource: &Resource) -> String {
+    let mut shown = crate::dump::resource(resource);
+    if let Some(content) = shown["content"].as_object_mut() {
+        content.remove("meta");
+    }
+    let audiences: Vec<String> = resource.audiences.iter().map(|audience| audience.replace("waypoint/", "")).collect();
+    format!("{} {} [{}] {}", shown["type"].as_str().unwrap_or_default(), resource.name, audiences.join(" "), shown["content"])
 }
 
 /// Only what differs from the default.

@@ -15,7 +15,7 @@ use super::peer_authentication::{Modes, Strictness, namespace_mode};
 use super::touched::touched;
 use super::claims::Claims;
 use super::vips::{Claim, Vips};
-use super::{Derived, Lens, Memory, Read, Report, Settings, Unit, derive, merged, policy};
+use super::{Account, Derived, Lens, Memory, Read, Report, Resource, ResourceKey, Settings, Unit, derive, merged, policy};
 use crate::cluster::{Change, Cluster, Event, network_of};
 use crate::objects::{Kind, NsName, Object, ObjectKey};
 use crate::pairs::Pairs;
@@ -26,6 +26,9 @@ pub struct Changes {
     pub workloads: BTreeMap<Uid, Option<Arc<Workload>>>,
     pub services: BTreeMap<NamespacedHostname, Option<Arc<Service>>>,
     pub policies: BTreeMap<PolicyKey, Option<Arc<Policy>>>,
+    pub resources: BTreeMap<ResourceKey, Option<Arc<Resource>>>,
+    /// By the Gateway.
+    pub accounts: BTreeMap<NsName, Option<Arc<Account>>>,
     /// Pods that are not as they were, for those who decide on certificates.
     pub pods: Vec<Event>,
     /// Objects about which something else is to be said.
@@ -55,7 +58,7 @@ struct Done {
 
 impl Changes {
     pub fn is_empty(&self) -> bool {
-        self.workloads.is_empty() && self.services.is_empty() && self.policies.is_empty() && self.reports.is_empty()
+        self.workloads.is_empty() && self.services.is_empty() && self.policies.is_empty() && self.resources.is_empty() && self.reports.is_empty()
     }
 }
 
@@ -300,6 +303,8 @@ impl Translation {
         compare(&before.derived.workloads, &done.derived.workloads, |workload| workload.uid.clone(), &mut changes.workloads);
         compare(&before.derived.services, &done.derived.services, |service| service.key(), &mut changes.services);
         compare(&before.derived.policies, &done.derived.policies, |policy| policy.key(), &mut changes.policies);
+        compare(&before.derived.resources, &done.derived.resources, Resource::key, &mut changes.resources);
+        compare(&before.derived.accounts, &done.derived.accounts, |account| account.gateway.clone(), &mut changes.accounts);
         // A unit without outputs and reads is one whose object is gone.
         if !done.reads.is_empty() || done.derived != Derived::default() {
             self.units.insert(unit, done);

@@ -13,6 +13,10 @@ use super::{Derived, Lens, Read, Report, service};
 use crate::objects::gateway::{Listener, RouteNamespaces};
 use crate::objects::{Gateway, Kind, Labels, Meta, NsName, ObjectKey};
 
+mod serving;
+
+pub use serving::{CLASS, CONTROLLER, is_class, is_waypoint, ready_instances, serving};
+
 const USE: &str = "istio.io/use-waypoint";
 const USE_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const CANARY: &str = "istio.io/use-waypoint-canary";
@@ -117,8 +121,7 @@ impl Bound {
 
 /// The waypoint of a Service or ServiceEntry; `message` texts and the canary come with it.
 pub fn of_service(lens: &Lens<'_>, meta: &Meta, visibility: Visibility) -> Bound {
-    // A mesh-managed gateway's own Service must be reachable without passing through itself.
-    if matches!(meta.label("gateway.istio.io/managed"), Some("istio.io-mesh-controller" | "istio.io-eastwest-controller")) {
+    if is_managed(meta) {
         return Bound::Free;
     }
     let mut bound = resolve(lens, &meta.namespace, &meta.labels, Traffic::Service);
@@ -137,6 +140,11 @@ pub fn of_service(lens: &Lens<'_>, meta: &Meta, visibility: Visibility) -> Bound
         }
     }
     bound
+}
+
+/// A mesh-managed gateway's own Service must be reachable without passing through itself.
+fn is_managed(meta: &Meta) -> bool {
+    matches!(meta.label("gateway.istio.io/managed"), Some("istio.io-mesh-controller" | "istio.io-eastwest-controller"))
 }
 
 /// The waypoint for traffic to a workload's own address.
@@ -188,11 +196,8 @@ fn usable(lens: &Lens<'_>, namespace: &Arc<str>, name: &NsName, asked: Traffic) 
 
 /// A second waypoint that takes part of the traffic. What is wrong with it never harms the first.
 fn canary_of(lens: &Lens<'_>, meta: &Meta, primary: &Waypoint) -> Result<Option<(Waypoint, u32)>, String> {
-    let level = lens.namespace_meta(&meta.namespace).filter(|_| meta.label(USE).is_none());
-    let label = |key| meta.labels.get(key).or_else(|| level?.labels.get(key));
-    let Some(name) = label(CANARY).filter(|name| !matches!(&***name, "" | "none")) else { return Ok(None) };
-    let place = label(CANARY_NAMESPACE).unwrap_or(&meta.namespace);
-    let name = NsName { namespace: place.clone(), name: name.clone() };
+    let Some(name) = canary_name(lens, meta) else { return Ok(None) };
+    let level = canary_level(lens, meta);
     let weight = meta.annotation(CANARY_WEIGHT).or_else(|| level?.annotation(CANARY_WEIGHT)).unwrap_or("0");
     let weight: u32 = weight.parse().ok().filter(|weight| *weight <= 100).ok_or_else(|| format!("{CANARY_WEIGHT} is {weight:?}, not 0 to 100"))?;
     if name == primary.name {
@@ -200,6 +205,18 @@ fn canary_of(lens: &Lens<'_>, meta: &Meta, primary: &Waypoint) -> Result<Option<
     }
     let canary = usable(lens, &meta.namespace, &name, Traffic::Service).map_err(|(_, message)| message)?;
     Ok(Some((canary, weight)))
+}
+
+/// The namespace, where it is asked for what the object itself does not say.
+fn canary_level<'a>(lens: &Lens<'a>, meta: &Meta) -> Option<&'a Meta> {
+    lens.namespace_meta(&meta.namespace).filter(|_| meta.label(USE).is_none())
+}
+
+fn canary_name(lens: &Lens<'_>, meta: &Meta) -> Option<NsName> {
+    let level = canary_level(lens, meta);
+    let label = |key| meta.labels.get(key).or_else(|| level?.labels.get(key));
+    let name = label(CANARY).filter(|name| !matches!(&***name, "" | "none"))?;
+    Some(NsName { namespace: label(CANARY_NAMESPACE).unwrap_or(&meta.namespace).clone(), name: name.clone() })
 }
 
 /// Label of the object, else of its namespace, read as Go reads a boolean (spec/controlplane.md 4.12).
@@ -218,14 +235,17 @@ pub fn gateway_of(lens: &Lens<'_>, namespace: &Arc<str>, labels: &Labels) -> Opt
 
 /// Whether a Gateway is one that traffic can be sent through.
 pub fn by_name(lens: &Lens<'_>, name: &NsName) -> Option<Waypoint> {
+    let waypoint = described(lens, name)?;
+    lens.cluster.gateways.get(name).is_some_and(|gateway| !gateway.addresses.is_empty()).then_some(waypoint)
+}
+
+/// A Gateway, whether traffic can be sent through it yet or not.
+fn described(lens: &Lens<'_>, name: &NsName) -> Option<Waypoint> {
     lens.note_object(Kind::Gateway, name);
     let gateway = lens.cluster.gateways.get(name)?;
     let class = NsName { namespace: "".into(), name: gateway.class.clone() };
     lens.note_object(Kind::GatewayClass, &class);
     let class = lens.cluster.gateway_classes.get(&class).map(|class| &class.meta);
-    if gateway.addresses.is_empty() {
-        return None;
-    }
     let meta = &gateway.meta;
     let traffic = |meta: &Meta| meta.label("istio.io/waypoint-for").and_then(Traffic::parse);
     let binding = meta.annotation(BINDING).or_else(|| class?.annotation(BINDING)).and_then(parse_binding);

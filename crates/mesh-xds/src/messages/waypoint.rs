@@ -54,7 +54,34 @@ pub const ALL: [&str; 14] = [
     SERVICE_PORT,
 ];
 
-/// The key under which resources are shown to one waypoint only (`Offer::audiences`): its Gateway.
+/// The key under which resources are shown to every waypoint, whatever its Gateway.
+pub const EVERY_WAYPOINT: &str = "waypoints";
+
+/// A resource for people: the JSON that the YAML of a file is read from. `None`: it is no message of this type.
+pub fn to_json(type_url: &str, body: &[u8]) -> Option<serde_json::Value> {
+    fn of<M: prost::Message + Default + serde::Serialize>(body: &[u8]) -> Option<serde_json::Value> {
+        serde_json::to_value(M::decode(body).ok()?).ok()
+    }
+    match type_url {
+        MESH_SETTINGS => of::<MeshSettings>(body),
+        SERVICE_PORT => of::<ServicePort>(body),
+        HTTP_ROUTE => of::<HttpRoute>(body),
+        TCP_ROUTE => of::<TcpRoute>(body),
+        TLS_ROUTE => of::<TlsRoute>(body),
+        SUBSET => of::<Subset>(body),
+        BACKEND_POLICY => of::<BackendPolicy>(body),
+        HTTP_POLICY => of::<HttpPolicy>(body),
+        AUTHZ_POLICY => of::<AuthzPolicy>(body),
+        JWT_POLICY => of::<JwtPolicy>(body),
+        EXT_AUTHZ_PROVIDER => of::<ExtAuthzProvider>(body),
+        RATE_LIMIT => of::<RateLimit>(body),
+        TELEMETRY => of::<Telemetry>(body),
+        TELEMETRY_PROVIDER => of::<TelemetryProvider>(body),
+        _ => None,
+    }
+}
+
+/// The key under which resources are shown to the waypoints of one Gateway only (`Offer::audiences`).
 pub fn audience(namespace: &str, gateway: &str) -> String {
     format!("waypoint/{namespace}/{gateway}")
 }

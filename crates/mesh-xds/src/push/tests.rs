@@ -50,7 +50,7 @@ fn remove_policy(key: &str) -> Update {
 
 fn caller(node: Option<&str>, all_addresses: bool) -> Caller {
     let node: Option<Arc<str>> = node.map(Arc::from);
-    let scope = Scope { account: None, node: node.clone(), all_addresses, audiences: vec!["gw".into()], expires: None };
+    let scope = Scope { account: None, node: node.clone(), all_addresses, policies: all_addresses, audiences: vec!["gw".into()], expires: None, revoked: Default::default() };
     Caller { scope, id: "ztunnel~1.1.1.1~z.y~x".into(), node }
 }
 
@@ -261,9 +261,10 @@ fn a_reconnect_on_demand_holds_on_to_its_names() {
 fn what_has_an_audience_is_shown_to_no_other() {
     const ROUTE: &str = "type/Route";
     let offer = |name: &str, body: &'static str, audience: Option<&str>| {
-        Update::Put(ROUTE, Offer { audience: audience.map(Arc::from), ..Offer::new(name, body.into()) })
+        let audiences = audience.map(|list| list.split_whitespace().map(Arc::from).collect());
+        Update::Put(ROUTE, Offer { audiences, ..Offer::new(name, body.into()) })
     };
-    let mut bench = Bench::new(caller(None, false), [offer("mine", "1", Some("gw")), offer("theirs", "1", Some("other")), offer("all", "1", None)]);
+    let mut bench = Bench::new(caller(None, false), [offer("mine", "1", Some("other gw")), offer("theirs", "1", Some("other")), offer("nobody's", "1", Some("")), offer("all", "1", None)]);
     let route = |on: &[&str]| DeltaDiscoveryRequest { resource_names_subscribe: names(on), ..request(ROUTE) };
     assert_eq!(bench.ask(&route(&[])), ["type/Route +all +mine"]);
     assert_eq!(bench.ask(&route(&["theirs"])), ["type/Route -theirs"]);

@@ -1,5 +1,5 @@
-//! The writing side of a stream, and every reason why the stream is over: the token expired, the controller stops, the
-//! client left or does not read.
+//! The writing side of a stream, and every reason why the stream is over: the token expired, what it was good for is gone, the
+//! controller stops, the client left or does not read.
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::claim::Scope;
 use crate::messages::discovery::DeltaDiscoveryResponse;
 
 /// How long a message may wait for its place: what is before it may be a hundred MiB over a poor line.
@@ -19,16 +20,17 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Outlet {
     sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     expires: Option<Instant>,
+    revoked: CancellationToken,
     stop: CancellationToken,
 }
 
 impl Outlet {
     pub(super) fn new(
         sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
-        expires: Option<Instant>,
+        scope: &Scope,
         stop: CancellationToken,
     ) -> Outlet {
-        Outlet { sender, expires, stop }
+        Outlet { sender, expires: scope.expires, revoked: scope.revoked.clone(), stop }
     }
 
     pub(super) async fn send(&self, response: DeltaDiscoveryResponse) -> Result<(), Status> {
@@ -45,6 +47,7 @@ impl Outlet {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Status::unavailable("the controller is shutting down")),
+            () = self.revoked.cancelled() => Err(Status::permission_denied("what the caller was allowed to see it for is gone")),
             () = self.expired() => Err(Status::unauthenticated("the token has expired; come back with a new one")),
             () = self.sender.closed() => Err(gone()),
             done = wait => Ok(done),

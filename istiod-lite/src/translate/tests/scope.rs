@@ -166,12 +166,13 @@ fn settings_that_are_not_honoured_are_said() {
     check(
         &config("trustDomain: td2\nrootNamespace: root\naccessLogFile: /dev/stdout\ndefaultConfig: {discoveryAddress: x}\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}\ntrustDomainAliases: [a]\nnosuch: 1\nserviceEntryVisibility: {applyToSidecars: true}"),
         expect![[r#"
+            ConfigMap istio-system/istio: note: data.mesh.defaultConfig: discoveryAddress have no effect: they are for proxies of another make
             ConfigMap istio-system/istio: note: data.mesh.outboundTrafficPolicy is not honoured: node daemons decide by MESH_RANGES what becomes of unknown destinations
             ConfigMap istio-system/istio: note: data.mesh.rootNamespace: root is not in force, istio-system is: restart the controller with --namespace=root
             ConfigMap istio-system/istio: note: data.mesh.serviceEntryVisibility.applyToSidecars has no effect: sidecars are not configured here
             ConfigMap istio-system/istio: note: data.mesh.trustDomain: td2 is not in force, cluster.local is: restart the controller with --trust-domain=td2
-            ConfigMap istio-system/istio: note: data.mesh.trustDomainAliases is not honoured: principals of policies must carry the trust domain itself
-            ConfigMap istio-system/istio: note: data.mesh: accessLogFile, defaultConfig have no effect: they are for proxies at layer 7
+            ConfigMap istio-system/istio: note: data.mesh.trustDomainAliases is honoured by waypoints only: at layer 4 principals of policies must carry the trust domain itself
+            ConfigMap istio-system/istio: note: data.mesh: accessLogFile have no effect: they are for proxies at layer 7
             ConfigMap istio-system/istio: note: data.mesh: nosuch are not settings that are known here
         "#]],
     );

@@ -79,7 +79,7 @@ pub struct DnsName {
     pub weight: u32,
 }
 
-/// What holds for the whole mesh. One resource, named `default`.
+/// What holds for the whole mesh, as one waypoint is told of it. One resource, named like the Gateway: `namespace/name`.
 #[derive(Clone, PartialEq, Serialize, Deserialize, prost::Message)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct MeshSettings {
