@@ -15,7 +15,7 @@ use rpds::RedBlackTreeMapSync;
 
 use self::cidr::CidrVips;
 use self::members::Members;
-pub(crate) use self::members::Roster;
+pub use self::members::Roster;
 use self::places::Places;
 use crate::address::{NamespacedHostname, NetworkAddress};
 use crate::change::{Change, Touched};
@@ -197,8 +197,8 @@ impl Directory {
         self.endpoints.get(service).into_iter().flat_map(Members::iter)
     }
 
-    /// The members as a list; `None` when nobody names the service.
-    pub(crate) fn roster(&self, service: &NamespacedHostname) -> Option<&Roster> {
+    /// The members as a list; `None` when nobody names the service. The same list as before means: the same members.
+    pub fn roster(&self, service: &NamespacedHostname) -> Option<&Arc<Roster>> {
         self.endpoints.get(service).map(Members::roster)
     }
 

@@ -15,7 +15,7 @@ pub(super) struct Members {
 
 /// Members in the order of their uids, by position: one of ten thousand is found without walking over the others.
 #[derive(Debug)]
-pub(crate) struct Roster {
+pub struct Roster {
     pub workloads: Vec<Arc<Workload>>,
     /// The greatest capacity among them; 0 when there are none.
     pub capacity_max: u32,
@@ -59,7 +59,7 @@ impl Members {
         self.by_uid.values()
     }
 
-    pub fn roster(&self) -> &Roster {
+    pub fn roster(&self) -> &Arc<Roster> {
         self.roster.get_or_init(|| {
             let workloads: Vec<Arc<Workload>> = self.by_uid.values().cloned().collect();
             let capacity_max = workloads.iter().map(|workload| workload.capacity).max().unwrap_or(0);

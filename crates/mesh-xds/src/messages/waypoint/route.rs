@@ -388,6 +388,9 @@ pub struct RetryPolicy {
     /// An endpoint that failed this request is asked again like any other.
     #[prost(bool, tag = "7")]
     pub same_endpoint: bool,
+    /// A 429 or 503 that says `retry-after` is asked again no sooner; and not at all where that is longer than 10 s.
+    #[prost(bool, tag = "8")]
+    pub retry_after: bool,
 }
 
 /// A list of `RetryOn` as words.
