@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Decisions: data in, data out. A name that ends with `/` stands for the folder.
-const PURE: [&str; 41] = [
+const PURE: [&str; 46] = [
     "ztunnel/src/resolve.rs",
     "ztunnel/src/admit.rs",
     "ztunnel/src/proxy_header.rs",
@@ -48,6 +48,11 @@ const PURE: [&str; 41] = [
     "isthmus/src/report/daemon.rs",
     "isthmus/src/report/machine.rs",
     "isthmus/src/view/fit.rs",
+    "waypoint/src/choose.rs",
+    "waypoint/src/choose/",
+    "waypoint/src/retry.rs",
+    "waypoint/src/retry/",
+    "waypoint/src/fault.rs",
 ];
 
 /// What a decision may not reach for, and what is there instead.
