@@ -1,17 +1,40 @@
-//! Tokens of end users (spec/waypoint.md 4.6).
+//! Tokens of end users (spec/waypoint.md 4.6). Read `rule` (what an operator wrote), `place` (where tokens stand), `token` and
+//! `jwks` (when one is good), `judge` (what several rules say), `held` and `fetch` (issuers' keys). Here: the page that
+//! brings them together.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use mesh_xds::messages::waypoint::JwtPolicy;
+use parking_lot::Mutex;
+use tokio::sync::OwnedMutexGuard;
+use tracing::{debug, warn};
 
 use crate::call::Caller;
 use crate::facts::{Claims, Rejection};
 
+pub mod rule;
+mod url;
+mod place;
+mod jwks;
+mod token;
+mod judge;
+mod held;
+mod fetch;
+
+use held::{Advice, Held};
+use judge::{Known, Need, Step, judge};
+use rule::{Remote, Rule};
+
+/// Keys that nobody has asked for in so long are forgotten.
+const UNUSED_FOR: Duration = Duration::from_secs(24 * 3600);
+
 /// The rules of one RequestAuthentication.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    wire: JwtPolicy,
+    rules: Vec<Rule>,
 }
 
 /// Where tokens are looked for.
@@ -19,6 +42,8 @@ pub struct Policy {
 pub struct Parts<'a> {
     pub headers: &'a HeaderMap,
     pub query: Option<&'a str>,
+    /// Named in a refusal.
+    pub authority: &'a str,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -56,7 +81,23 @@ pub struct Refused {
 
 /// A policy is in force whatever is wrong with it: a rule that cannot be read verifies no token.
 pub fn compile(wire: &JwtPolicy) -> (Policy, Option<Rejection>) {
-    (Policy { wire: wire.clone() }, None)
+    let mut complaints = Vec::new();
+    let read = |(index, wire)| {
+        let (rule, wrong) = Rule::read(wire);
+        complaints.extend(wrong.into_iter().map(|wrong| format!("rules[{index}].{wrong}")));
+        rule
+    };
+    let rules = wire.rules.iter().enumerate().map(read).collect();
+    let rejection = (!complaints.is_empty()).then(|| Rejection::new("PartiallyInvalid", complaints.join("; ")));
+    (Policy { rules }, rejection)
+}
+
+/// Takes away what a client wrote into the headers that tell of verified tokens. For every request, whether its token
+/// is looked at or not.
+pub fn sanitize(policies: &[Arc<Policy>], headers: &mut HeaderMap) {
+    for name in policies.iter().flat_map(|policy| &policy.rules).flat_map(Rule::outputs) {
+        headers.remove(name);
+    }
 }
 
 impl Edits {
@@ -76,24 +117,103 @@ impl Edits {
 /// The keys of every issuer; one per process.
 pub struct Keys {
     caller: Arc<dyn Caller>,
+    slots: Mutex<HashMap<Remote, Arc<Slot>>>,
+}
+
+/// One issuer's.
+#[derive(Default)]
+struct Slot {
+    held: Mutex<Held>,
+    used: Mutex<Option<Instant>>,
+    /// Held while somebody fetches: the others wait for what comes of it.
+    fetching: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Keys {
     pub fn new(caller: Arc<dyn Caller>) -> Keys {
-        Keys { caller }
+        Keys { caller, slots: Mutex::default() }
     }
 
     /// Not for a CORS preflight, which carries no token.
     pub async fn authenticate(&self, policies: &[Arc<Policy>], parts: Parts<'_>) -> Outcome {
-        let _ = (&self.caller, parts);
-        match policies.iter().find(|policy| !policy.wire.rules.is_empty()) {
-            None => Outcome::None,
-            Some(_) => Outcome::Refused(Refused {
-                status: StatusCode::UNAUTHORIZED,
-                text: "Jwt verification fails",
-                www_authenticate: HeaderValue::from_static("Bearer"),
-                details: "jwt_authn_access_denied{Jwt_verification_fails}".to_owned(),
-            }),
+        let rules = || policies.iter().flat_map(|policy| &policy.rules);
+        let mut learned: HashMap<Remote, Known> = HashMap::new();
+        loop {
+            let known = |remote: &Remote| learned.get(remote).cloned().unwrap_or_else(|| self.known(remote));
+            match judge(rules(), parts, &known, SystemTime::now()) {
+                Step::Done(outcome) => return outcome,
+                // Each ends with `Failed` or with `last`: no issuer is asked for twice on behalf of one request and reason.
+                Step::Need(need) => drop(learned.insert(need.keys.clone(), self.learn(&need).await)),
+            }
         }
     }
+
+    /// Without asking anybody.
+    fn known(&self, remote: &Remote) -> Known {
+        let slots = self.slots.lock();
+        let Some(slot) = slots.get(remote) else { return Known::Nothing };
+        *slot.used.lock() = Some(Instant::now());
+        match slot.held.lock().advice(Instant::now()) {
+            Advice::Use(keys) => Known::Keys { keys, last: false },
+            Advice::Fetch | Advice::Fail => Known::Nothing,
+        }
+    }
+
+    async fn learn(&self, need: &Need) -> Known {
+        let slot = self.slot(&need.keys);
+        let before = Instant::now();
+        let turn = slot.fetching.clone().lock_owned().await;
+        let now = Instant::now();
+        let advice = slot.held.lock().advice(now);
+        let (keys, fetch) = match advice {
+            Advice::Fail => return Known::Failed,
+            Advice::Fetch => (None, true),
+            // Somebody else may have fetched them while this one waited.
+            Advice::Use(keys) => {
+                let may = need.anew && slot.held.lock().may_fetch_anew(before);
+                (Some(keys), may)
+            }
+        };
+        if fetch {
+            // In a task of its own: a client that goes away does not make the next one begin anew.
+            let fetching = refill(self.caller.clone(), slot.clone(), need.clone(), turn);
+            if let Err(error) = tokio::spawn(fetching).await {
+                warn!(%error, "fetching the keys of an issuer ended badly");
+            }
+        }
+        match (slot.held.lock().advice(Instant::now()), keys) {
+            (Advice::Use(keys), _) | (_, Some(keys)) => Known::Keys { keys, last: need.anew || fetch },
+            _ => Known::Failed,
+        }
+    }
+
+    fn slot(&self, remote: &Remote) -> Arc<Slot> {
+        let now = Instant::now();
+        let mut slots = self.slots.lock();
+        if !slots.contains_key(remote) {
+            slots.retain(|_, slot| slot.used.lock().is_none_or(|used| now.saturating_duration_since(used) < UNUSED_FOR));
+        }
+        let slot = slots.entry(remote.clone()).or_default().clone();
+        *slot.used.lock() = Some(now);
+        slot
+    }
 }
+
+async fn refill(caller: Arc<dyn Caller>, slot: Arc<Slot>, need: Need, turn: OwnedMutexGuard<()>) {
+    let fetched = fetch::keys(&*caller, &need.keys, need.timeout).await;
+    let now = Instant::now();
+    match fetched {
+        Ok((keys, max_age)) => {
+            debug!(?keys, "fetched the keys of an issuer");
+            slot.held.lock().fetched(Arc::new(keys), max_age, now);
+        }
+        Err(error) => {
+            warn!(%error, "the keys of an issuer cannot be fetched; tokens that need them are refused, or verified with earlier keys for up to a day");
+            slot.held.lock().failed(now);
+        }
+    }
+    drop(turn);
+}
+
+#[cfg(test)]
+mod tests;
