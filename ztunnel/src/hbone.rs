@@ -24,7 +24,7 @@ async fn carry<N: Net>(pod: &Arc<Pod<N>>, accepted: Accepted<N::Stream>) -> Resu
 
     // A place among the handshakes, so that silent clients of one address leave room for the others.
     let Some(shaking) = pod.handshakes.enter(from.ip()) else {
-        return Err(Refusal::TooManyConnections { limit: crate::handshakes::PER_SOURCE_MAX }.into());
+        return Err(Refusal::TooManyConnections { limit: mesh_runtime::handshakes::PER_SOURCE_MAX }.into());
     };
     let identity = pod.identity().await?;
     let credential = pod.mesh.credentials.get(&identity).await;

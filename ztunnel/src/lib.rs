@@ -34,7 +34,6 @@ pub mod chance;
 pub mod fetch;
 pub mod freshness;
 pub mod give_back;
-pub mod handshakes;
 pub mod enroll;
 pub mod config;
 pub mod older;

@@ -403,13 +403,7 @@ impl Observe for Counted {
     }
 
     fn terminated(&self, how: Termination) {
-        let reason = match how {
-            Termination::ConnectionError => "ConnectionError",
-            Termination::Error => "Error",
-            Termination::Reconnect => "Reconnect",
-            Termination::Complete => "Complete",
-        };
-        self.0.counter(&XDS_TERMINATIONS, &[fixed("reason", reason)]).increment(1);
+        self.0.counter(&XDS_TERMINATIONS, &[fixed("reason", how.word())]).increment(1);
     }
 }
 

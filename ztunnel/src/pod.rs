@@ -15,6 +15,7 @@ use mesh_model::directory::OwnWorkload;
 use mesh_model::identity::SpiffeId;
 use mesh_model::workload::Workload;
 use mesh_net::net::Net;
+use mesh_runtime::handshakes::Handshakes;
 use mesh_runtime::{Drain, Drained, Watched};
 use mesh_xds::world::World;
 use tokio::sync::Semaphore;
@@ -29,7 +30,6 @@ use crate::enroll::{PodInfo, PodUid, Stop};
 use crate::error::Refusal;
 use crate::fetch::Fetch;
 use crate::freshness::Freshness;
-use crate::handshakes::Handshakes;
 use crate::live::Live;
 use crate::tunnel::Tunnels;
 

@@ -105,6 +105,17 @@ pub enum Termination {
     Complete,
 }
 
+impl Termination {
+    pub fn word(self) -> &'static str {
+        match self {
+            Termination::ConnectionError => "ConnectionError",
+            Termination::Error => "Error",
+            Termination::Reconnect => "Reconnect",
+            Termination::Complete => "Complete",
+        }
+    }
+}
+
 /// Whether we hear from the controller. Losing it refuses nothing; a snapshot that is too old does (design decision 5).
 #[derive(Clone, Debug)]
 pub struct Contact {
