@@ -100,4 +100,9 @@ impl Rejection {
     pub fn new(reason: &'static str, message: impl Into<String>) -> Rejection {
         Rejection { reason, message: message.into() }
     }
+
+    /// What is wrong with the parts of a resource, as one.
+    pub fn of_all(wrong: Vec<String>) -> Option<Rejection> {
+        (!wrong.is_empty()).then(|| Rejection::new("UnsupportedValue", wrong.join("; ")))
+    }
 }

@@ -32,6 +32,7 @@ pub mod jwt;
 pub mod limit;
 pub mod retry;
 pub mod route;
+pub mod session;
 pub mod settings;
 // the other side
 pub mod call;

@@ -117,4 +117,8 @@ pub struct MeshSettings {
     /// Accept HTTP/1.0.
     #[prost(bool, tag = "13")]
     pub http10: bool,
+    /// Secrets of this waypoint that all its replicas share: sessions are sealed with the first, and opened with each.
+    /// Any text of 128 bits of chance or more. Empty: a session holds at one replica only.
+    #[prost(string, repeated, tag = "14")]
+    pub session_secrets: Vec<String>,
 }

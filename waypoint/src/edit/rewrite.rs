@@ -1,0 +1,150 @@
+//! Another path, another host (spec/waypoint.md 2.4, 5.1).
+
+use std::borrow::Cow;
+
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Uri, header};
+use mesh_xds::messages::waypoint::{self as wire, PathEditKind};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use regex::Regex;
+
+use super::{Answer, Site};
+use crate::facts::Rejection;
+use crate::route::text;
+
+/// Bytes of a path that a pattern made. A request's own is bounded where it is read.
+pub const PATH_BYTES_MAX: usize = 16 * 1024;
+
+/// What may not stand in a path as it is, beside what is not ASCII. `%` is left: what is configured is already escaped.
+const UNSAFE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'\\').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+
+#[derive(Clone, Debug)]
+pub struct Rewrite {
+    authority: Option<Box<str>>,
+    path: Option<PathEdit>,
+}
+
+#[derive(Clone, Debug)]
+pub enum PathEdit {
+    Full(Box<str>),
+    /// In the place of whole elements, without the slash at its end.
+    Elements(Box<str>),
+    /// In the place of the matched text.
+    Text(Box<str>),
+    Pattern { pattern: Regex, substitution: Box<str> },
+}
+
+impl Rewrite {
+    pub fn compile(wire: &wire::Rewrite) -> Result<Rewrite, Rejection> {
+        let hostname = (!wire.hostname.is_empty()).then_some(wire.hostname.as_str());
+        Ok(Rewrite { authority: hostname.map(authority).transpose()?, path: wire.path.as_ref().map(PathEdit::compile).transpose()? })
+    }
+
+    pub fn apply(&self, parts: &mut Parts, site: &Site<'_>) -> Result<(), Answer> {
+        if let Some(edit) = &self.path {
+            let path = edit.apply(parts.uri.path(), site);
+            set_path(parts, &path)?;
+        }
+        if let Some(authority) = &self.authority {
+            set_authority(parts, authority, site.scheme);
+        }
+        Ok(())
+    }
+}
+
+impl PathEdit {
+    pub fn compile(wire: &wire::PathEdit) -> Result<PathEdit, Rejection> {
+        let kind = wire.kind.as_ref().ok_or_else(|| Rejection::new("UnsupportedValue", "a rewrite of the path that says no path"))?;
+        let escaped = |text: &str| -> Result<Box<str>, Rejection> {
+            if text.len() > PATH_BYTES_MAX {
+                return Err(Rejection::new("UnsupportedValue", format!("a path of more than {PATH_BYTES_MAX} bytes")));
+            }
+            Ok(utf8_percent_encode(text, UNSAFE).to_string().into())
+        };
+        Ok(match kind {
+            PathEditKind::Full(path) => PathEdit::Full(escaped(path)?),
+            PathEditKind::Prefix(path) => PathEdit::Elements(escaped(path.trim_end_matches('/'))?),
+            PathEditKind::PrefixString(path) => PathEdit::Text(escaped(path)?),
+            PathEditKind::Regex(edit) => {
+                escaped(&edit.substitution)?;
+                PathEdit::Pattern { pattern: text::anywhere(&edit.pattern)?, substitution: substitution(&edit.substitution).into() }
+            }
+        })
+    }
+
+    /// The new path for this one; it begins with `/`.
+    pub fn apply(&self, path: &str, site: &Site<'_>) -> String {
+        let matched = || site.matched.map_or("/", |matched| matched.matcher().matched_of(path));
+        let new = match self {
+            PathEdit::Full(new) => Cow::Borrowed(&**new),
+            PathEdit::Elements(new) => {
+                // Where the elements end there is a slash, or nothing.
+                let rest = &path[matched().trim_end_matches('/').len().min(path.len())..];
+                Cow::Owned(format!("{new}{rest}"))
+            }
+            PathEdit::Text(new) => Cow::Owned(format!("{new}{}", &path[matched().len()..])),
+            PathEdit::Pattern { pattern, substitution } => pattern.replace_all(path, &**substitution),
+        };
+        if new.starts_with('/') { new.into_owned() } else { format!("/{new}") }
+    }
+}
+
+/// `\1` of the field's syntax becomes `${1}` of the crate's; the rest is made fit for a path.
+fn substitution(text: &str) -> String {
+    let mut made = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '$' => made.push_str("$$"),
+            '\\' => match chars.next() {
+                Some(digit) if digit.is_ascii_digit() => made.push_str(&format!("${{{digit}}}")),
+                Some(other) => made.extend(utf8_percent_encode(other.encode_utf8(&mut [0; 4]), UNSAFE)),
+                None => {}
+            },
+            c => made.extend(utf8_percent_encode(c.encode_utf8(&mut [0; 4]), UNSAFE)),
+        }
+    }
+    made
+}
+
+/// Puts the path in the place of the request's; the query stays.
+fn set_path(parts: &mut Parts, path: &str) -> Result<(), Answer> {
+    if path.len() > PATH_BYTES_MAX {
+        return Err(Answer::invalid("the rewritten path is too long"));
+    }
+    let target: PathAndQuery =
+        with_query(path, parts.uri.query()).parse().map_err(|_| Answer::invalid("the rewritten path cannot stand in a request"))?;
+    let mut uri = parts.uri.clone().into_parts();
+    uri.path_and_query = Some(target);
+    parts.uri = Uri::from_parts(uri).map_err(|_| Answer::invalid("the rewritten path cannot stand in a request"))?;
+    Ok(())
+}
+
+/// A path that brings a query of its own keeps it in front of the request's.
+pub fn with_query<'p>(path: &'p str, query: Option<&str>) -> Cow<'p, str> {
+    match query {
+        Some(query) => Cow::Owned(format!("{path}{}{query}", if path.contains('?') { '&' } else { '?' })),
+        None => Cow::Borrowed(path),
+    }
+}
+
+/// An authority that can stand in a request.
+pub fn authority(text: &str) -> Result<Box<str>, Rejection> {
+    let readable = text.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'));
+    readable.map(|authority| authority.as_str().into()).ok_or_else(|| Rejection::new("UnsupportedValue", format!("{text:?} is no host")))
+}
+
+/// Whom the request is for: in the target, and in `Host`.
+pub fn set_authority(parts: &mut Parts, authority: &str, scheme: &str) {
+    let (Ok(target), Ok(host)) = (authority.parse::<Authority>(), HeaderValue::from_str(authority)) else { return };
+    parts.headers.insert(header::HOST, host);
+    let mut uri = parts.uri.clone().into_parts();
+    uri.authority = Some(target);
+    if uri.scheme.is_none() && uri.path_and_query.is_some() {
+        uri.scheme = Some(if scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP });
+    }
+    if let Ok(uri) = Uri::from_parts(uri) {
+        parts.uri = uri;
+    }
+}

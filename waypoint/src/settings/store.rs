@@ -1,0 +1,402 @@
+//! The writing end of the settings: takes resources one by one, and publishes what they come to.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use mesh_model::address::NamespacedHostname;
+use mesh_runtime::watched::{Publisher, Watched, watched};
+use mesh_xds::messages::waypoint::{self as wire, ResourceState, ResourceStatus, SourceRef};
+
+use super::host::{self, Around, Host, RouteKey, Treatment};
+use super::policies::{Attached, Policies, Policy};
+use super::resource::{self, Kept, Place, Read};
+use super::{Mesh, Settings};
+use crate::choose::BackendKey;
+use crate::facts::Rejection;
+use crate::session;
+
+/// All resources, and what of the snapshot they have touched since it was published.
+pub struct Store {
+    own: Option<wire::GatewayTarget>,
+    held: HashMap<(&'static str, Arc<str>), Held>,
+    hosts: HashMap<NamespacedHostname, Host>,
+    mesh: Attached,
+    gateway: Attached,
+    routes: HashMap<RouteKey, Attached>,
+    /// On which services a user's route has rules, and how many.
+    hosts_of_routes: HashMap<RouteKey, BTreeMap<NamespacedHostname, usize>>,
+    /// Who is named as a backend, and how often.
+    named: BTreeMap<BackendKey, usize>,
+    treatment_of_mesh: Treatment,
+    session_keys: session::Keys,
+    touched: Touched,
+    settings: Settings,
+    publisher: Publisher<Settings>,
+}
+
+struct Held {
+    bytes: Box<[u8]>,
+    kept: Kept,
+    backends: Vec<BackendKey>,
+    /// It was put in force with parts that are closed.
+    partial: bool,
+}
+
+#[derive(Default)]
+struct Touched {
+    /// Their views are built anew.
+    hosts: BTreeSet<NamespacedHostname>,
+    /// Their backends are.
+    treated: BTreeSet<NamespacedHostname>,
+    backends: BTreeSet<BackendKey>,
+    /// What is attached to the mesh or the Gateway has changed.
+    everywhere: bool,
+    /// How services are treated that say nothing of their own has changed.
+    treatment_of_mesh: bool,
+    others: bool,
+}
+
+/// What is told to the controller about a resource that is not in force as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Rejected: what was in force before still is. Partial: in force, but for what the message names.
+    pub state: ResourceState,
+    pub rejection: Rejection,
+    pub source: Option<SourceRef>,
+}
+
+impl mesh_xds::client::Sink for Store {
+    fn take(&mut self, type_url: &str, name: &str, content: Option<&[u8]>) -> Result<(), Box<ResourceStatus>> {
+        Store::take(self, type_url, name, content).map_err(|problem| Box::new(problem.status(type_url, name)))
+    }
+
+    fn settled(&mut self) {
+        self.publish();
+    }
+}
+
+impl Problem {
+    pub fn status(&self, type_url: &str, name: &str) -> ResourceStatus {
+        ResourceStatus {
+            type_url: type_url.to_owned(),
+            name: name.to_owned(),
+            source: self.source.clone(),
+            state: self.state as i32,
+            reason: self.rejection.reason.to_owned(),
+            message: self.rejection.message.clone(),
+        }
+    }
+}
+
+/// An empty store and its readers' end. `own`: the Gateway this proxy is of; without it every Gateway's policy counts.
+pub fn store(own: Option<wire::GatewayTarget>) -> (Store, Watched<Settings>) {
+    let session_keys = session::Keys::of_process();
+    let mesh = Arc::new(Mesh::new(wire::MeshSettings::default(), &session_keys));
+    let settings = Settings { mesh, ..Settings::default() };
+    let (publisher, reader) = watched(settings.clone());
+    let store = Store {
+        own,
+        held: HashMap::new(),
+        hosts: HashMap::new(),
+        mesh: Attached::default(),
+        gateway: Attached::default(),
+        routes: HashMap::new(),
+        hosts_of_routes: HashMap::new(),
+        named: BTreeMap::new(),
+        treatment_of_mesh: Treatment::default(),
+        session_keys,
+        touched: Touched::default(),
+        settings,
+        publisher,
+    };
+    (store, reader)
+}
+
+impl Store {
+    /// Takes one resource, or its removal. Nothing that is refused here keeps another from being taken.
+    pub fn take(&mut self, type_url: &str, name: &str, resource: Option<&[u8]>) -> Result<(), Problem> {
+        let Some(type_url) = wire::ALL.into_iter().find(|known| *known == type_url) else {
+            let rejection = Rejection::new("UnsupportedType", format!("{type_url:?} is no type that a waypoint knows"));
+            return Err(Problem { state: ResourceState::Rejected, rejection, source: None });
+        };
+        let name: Arc<str> = name.into();
+        let Some(bytes) = resource else {
+            self.drop_resource(type_url, &name);
+            return Ok(());
+        };
+        let known = self.held.get(&(type_url, name.clone()));
+        if known.is_some_and(|known| !known.partial && *known.bytes == *bytes) {
+            return Ok(());
+        }
+        let known_good = known.is_some_and(|known| !known.partial);
+        match resource::read(type_url, &name, bytes, self.own.as_ref()) {
+            Ok(read) => {
+                let restricts = restricts(type_url);
+                let Read { kept, backends, wrong, source } = read;
+                if let Some(rejection) = &wrong
+                    && known_good
+                    && !restricts
+                {
+                    return Err(Problem { state: ResourceState::Rejected, rejection: rejection.clone(), source });
+                }
+                self.put(type_url, name, Held { bytes: bytes.into(), kept, backends, partial: wrong.is_some() });
+                wrong.map_or(Ok(()), |rejection| Err(Problem { state: ResourceState::Partial, rejection, source }))
+            }
+            Err(rejection) => {
+                if restricts(type_url) && known.is_none() {
+                    self.put(type_url, name, Held { bytes: bytes.into(), kept: resource::closed(), backends: Vec::new(), partial: true });
+                }
+                Err(Problem { state: ResourceState::Rejected, rejection, source: None })
+            }
+        }
+    }
+
+    /// Builds what was touched and hands it to the readers. False: nothing was.
+    pub fn publish(&mut self) -> bool {
+        let touched = std::mem::take(&mut self.touched);
+        if touched.is_empty() {
+            return false;
+        }
+        self.publish_backends(&touched);
+        self.publish_views(&touched);
+        self.publisher.publish(self.settings.clone());
+        true
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Every resource that is held, by type and name, and whether all of it is in force.
+    pub fn resources(&self) -> impl Iterator<Item = (&'static str, &Arc<str>, bool)> {
+        self.held.iter().map(|((type_url, name), held)| (*type_url, name, !held.partial))
+    }
+
+    fn publish_backends(&mut self, touched: &Touched) {
+        for host in &touched.treated {
+            match self.hosts.get(host).filter(|host| !host.treatment.is_empty()) {
+                Some(known) => self.settings.treatments.insert_mut(host.clone(), known.treatment.clone()),
+                None => _ = self.settings.treatments.remove_mut(host),
+            }
+        }
+        if touched.treatment_of_mesh {
+            self.settings.treatment_of_mesh = Arc::new(self.treatment_of_mesh.clone());
+        }
+        let mut keys: BTreeSet<BackendKey> = touched.backends.clone();
+        if touched.treatment_of_mesh {
+            keys.extend(self.named.keys().cloned());
+        }
+        for host in &touched.treated {
+            let first = BackendKey { host: host.clone(), port: 0, subset: "".into() };
+            keys.extend(self.named.range(first..).map(|(key, _)| key).take_while(|key| key.host == *host).cloned());
+        }
+        for key in keys {
+            if self.named.contains_key(&key) {
+                let treatment = self.hosts.get(&key.host).map(|host| &*host.treatment);
+                let backend = Arc::new(host::backend(&key, treatment, &self.treatment_of_mesh));
+                self.settings.backends.insert_mut(key, backend);
+            } else {
+                self.settings.backends.remove_mut(&key);
+            }
+        }
+    }
+
+    fn publish_views(&mut self, touched: &Touched) {
+        if touched.everywhere {
+            self.settings.gateway = Arc::new(Policies::merged(&[&self.mesh, &self.gateway], 0, ""));
+        }
+        let gateway = self.settings.gateway.clone();
+        let around = Around { mesh: &self.mesh, gateway: &self.gateway, merged: &gateway, routes: &self.routes };
+        let hosts: Vec<&NamespacedHostname> =
+            if touched.treatment_of_mesh { self.hosts.keys().collect() } else { touched.hosts.iter().collect() };
+        let mut built = Vec::new();
+        for host in hosts {
+            let views = self.hosts.get(host).map(|known| known.views(host, &around, |key| self.settings.backend(key)));
+            built.push((host.clone(), views.unwrap_or_default()));
+        }
+        if touched.everywhere && !touched.treatment_of_mesh {
+            // Only what is attached changes; tables and backends stay.
+            for (host, views) in self.settings.services.iter().filter(|(host, _)| !touched.hosts.contains(host)) {
+                let Some(known) = self.hosts.get(host) else { continue };
+                let judged = views.iter().map(|view| {
+                    let mut view = super::ServiceView::clone(view);
+                    known.judge(&mut view, &around);
+                    Arc::new(view)
+                });
+                built.push((host.clone(), judged.collect()));
+            }
+        }
+        for (host, views) in built {
+            if views.is_empty() {
+                self.settings.services.remove_mut(&host);
+            } else {
+                self.settings.services.insert_mut(host, Arc::new(views));
+            }
+        }
+    }
+
+    fn put(&mut self, type_url: &'static str, name: Arc<str>, held: Held) {
+        self.drop_resource(type_url, &name);
+        for key in &held.backends {
+            *self.named.entry(key.clone()).or_default() += 1;
+            self.touched.backends.insert(key.clone());
+        }
+        match &held.kept {
+            Kept::Mesh(wire) => {
+                self.settings.mesh = Arc::new(Mesh::new(wire::MeshSettings::clone(wire), &self.session_keys));
+                self.touched.others = true;
+            }
+            Kept::ExtAuthz(provider) => {
+                self.settings.ext_authz.insert_mut(name.clone(), provider.clone());
+                self.touched.others = true;
+            }
+            Kept::Telemetry(provider) => {
+                self.settings.telemetry.insert_mut(name.clone(), provider.clone());
+                self.touched.others = true;
+            }
+            Kept::Port(host, port) => {
+                self.treat(host, |treatment| _ = treatment.ports.insert(name.clone(), port.clone()));
+            }
+            Kept::Subset(host, subset) => {
+                self.treat(host, |treatment| _ = treatment.subsets.insert(name.clone(), subset.clone()));
+            }
+            Kept::Treated(Some(host), treated) => {
+                self.treat(host, |treatment| _ = treatment.policies.insert(name.clone(), treated.clone()));
+            }
+            Kept::Treated(None, treated) => {
+                self.treatment_of_mesh.policies.insert(name.clone(), treated.clone());
+                self.touched.treatment_of_mesh = true;
+            }
+            Kept::Http(host, placed) => {
+                self.hosts.entry(host.clone()).or_default().http.insert(name.clone(), placed.clone());
+                let of_route = self.hosts_of_routes.entry(RouteKey::of(&placed.rule.source)).or_default();
+                *of_route.entry(host.clone()).or_default() += 1;
+                self.touched.hosts.insert(host.clone());
+            }
+            Kept::Tls(host, placed) => {
+                self.hosts.entry(host.clone()).or_default().tls.insert(name.clone(), placed.clone());
+                self.touched.hosts.insert(host.clone());
+            }
+            Kept::Tcp(host, placed) => {
+                self.hosts.entry(host.clone()).or_default().tcp.insert(name.clone(), placed.clone());
+                self.touched.hosts.insert(host.clone());
+            }
+            Kept::Policy(places, policy) => {
+                for place in places {
+                    self.attach(place, |attached, port, rule| attached.put(type_url, &name, port, rule, Policy::clone(policy)));
+                }
+            }
+        }
+        self.held.insert((type_url, name), held);
+    }
+
+    fn drop_resource(&mut self, type_url: &'static str, name: &Arc<str>) {
+        let Some(held) = self.held.remove(&(type_url, name.clone())) else { return };
+        for key in held.backends {
+            if let Some(times) = self.named.get_mut(&key) {
+                *times -= 1;
+                if *times == 0 {
+                    self.named.remove(&key);
+                }
+            }
+            self.touched.backends.insert(key);
+        }
+        match held.kept {
+            Kept::Mesh(_) => {
+                self.settings.mesh = Arc::new(Mesh::new(wire::MeshSettings::default(), &self.session_keys));
+                self.touched.others = true;
+            }
+            Kept::ExtAuthz(_) => {
+                self.settings.ext_authz.remove_mut(name);
+                self.touched.others = true;
+            }
+            Kept::Telemetry(_) => {
+                self.settings.telemetry.remove_mut(name);
+                self.touched.others = true;
+            }
+            Kept::Port(host, _) => self.treat(&host, |treatment| _ = treatment.ports.remove(name)),
+            Kept::Subset(host, _) => self.treat(&host, |treatment| _ = treatment.subsets.remove(name)),
+            Kept::Treated(Some(host), _) => self.treat(&host, |treatment| _ = treatment.policies.remove(name)),
+            Kept::Treated(None, _) => {
+                self.treatment_of_mesh.policies.remove(name);
+                self.touched.treatment_of_mesh = true;
+            }
+            Kept::Http(host, placed) => {
+                self.leave(&host, |host| _ = host.http.remove(name));
+                if let Entry::Occupied(mut of_route) = self.hosts_of_routes.entry(RouteKey::of(&placed.rule.source)) {
+                    if let Some(rules) = of_route.get_mut().get_mut(&host) {
+                        *rules -= 1;
+                        if *rules == 0 {
+                            of_route.get_mut().remove(&host);
+                        }
+                    }
+                    if of_route.get().is_empty() {
+                        of_route.remove();
+                    }
+                }
+            }
+            Kept::Tls(host, _) => self.leave(&host, |host| _ = host.tls.remove(name)),
+            Kept::Tcp(host, _) => self.leave(&host, |host| _ = host.tcp.remove(name)),
+            Kept::Policy(places, _) => {
+                for place in &places {
+                    self.attach(place, |attached, _, _| attached.take(type_url, name));
+                }
+            }
+        }
+    }
+
+    fn treat(&mut self, host: &NamespacedHostname, change: impl FnOnce(&mut Treatment)) {
+        self.touched.treated.insert(host.clone());
+        self.leave(host, |host| change(Arc::make_mut(&mut host.treatment)));
+    }
+
+    /// Changes what is known of a service, and forgets the service when nothing is.
+    fn leave(&mut self, host: &NamespacedHostname, change: impl FnOnce(&mut Host)) {
+        let known = self.hosts.entry(host.clone()).or_default();
+        change(known);
+        if known.is_empty() {
+            self.hosts.remove(host);
+        }
+        self.touched.hosts.insert(host.clone());
+    }
+
+    fn attach(&mut self, place: &Place, change: impl FnOnce(&mut Attached, u16, &str)) {
+        match place {
+            Place::Mesh => {
+                change(&mut self.mesh, 0, "");
+                self.touched.everywhere = true;
+            }
+            Place::Gateway => {
+                change(&mut self.gateway, 0, "");
+                self.touched.everywhere = true;
+            }
+            Place::Service(host, port) => self.leave(host, |host| change(&mut host.attached, *port, "")),
+            Place::Route(key, rule) => {
+                let attached = self.routes.entry(key.clone()).or_default();
+                change(attached, 0, rule);
+                if attached.is_empty() {
+                    self.routes.remove(key);
+                }
+                let hosts = self.hosts_of_routes.get(key).into_iter().flat_map(BTreeMap::keys);
+                self.touched.hosts.extend(hosts.cloned());
+            }
+        }
+    }
+}
+
+/// A policy that lets fewer pass is never without effect (spec/waypoint.md 4).
+fn restricts(type_url: &str) -> bool {
+    type_url == wire::AUTHZ_POLICY || type_url == wire::JWT_POLICY
+}
+
+impl Touched {
+    fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+            && self.treated.is_empty()
+            && self.backends.is_empty()
+            && !self.everywhere
+            && !self.treatment_of_mesh
+            && !self.others
+    }
+}
