@@ -1,23 +1,326 @@
 //! What a request or a stream cost and why it ended: metrics, one log line, a span (spec/waypoint.md 6).
+//!
+//! An `Account` is opened when the request arrives, is told facts as they become known, and is closed once. One that is
+//! dropped unclosed says that the client went away: that is what hyper does with a request whose connection is gone.
 
-use mesh_xds::messages::waypoint::{Telemetry, TelemetryProvider};
+pub mod books;
+pub mod cel;
+pub mod export;
+pub mod format;
+pub mod measure;
+pub mod plan;
+pub mod provider;
+pub mod series;
+pub mod told;
+pub mod trace;
+pub mod view;
 
-use crate::facts::Rejection;
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Instant, SystemTime};
 
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub wire: Telemetry,
+use http::{HeaderMap, StatusCode, Version, header, request};
+use mesh_model::service::Service;
+use mesh_model::workload::Workload;
+
+pub use self::books::{Books, LIMITS};
+pub use self::measure::{Direction, Flows, Tap};
+use self::measure::{Framing, HTTP2_FRAME_HEAD, headers_bytes};
+pub use self::plan::{Plan, Settings, compile, plan};
+pub use self::provider::{Provider, compile_provider};
+use self::told::{Kind, Seen, Told, kept};
+use self::trace::Trace;
+pub use self::view::Own;
+use self::view::View;
+use crate::error::{Flags, Reason};
+use crate::facts::Arrival;
+
+/// One request's or stream's account.
+pub struct Account {
+    books: Arc<Books>,
+    plan: Arc<Plan>,
+    told: Box<Told>,
+    request_framing: Framing,
+    response_framing: Framing,
+    closed: bool,
 }
 
-#[derive(Clone, Debug)]
-pub struct Provider {
-    pub wire: TelemetryProvider,
+impl Books {
+    /// A request's head has arrived.
+    pub fn request(self: &Arc<Books>, plan: &Arc<Plan>, arrival: &Arc<Arrival>, version: Version) -> Account {
+        self.requests_open.increment(1.0);
+        Account::open(self, plan, arrival, Kind::Request { version, grpc: false }, None)
+    }
+
+    /// A stream of bytes that is not looked into.
+    pub fn stream(self: &Arc<Books>, plan: &Arc<Plan>, arrival: &Arc<Arrival>, server_name: Option<&str>) -> Account {
+        self.streams_open.increment(1.0);
+        Account::open(self, plan, arrival, Kind::Stream, server_name)
+    }
 }
 
-pub fn compile(wire: &Telemetry) -> Result<Settings, Rejection> {
-    Ok(Settings { wire: wire.clone() })
+impl Account {
+    fn open(books: &Arc<Books>, plan: &Arc<Plan>, arrival: &Arc<Arrival>, kind: Kind, server_name: Option<&str>) -> Account {
+        let told = Told {
+            arrival: arrival.clone(),
+            kind,
+            begun: Instant::now(),
+            begun_at: SystemTime::now(),
+            head: None,
+            route: None,
+            service: None,
+            port: arrival.target.port(),
+            subset: empty(),
+            endpoint: None,
+            upstream: None,
+            upstream_local: None,
+            attempts: 0,
+            attempted: None,
+            answered: None,
+            responded: None,
+            status: None,
+            response_headers: Vec::new(),
+            flags: Flags::NONE,
+            details: None,
+            termination: None,
+            transport_failure: None,
+            sni: server_name.map(Arc::from),
+            notes: Vec::new(),
+            trace: None,
+            flows: Arc::default(),
+        };
+        Account {
+            books: books.clone(),
+            plan: plan.clone(),
+            told: Box::new(told),
+            request_framing: Framing::Bare,
+            response_framing: Framing::Bare,
+            closed: false,
+        }
+    }
+
+    /// Another plan: what the request is found to be for has telemetry of its own.
+    pub fn by(&mut self, plan: &Arc<Plan>) {
+        self.plan = plan.clone();
+    }
+
+    /// The head as it stands: once when it has been found sound, and again when it is forwarded. The later is told; the
+    /// client's own path and size are those of the first.
+    pub fn head(&mut self, parts: &request::Parts) {
+        let Kind::Request { version, grpc } = &mut self.told.kind else { return };
+        if self.told.flows.request.around.load(Relaxed) == 0 {
+            *grpc = is_grpc(&parts.headers);
+            self.request_framing = framing(*version, &parts.headers);
+            let target = parts.uri.path_and_query().map_or(1, |path| path.as_str().len());
+            // `METHOD target HTTP/1.1`, and the empty line.
+            let around = parts.method.as_str().len() + target + 14;
+            let frame = if *version == Version::HTTP_2 { HTTP2_FRAME_HEAD } else { 0 };
+            self.told.flows.request.around.store(around as u64 + headers_bytes(&parts.headers) + frame, Relaxed);
+        }
+        if !self.plan.looks.head {
+            return;
+        }
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let original_path = match self.told.head.take() {
+            Some(before) => before.original_path.or(Some(before.path)).filter(|original| *original != path),
+            None => None,
+        };
+        let authority = match parts.uri.authority() {
+            Some(authority) => authority.as_str().to_owned(),
+            None => parts
+                .headers
+                .get(header::HOST)
+                .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned())
+                .unwrap_or_default(),
+        };
+        self.told.head = Some(Box::new(Seen {
+            method: parts.method.clone(),
+            scheme: match parts.uri.scheme_str() {
+                None | Some("http") => Cow::Borrowed("http"),
+                Some(scheme) => Cow::Owned(scheme.to_owned()),
+            },
+            authority,
+            path,
+            original_path,
+            headers: kept(&self.plan.looks.request, &parts.headers),
+        }));
+    }
+
+    /// Finds the request's trace in its headers, or begins one, and writes it into them. Once, before it is forwarded.
+    pub fn trace(&mut self, headers: &mut HeaderMap) {
+        let Some(tracing) = &self.plan.tracing else { return };
+        let trace = Trace::begin(headers, tracing, &mut rand::rng());
+        if tracing.propagate {
+            trace.inject(headers);
+        }
+        self.told.trace = Some(trace);
+    }
+
+    /// The rule that it goes by.
+    pub fn route(&mut self, name: &Arc<str>) {
+        self.told.route = Some(name.clone());
+    }
+
+    /// What it is for, after routing. Of several calls the last counts.
+    pub fn backend(&mut self, service: Option<&Arc<Service>>, port: u16, subset: &Arc<str>) {
+        self.told.service = service.cloned();
+        self.told.port = port;
+        self.told.subset = subset.clone();
+    }
+
+    /// It is sent to this endpoint.
+    pub fn attempt(&mut self, endpoint: Option<&Arc<Workload>>, address: Option<SocketAddr>) {
+        self.told.endpoint = endpoint.cloned();
+        self.told.upstream = address;
+        self.told.attempts += 1;
+        self.told.attempted = Some(Instant::now());
+    }
+
+    /// The head of the endpoint's response is here.
+    pub fn answered(&mut self) {
+        self.told.answered = Some(Instant::now());
+        if self.told.grpc()
+            && let Some(metrics) = &self.plan.metrics
+        {
+            let _ = self.told.flows.live.set(self.books.book.messages(&self.told, metrics));
+            self.told.flows.settle();
+        }
+    }
+
+    /// The head of the response, as the client gets it.
+    pub fn responded(&mut self, status: StatusCode, headers: &HeaderMap) {
+        self.told.status = Some(status.as_u16());
+        self.told.responded = Some(Instant::now());
+        if let Kind::Request { version, grpc } = self.told.kind {
+            self.response_framing = framing(version, headers);
+            let frame = if version == Version::HTTP_2 { HTTP2_FRAME_HEAD } else { 0 };
+            let reason = status.canonical_reason().map_or(0, str::len);
+            // `HTTP/1.1 200 OK`, and the empty line.
+            self.told.flows.response.around.fetch_add((reason + 17) as u64 + headers_bytes(headers) + frame, Relaxed);
+            // A response without a body has its status here.
+            if grpc {
+                self.told.flows.saw_status(headers);
+            }
+        }
+        self.told.response_headers = kept(&self.plan.looks.response, headers);
+    }
+
+    /// What this body passes through. After `head`, or `responded`.
+    pub fn tap(&self, direction: Direction) -> Tap {
+        let framing = match direction {
+            Direction::Request => self.request_framing,
+            Direction::Response => self.response_framing,
+        };
+        Tap::new(self.told.flows.clone(), direction, framing, self.told.grpc(), self.plan.looks.trailers)
+    }
+
+    /// Why it ends as it does: flags and details, and what the transport said.
+    pub fn because(&mut self, reason: &Reason) {
+        let words = reason.words();
+        self.told.flags = self.told.flags.and(words.flags);
+        self.told.details = Some(words.details);
+        if let Reason::Fault(crate::exchange::Fault::Connect(error)) = reason {
+            self.told.transport_failure = Some(error.to_string());
+        }
+    }
+
+    /// One thing more that happened to it.
+    pub fn flag(&mut self, flag: Flags) {
+        self.told.flags = self.told.flags.and(flag);
+    }
+
+    pub fn details(&mut self, details: impl Into<Cow<'static, str>>) {
+        self.told.details = Some(details.into());
+    }
+
+    /// Why the connection ended before its time.
+    pub fn termination(&mut self, details: impl Into<Cow<'static, str>>) {
+        self.told.termination = Some(details.into());
+    }
+
+    /// For the span alone.
+    pub fn note(&mut self, name: &'static str, value: String) {
+        self.told.notes.push((name, value));
+    }
+
+    /// The stream's destination is connected: its bytes are counted from here on as they flow.
+    pub fn opened(&mut self) {
+        if let Some(metrics) = &self.plan.metrics {
+            let live = self.books.book.opened(&View { told: &self.told, own: &self.books.own, ended: Instant::now() }, metrics);
+            let _ = self.told.flows.live.set(live);
+            self.told.flows.settle();
+        }
+    }
+
+    /// What the relay tells of a stream's bytes.
+    pub fn meter(&self) -> Arc<Flows> {
+        self.told.flows.clone()
+    }
+
+    /// How long it has lasted.
+    pub fn lasted(&self) -> std::time::Duration {
+        self.told.begun.elapsed()
+    }
+
+    /// It is over.
+    pub fn close(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.closed = true;
+        let (books, plan) = (&*self.books, &*self.plan);
+        match self.told.kind {
+            Kind::Request { .. } => books.requests_open.decrement(1.0),
+            Kind::Stream => books.streams_open.decrement(1.0),
+        }
+        let view = View { told: &self.told, own: &books.own, ended: Instant::now() };
+        if let Some(metrics) = &plan.metrics {
+            match self.told.kind {
+                Kind::Request { .. } => books.book.request(&view, metrics),
+                // One that never had a destination is told all the same: it was opened, and it ended.
+                Kind::Stream => {
+                    if self.told.flows.live.get().is_none() {
+                        let _ = self.told.flows.live.set(books.book.opened(&view, metrics));
+                        self.told.flows.settle();
+                    }
+                    books.book.closed(&view, metrics);
+                }
+            }
+        }
+        books.tell(&view, plan);
+    }
 }
 
-pub fn compile_provider(wire: &TelemetryProvider) -> Result<Provider, Rejection> {
-    Ok(Provider { wire: wire.clone() })
+impl Drop for Account {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.because(&Reason::ClientGone);
+            self.end();
+        }
+    }
 }
+
+fn empty() -> Arc<str> {
+    static EMPTY: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| "".into());
+    EMPTY.clone()
+}
+
+/// Not `grpc-web`, which has its status in the body.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let rest = headers.get(header::CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
+}
+
+fn framing(version: Version, headers: &HeaderMap) -> Framing {
+    match version {
+        Version::HTTP_2 => Framing::Http2,
+        _ if headers.contains_key(header::TRANSFER_ENCODING) => Framing::Chunked,
+        _ => Framing::Bare,
+    }
+}
+
+#[cfg(test)]
+mod tests;

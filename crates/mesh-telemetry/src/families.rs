@@ -1,5 +1,7 @@
 //! Every metric family by name (spec/dataplane.md 7 and 8.1), and our own. A name is spelled once, here.
 
+pub mod waypoint;
+
 use std::borrow::Cow;
 
 /// A family of series: the name its samples carry, what it is and what it counts.

@@ -9,12 +9,15 @@ use metrics::{Label, SharedString};
 
 /// What stands for a value that is missing or empty.
 pub const UNKNOWN: &str = "unknown";
+/// What stands for a source's canonical revision that is missing, at a waypoint.
+const LATEST: &str = "latest";
 
 /// On which side of a connection we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reporter {
     Source,
     Destination,
+    Waypoint,
 }
 
 /// Whether the hop that is reported was encrypted and both ends proved who they are.
@@ -76,6 +79,7 @@ impl Reporter {
         match self {
             Reporter::Source => "source",
             Reporter::Destination => "destination",
+            Reporter::Waypoint => "waypoint",
         }
     }
 }
@@ -119,20 +123,8 @@ impl ResponseFlags {
 pub fn traffic(what: &Labelled<'_>, flags: ResponseFlags) -> Vec<Label> {
     let (source, destination) = (Shown::of(what.source), Shown::of(what.destination));
     let service = |of: fn(&Service) -> &Arc<str>| what.service.map(|service| of(service).clone()).unwrap_or_default();
-    let mut labels = Vec::with_capacity(27);
-    labels.push(fixed("reporter", what.reporter.as_str()));
-    push_source(&mut labels, &source, what.source_principal);
-    labels.push(said("destination_service", &service(|service| &service.hostname)));
-    labels.push(said("destination_service_namespace", &service(|service| &service.namespace)));
-    labels.push(said("destination_service_name", &service(|service| &service.name)));
-    labels.push(said("destination_workload", &destination.workload));
-    labels.push(said("destination_canonical_service", &destination.canonical_service));
-    labels.push(said("destination_canonical_revision", &destination.canonical_revision));
-    labels.push(said("destination_workload_namespace", &destination.namespace));
-    labels.push(principal("destination_principal", what.destination_principal));
-    labels.push(said("destination_app", &destination.app));
-    labels.push(said("destination_version", &destination.canonical_revision));
-    labels.push(said("destination_cluster", &destination.cluster));
+    let service = [service(|service| &service.hostname), service(|service| &service.namespace), service(|service| &service.name)];
+    let mut labels = ends(what, &source, &destination, &service);
     labels.push(fixed("request_protocol", "tcp"));
     labels.push(fixed("response_flags", flags.as_str()));
     labels.push(fixed("connection_security_policy", what.security.as_str()));
@@ -140,6 +132,43 @@ pub fn traffic(what: &Labelled<'_>, flags: ResponseFlags) -> Vec<Label> {
     labels.push(said("source_zone", &source.zone));
     labels.push(said("destination_region", &destination.region));
     labels.push(said("destination_zone", &destination.zone));
+    labels
+}
+
+/// The labels that say whom a series of a waypoint is about (spec/waypoint.md 6.1); what it is about is added by the caller.
+/// The namespace of a source is that of its identity, which is proven; a destination that is no service is called by its
+/// endpoint's canonical name.
+pub fn waypoint(what: &Labelled<'_>) -> Vec<Label> {
+    let (mut source, destination) = (Shown::of(what.source), Shown::of(what.destination));
+    if let Some(identity) = what.source_principal {
+        source.namespace = identity.namespace.clone();
+    }
+    if source.canonical_revision.is_empty() {
+        source.canonical_revision = LATEST.into();
+    }
+    let service = match what.service {
+        Some(service) => [service.hostname.clone(), service.namespace.clone(), service.name.clone()],
+        None => [&destination.canonical_service, &destination.namespace, &destination.canonical_service].map(Arc::clone),
+    };
+    ends(what, &source, &destination, &service)
+}
+
+/// Reporter, source and destination. `service`: hostname, namespace, name.
+fn ends(what: &Labelled<'_>, source: &Shown, destination: &Shown, service: &[Arc<str>; 3]) -> Vec<Label> {
+    let mut labels = Vec::with_capacity(27);
+    labels.push(fixed("reporter", what.reporter.as_str()));
+    push_source(&mut labels, source, what.source_principal);
+    labels.push(said("destination_service", &service[0]));
+    labels.push(said("destination_service_namespace", &service[1]));
+    labels.push(said("destination_service_name", &service[2]));
+    labels.push(said("destination_workload", &destination.workload));
+    labels.push(said("destination_canonical_service", &destination.canonical_service));
+    labels.push(said("destination_canonical_revision", &destination.canonical_revision));
+    labels.push(said("destination_workload_namespace", &destination.namespace));
+    labels.push(principal("destination_principal", what.destination_principal));
+    labels.push(said("destination_app", &destination.app));
+    labels.push(said("destination_version", &destination.version));
+    labels.push(said("destination_cluster", &destination.cluster));
     labels
 }
 
@@ -157,7 +186,7 @@ fn push_source(labels: &mut Vec<Label>, source: &Shown, identity: Option<&Spiffe
     labels.push(said("source_workload_namespace", &source.namespace));
     labels.push(principal("source_principal", identity));
     labels.push(said("source_app", &source.app));
-    labels.push(said("source_version", &source.canonical_revision));
+    labels.push(said("source_version", &source.version));
     labels.push(said("source_cluster", &source.cluster));
 }
 
@@ -199,6 +228,8 @@ struct Shown {
     workload: Arc<str>,
     canonical_service: Arc<str>,
     canonical_revision: Arc<str>,
+    /// What the revision is, where it is known.
+    version: Arc<str>,
     namespace: Arc<str>,
     app: Arc<str>,
     cluster: Arc<str>,
@@ -213,6 +244,7 @@ impl Shown {
                 workload: workload.workload_name.clone(),
                 canonical_service: workload.canonical_name.clone(),
                 canonical_revision: workload.canonical_revision.clone(),
+                version: workload.canonical_revision.clone(),
                 namespace: workload.namespace.clone(),
                 app: workload.canonical_name.clone(),
                 cluster: workload.cluster_id.clone(),
@@ -223,6 +255,7 @@ impl Shown {
                 workload: told.workload_name.clone(),
                 canonical_service: told.canonical_name.clone(),
                 canonical_revision: told.canonical_revision.clone(),
+                version: told.canonical_revision.clone(),
                 namespace: told.namespace.clone(),
                 // The app of a peer that only tells about itself is its workload name: so the field does it.
                 app: told.workload_name.clone(),

@@ -7,6 +7,7 @@
 mod exposition;
 mod series;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,11 +44,22 @@ struct State {
     dropped: Counter,
 }
 
+/// Labels as they stand between the braces, made once. Families that count the same thing share it: with long names of
+/// workloads the text is the greater part of a series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelText(Arc<str>);
+
 /// The series of one family.
 #[derive(Debug)]
 struct Shelf {
     family: Family,
     series: Mutex<BTreeMap<Arc<str>, Series>>,
+}
+
+impl LabelText {
+    pub fn of(labels: &[Label]) -> LabelText {
+        LabelText(series_text(labels).into())
+    }
 }
 
 impl Limits {
@@ -77,16 +89,26 @@ impl Recorder {
 
     /// The counter of this family with these labels, which are printed in this order.
     pub fn counter(&self, family: &Family, labels: &[Label]) -> Counter {
-        self.value(family, labels).counter()
+        self.value(family, Cow::Owned(LabelText::of(labels))).counter()
+    }
+
+    /// As `counter`, with a text that several families share.
+    pub fn counter_at(&self, family: &Family, labels: &LabelText) -> Counter {
+        self.value(family, Cow::Borrowed(labels)).counter()
+    }
+
+    /// As `histogram`, with a text that several families share.
+    pub fn histogram_at(&self, family: &Family, labels: &LabelText) -> Histogram {
+        self.value(family, Cow::Borrowed(labels)).histogram()
     }
 
     /// The gauge of this family with these labels; also a counter of fractions, which only ever grows.
     pub fn gauge(&self, family: &Family, labels: &[Label]) -> Gauge {
-        self.value(family, labels).gauge()
+        self.value(family, Cow::Owned(LabelText::of(labels))).gauge()
     }
 
     pub fn histogram(&self, family: &Family, labels: &[Label]) -> Histogram {
-        self.value(family, labels).histogram()
+        self.value(family, Cow::Owned(LabelText::of(labels))).histogram()
     }
 
     /// How many series there are.
@@ -131,7 +153,7 @@ impl Recorder {
         self.state.shelves.read().values().cloned().collect()
     }
 
-    fn value(&self, family: &Family, labels: &[Label]) -> Value {
+    fn value(&self, family: &Family, labels: Cow<'_, LabelText>) -> Value {
         let shelf = self.state.shelves.read().get(&*family.name).cloned();
         let shelf = shelf.unwrap_or_else(|| {
             self.state
@@ -141,12 +163,11 @@ impl Recorder {
                 .or_insert_with(|| Arc::new(Shelf::new(family.clone())))
                 .clone()
         });
-        let text = series_text(labels);
         let mut series = shelf.series.lock();
-        if let Some(known) = series.get(text.as_str()) {
+        if let Some(known) = series.get(&*labels.0) {
             return known.value().clone();
         }
-        let full = !labels.is_empty() && self.state.count.load(Ordering::Relaxed) >= self.state.limits.series as u64;
+        let full = !labels.0.is_empty() && self.state.count.load(Ordering::Relaxed) >= self.state.limits.series as u64;
         if full {
             self.state.dropped.increment(1);
             // One series for all that did not fit keeps the family's sum right.
@@ -155,7 +176,7 @@ impl Recorder {
         }
         self.state.count.fetch_add(1, Ordering::Relaxed);
         let value = Value::of(&shelf.family.kind);
-        series.insert(text.into(), Series::new(value.clone()));
+        series.insert(labels.into_owned().0, Series::new(value.clone()));
         value
     }
 
