@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Decisions: data in, data out. A name that ends with `/` stands for the folder.
-const PURE: [&str; 46] = [
+const PURE: [&str; 55] = [
     "ztunnel/src/resolve.rs",
     "ztunnel/src/admit.rs",
     "ztunnel/src/proxy_header.rs",
@@ -53,6 +53,15 @@ const PURE: [&str; 46] = [
     "waypoint/src/retry.rs",
     "waypoint/src/retry/",
     "waypoint/src/fault.rs",
+    "waypoint/src/account/cel.rs",
+    "waypoint/src/account/cel/",
+    "waypoint/src/account/format.rs",
+    "waypoint/src/account/format/",
+    "waypoint/src/account/plan.rs",
+    "waypoint/src/account/trace.rs",
+    "waypoint/src/account/trace/",
+    "waypoint/src/account/told.rs",
+    "waypoint/src/account/view.rs",
 ];
 
 /// What a decision may not reach for, and what is there instead.
