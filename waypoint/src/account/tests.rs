@@ -13,8 +13,9 @@ use mesh_xds::messages::waypoint::{
 
 use super::export::Taken;
 use super::*;
-use crate::exchange::{ConnectError, ConnectErrorKind, Fault};
+use crate::exchange::Fault;
 use crate::facts::Target;
+use crate::upstream::ConnectError;
 
 /// A mesh of two workloads, and the books of their waypoint.
 pub struct Bench {
@@ -362,7 +363,7 @@ fn the_standard_line_reads_as_the_field_has_it() {
     let mut account = bench.books.request(&plan, &bench.arrival, Version::HTTP_2);
     let (parts, ()) = Request::builder().uri("http://cart/x").version(Version::HTTP_2).body(()).unwrap().into_parts();
     account.head(&parts);
-    account.because(&Reason::Fault(Fault::Connect(ConnectError { kind: ConnectErrorKind::Refused, message: "refused".into() })));
+    account.because(&Reason::Fault(Fault::Connect(ConnectError::new(crate::upstream::Kind::Refused, "refused"))));
     account.responded(StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new());
     account.close();
     let text = written(&bench, &path);
