@@ -41,20 +41,6 @@ use kube::{
     upgrade,
 };
 
-/// Held on the cluster once, not yet several times: run when they are named in full.
-const HELD_ONCE: [&str; 10] = [
-    "labels_say_who_is_in_the_mesh",
-    "a_list_of_plugins_that_others_write_is_mended",
-    "a_nodes_sockets_are_for_root_alone",
-    "what_nobody_knows_is_reached_as_without_a_mesh",
-    "service_entries_are_seen_by_whom_they_are_for",
-    "a_daemons_metrics_are_read_through_a_tunnel",
-    "a_node_gets_certificates_of_its_own_pods_only",
-    "the_controllers_ports_tell_strangers_nothing",
-    "certificates_of_a_short_life_are_renewed_under_load",
-    "a_node_is_rebooted",
-];
-
 /// Leaves one room of the day.
 fn take_turns(rooms: &mut [Vec<e2e::Check<Cluster>>], now: SystemTime) {
     let days = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / (24 * 3600));
@@ -93,9 +79,6 @@ fn main() -> ExitCode {
     }
     let rooms = way.into_iter().chain(scenarios).chain([stand::last_checks()]);
     let mut checks: Vec<e2e::Check<Cluster>> = rooms.flatten().collect();
-    for check in checks.iter_mut().filter(|check| HELD_ONCE.contains(&check.name)) {
-        check.known = check.known.or(Some("it has held on the cluster once, and not yet several times"));
-    }
     checks.retain(|check| e2e::is_wanted(check.name, &wanted));
     if std::env::args().any(|argument| argument == "--list") {
         checks.iter().for_each(|check| println!("{}: test", check.name));
