@@ -200,4 +200,6 @@ impl Drop for Begun {
 }
 
 #[cfg(test)]
+mod smuggling;
+#[cfg(test)]
 mod tests;

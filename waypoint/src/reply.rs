@@ -1,7 +1,8 @@
 //! Pure: answers of our own (spec/waypoint.md 1.7). A gRPC client gets HTTP 200 and its status in the headers.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Response, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
@@ -30,6 +31,15 @@ pub fn plain(status: StatusCode, text: Bytes) -> Response<Body> {
     *response.status_mut() = status;
     if !empty {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    response
+}
+
+/// Where the client finds what it asked for in another spelling.
+pub fn redirect(to: &PathAndQuery) -> Response<Body> {
+    let mut response = plain(StatusCode::TEMPORARY_REDIRECT, Bytes::new());
+    if let Ok(location) = HeaderValue::from_str(to.as_str()) {
+        response.headers_mut().insert(LOCATION, location);
     }
     response
 }

@@ -27,6 +27,7 @@ use crate::body::Body;
 use crate::exchange::{Connect, Exchange, Stream, Version};
 use crate::facts::{Arrival, Target};
 use crate::http1or2::{self, Connection};
+use crate::hygiene::Manner;
 use crate::request::Context;
 use crate::upstream::{ConnectError, Endpoint, Kind};
 
@@ -139,6 +140,7 @@ impl Site {
         let endpoints = Arc::<Endpoints>::default();
         let cx = Arc::new(Context {
             exchange: Exchange::new(endpoints.clone()),
+            manner: Manner::default(),
             upstream: Box::new(move |_| Some((hop("web"), upstream))),
         });
         Site { endpoints, cx, drain: CancellationToken::new(), class: PortProtocol::Http1 }
