@@ -252,7 +252,7 @@ fn http(own: &Own, world: &Watched<World>, connector: &Connector) -> Arc<Context
             choose(&world.directory, &own, arrival).map(|endpoint| (endpoint, version))
         })
     };
-    Arc::new(Context { exchange: Exchange::new(Arc::new(connector.clone())), upstream: Box::new(upstream) })
+    Arc::new(Context { exchange: Exchange::new(Arc::new(connector.clone())), manner: crate::hygiene::Manner::default(), upstream: Box::new(upstream) })
 }
 
 fn own(config: &Config) -> Own {
