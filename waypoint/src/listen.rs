@@ -1,6 +1,8 @@
 //! Where tunnels come in: a TLS connection with the waypoint's own certificate, then a task for each tunnel on it
 //! (spec/waypoint.md 1.1).
 
+pub(crate) mod linger;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -23,6 +25,8 @@ use crate::facts::Arrival;
 use crate::http1or2::{self, Connection};
 use crate::proxy::Proxy;
 use crate::stream;
+
+use linger::Lingering;
 
 /// Takes connections until `closed`; those that are open go on.
 pub async fn listen<N: Net>(proxy: Arc<Proxy>, mut listener: N::Listener, closed: CancellationToken) {
@@ -154,7 +158,7 @@ async fn carry(proxy: &Arc<Proxy>, arrival: Arc<Arrival>, tunnel: mesh_hbone::Tu
 
 async fn http(proxy: &Arc<Proxy>, arrival: Arc<Arrival>, arrived: crate::detect::Arrived, version: Version, class: PortProtocol) {
     let connection = Connection { arrival, class };
-    let serving = http1or2::serve(arrived, version, connection, proxy.http.clone(), proxy.drain.soft_token());
+    let serving = http1or2::serve(Lingering::new(arrived), version, connection, proxy.http.clone(), proxy.drain.soft_token());
     tokio::select! {
         ended = serving => if let Err(why) = ended {
             tracing::debug!(%why, "an HTTP connection broke");

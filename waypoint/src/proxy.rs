@@ -1,15 +1,14 @@
 //! The composition root: builds everything in order, runs it, and takes it down. One page.
 
+mod control_plane;
+
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use mesh_hbone::Limits;
-use mesh_identity::authority::{GrpcAuthority, Mode as CaMode};
-use mesh_identity::channel::{self, CallHeaders, ChannelTls, TokenSource};
 use mesh_identity::clock::{Clock, SystemClock};
-use mesh_identity::crl::Revocations;
 use mesh_identity::store::Credentials;
 use mesh_identity::tls::Tls;
 use mesh_model::address::{NamespacedHostname, NetworkAddress};
@@ -26,17 +25,15 @@ use mesh_telemetry::families;
 use mesh_telemetry::labels::fixed;
 use mesh_telemetry::log::Log;
 use mesh_telemetry::recorder::Recorder;
-use mesh_xds::client::{Client, ClientConfig, ClientLimits, NodeMetadata, Observe, Sink, Termination, waypoint_node};
-use mesh_xds::messages::waypoint::{self as wire, PortProtocol};
+use mesh_xds::messages::waypoint::PortProtocol;
 use mesh_xds::world::{Edit, World, WorldWriter, world};
-use rand::SeedableRng;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::arrive::{Here, declared};
-use crate::config::{Config, End, Remote};
+use crate::config::{Config, End, Traffic};
 use crate::exchange::{Exchange, Version};
 use crate::facts::{Arrival, Target};
 use crate::listen;
@@ -66,6 +63,18 @@ pub struct Proxy {
     pub drain: Drain,
 }
 
+/// What a proxy is made of.
+pub struct Parts {
+    pub own: Own,
+    pub gateway: NamespacedHostname,
+    pub world: Watched<World>,
+    pub credentials: Credentials,
+    pub tls: Tls,
+    pub recorder: Recorder,
+    pub traffic: Traffic,
+    pub drain: Drain,
+}
+
 /// Runs the proxy until it is told to stop.
 ///
 /// # Errors
@@ -79,16 +88,16 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
     recorder.gauge(&families::BUILD, &[fixed("component", "waypoint"), fixed("tag", VERSION)]).set(1.0);
 
     // certificates
-    let revocations = revocations(&config, &clock);
+    let revocations = control_plane::revocations(&config, &clock);
     let tls = Tls::new(config.key_exchange, clock.clone(), revocations);
-    let credentials = credentials(&config, &clock)?;
+    let credentials = control_plane::credentials(&config, &clock)?;
     tokio::spawn(credentials.clone().run());
 
     // the picture of the mesh, and what is served how
     let (mut writer, watched) = world();
     let complete = Ready::new();
     match &config.xds {
-        Some(xds) => follow_control_plane(&config, xds, &clock, writer, &recorder, &complete)?,
+        Some(xds) => control_plane::follow(&config, xds, &clock, writer, &recorder, &complete)?,
         None => {
             writer.apply([Edit::AddressesSynced, Edit::PoliciesSynced]);
             tokio::spawn(async move { hold(writer).await });
@@ -98,24 +107,9 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
     // the way in and out
     let own = own(&config);
     let net = HostNet::new(options());
-    let connector = Connector::new(own.clone(), net.clone(), tls.clone(), credentials.clone(), Limits::default());
-    tokio::spawn(connector.clone().follow(watched.clone()));
-    let proxy = Arc::new(Proxy {
-        http: http(&own, &watched, &connector),
-        own,
-        gateway: config.place.service(),
-        world: watched,
-        credentials,
-        tls,
-        connector,
-        recorder,
-        limits: limits(),
-        detection: config.traffic.detection,
-        handshakes: Handshakes::default(),
-        connections: Arc::new(Semaphore::new(config.traffic.connections)),
-        streams: Arc::new(Semaphore::new(config.traffic.streams)),
-        drain: drain.clone(),
-    });
+    let traffic = config.traffic;
+    let proxy = Proxy::new(Parts { own, gateway: config.place.service(), world: watched.clone(), credentials, tls, recorder, traffic, drain: drain.clone() }, net.clone());
+    tokio::spawn(proxy.connector.clone().follow(watched));
     let quit = CancellationToken::new();
     let shown = Admin { proxy: proxy.clone(), log, workers: workers.clone(), ready: ready.clone(), quit: quit.clone() };
     let pages = admin::serve(shown, &config).await?;
@@ -182,6 +176,27 @@ async fn certified(proxy: &Proxy) {
 }
 
 impl Proxy {
+    pub fn new<N: Net>(parts: Parts, net: N) -> Arc<Proxy> {
+        let Parts { own, gateway, world, credentials, tls, recorder, traffic, drain } = parts;
+        let connector = Connector::new(own.clone(), net, tls.clone(), credentials.clone(), Limits::default());
+        Arc::new(Proxy {
+            http: http(&own, &world, &connector),
+            own,
+            gateway,
+            world,
+            credentials,
+            tls,
+            connector,
+            recorder,
+            limits: limits(),
+            detection: traffic.detection,
+            handshakes: Handshakes::default(),
+            connections: Arc::new(Semaphore::new(traffic.connections)),
+            streams: Arc::new(Semaphore::new(traffic.streams)),
+            drain,
+        })
+    }
+
     /// What arrivals are judged by, as it is now.
     pub fn with_here<R>(&self, judge: impl FnOnce(&Here<'_>) -> R) -> R {
         self.world.with(|world| {
@@ -288,112 +303,11 @@ fn limits() -> Limits {
     }
 }
 
-fn revocations(config: &Config, clock: &Arc<dyn Clock>) -> Arc<Revocations> {
-    let Some(path) = config.crl.clone() else { return Revocations::disabled() };
-    let revocations = Revocations::new(clock.clone());
-    let following = revocations.clone();
-    tokio::spawn(async move { following.follow(&path).await });
-    revocations
-}
-
-fn credentials(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Credentials> {
-    let tls = channel_tls(config, &config.ca, clock).context("CA_ADDRESS")?;
-    let channel = channel::connect(&config.ca.address, tls, channel::tcp)?;
-    let headers = CallHeaders::new(config.token.clone(), &config.place.cluster_id, &config.ca.headers).context("CA_HEADER_*")?;
-    let authority = Arc::new(GrpcAuthority::new(channel, headers, CaMode::Dedicated));
-    Ok(Credentials::new(authority, clock.clone(), config.certificate_life, rand::random()))
-}
-
-fn channel_tls(config: &Config, to: &Remote, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<ChannelTls>> {
-    let alternative = to.alternative_name.as_deref();
-    Ok(Arc::new(ChannelTls::new(to.roots.clone(), &to.address.host, alternative, config.key_exchange, clock.clone())?))
-}
-
-fn follow_control_plane(
-    config: &Config,
-    xds: &Remote,
-    clock: &Arc<dyn Clock>,
-    writer: WorldWriter,
-    recorder: &Recorder,
-    complete: &Ready,
-) -> anyhow::Result<()> {
-    let tls = channel_tls(config, xds, clock).context("XDS_ADDRESS")?;
-    let (place, address) = (&config.place, xds.address.clone());
-    let metadata = place.metadata.iter().map(|(key, value)| NodeMetadata::text(key, value));
-    let client_config = ClientConfig {
-        server: format!("https://{}:{}", address.host, address.port).parse()?,
-        node: waypoint_node(
-            &place.pod_name,
-            &place.namespace,
-            &place.node,
-            place.instance_ip,
-            &place.gateway,
-            &place.cluster_domain,
-            metadata,
-        ),
-        cluster_id: place.cluster_id.to_string(),
-        headers: xds.headers.clone(),
-        on_demand: false,
-        limits: ClientLimits::default(),
-    };
-    let dial = move || {
-        let (address, tls) = (address.clone(), tls.clone());
-        async move {
-            let io = channel::tcp(address).await?;
-            tls.secure(io).await.map_err(std::io::Error::other)
-        }
-    };
-    let source = config.token.clone();
-    let token = move || read_token(&source);
-    let client = Client::new(client_config, dial, token, writer, rand::rngs::SmallRng::from_os_rng())
-        .instead_of_policies(&wire::ALL, Box::new(Nowhere))
-        .observed_by(Counted(recorder.clone()))
-        .blocking(complete.block("control plane"));
-    tokio::spawn(client.run(CancellationToken::new()));
-    Ok(())
-}
-
-/// Resources that nobody keeps.
-struct Nowhere;
-
-impl Sink for Nowhere {
-    fn take(&mut self, _: &str, _: &str, _: Option<&[u8]>) -> Result<(), Box<wire::ResourceStatus>> {
-        Ok(())
-    }
-
-    fn settled(&mut self) {}
-}
-
-/// Read for every stream: whoever mints tokens renews the file.
-fn read_token(source: &TokenSource) -> Result<Option<String>, String> {
-    match source {
-        TokenSource::None => Ok(None),
-        TokenSource::Static(text) => Ok(Some(text.clone())),
-        TokenSource::File(path) => match std::fs::read_to_string(path) {
-            Ok(text) if !text.trim().is_empty() => Ok(Some(text.trim().to_owned())),
-            Ok(_) => Err(format!("the token in {} is empty", path.display())),
-            Err(why) => Err(format!("cannot read the token from {}: {why}", path.display())),
-        },
-    }
-}
-
 /// Readers of a world whose writer is gone would see it as closed.
 async fn hold(writer: WorldWriter) {
     let _writer = writer;
     std::future::pending::<()>().await;
 }
 
-/// The client's life in metrics.
-struct Counted(Recorder);
-
-impl Observe for Counted {
-    fn message(&self, type_url: &str, bytes: usize) {
-        let labels = [metrics::Label::new("url", type_url.to_owned())];
-        self.0.counter(&families::XDS_MESSAGES, &labels).increment(1);
-        self.0.counter(&families::XDS_BYTES, &labels).increment(bytes as u64);
-    }
-
-    fn terminated(&self, how: Termination) {
-        self.0.counter(&families::XDS_TERMINATIONS, &[fixed("reason", how.word())]).increment(1);
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! What comes from the control plane: certificates, who is where, and what is served how.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use mesh_identity::authority::{GrpcAuthority, Mode as CaMode};
+use mesh_identity::channel::{self, CallHeaders, ChannelTls, TokenSource};
+use mesh_identity::clock::Clock;
+use mesh_identity::crl::Revocations;
+use mesh_identity::store::Credentials;
+use mesh_runtime::Ready;
+use mesh_telemetry::families;
+use mesh_telemetry::labels::fixed;
+use mesh_telemetry::recorder::Recorder;
+use mesh_xds::client::{Client, ClientConfig, ClientLimits, NodeMetadata, Observe, Sink, Termination, waypoint_node};
+use mesh_xds::messages::waypoint as wire;
+use mesh_xds::world::WorldWriter;
+use rand::SeedableRng;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Remote};
+
+pub(super) fn revocations(config: &Config, clock: &Arc<dyn Clock>) -> Arc<Revocations> {
+    let Some(path) = config.crl.clone() else { return Revocations::disabled() };
+    let revocations = Revocations::new(clock.clone());
+    let following = revocations.clone();
+    tokio::spawn(async move { following.follow(&path).await });
+    revocations
+}
+
+pub(super) fn credentials(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Credentials> {
+    let tls = channel_tls(config, &config.ca, clock).context("CA_ADDRESS")?;
+    let channel = channel::connect(&config.ca.address, tls, channel::tcp)?;
+    let headers = CallHeaders::new(config.token.clone(), &config.place.cluster_id, &config.ca.headers).context("CA_HEADER_*")?;
+    let authority = Arc::new(GrpcAuthority::new(channel, headers, CaMode::Dedicated));
+    Ok(Credentials::new(authority, clock.clone(), config.certificate_life, rand::random()))
+}
+
+fn channel_tls(config: &Config, to: &Remote, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<ChannelTls>> {
+    let alternative = to.alternative_name.as_deref();
+    Ok(Arc::new(ChannelTls::new(to.roots.clone(), &to.address.host, alternative, config.key_exchange, clock.clone())?))
+}
+
+pub(super) fn follow(
+    config: &Config,
+    xds: &Remote,
+    clock: &Arc<dyn Clock>,
+    writer: WorldWriter,
+    recorder: &Recorder,
+    complete: &Ready,
+) -> anyhow::Result<()> {
+    let tls = channel_tls(config, xds, clock).context("XDS_ADDRESS")?;
+    let (place, address) = (&config.place, xds.address.clone());
+    let metadata = place.metadata.iter().map(|(key, value)| NodeMetadata::text(key, value));
+    let client_config = ClientConfig {
+        server: format!("https://{}:{}", address.host, address.port).parse()?,
+        node: waypoint_node(
+            &place.pod_name,
+            &place.namespace,
+            &place.node,
+            place.instance_ip,
+            &place.gateway,
+            &place.cluster_domain,
+            metadata,
+        ),
+        cluster_id: place.cluster_id.to_string(),
+        headers: xds.headers.clone(),
+        on_demand: false,
+        limits: ClientLimits::default(),
+    };
+    let dial = move || {
+        let (address, tls) = (address.clone(), tls.clone());
+        async move {
+            let io = channel::tcp(address).await?;
+            tls.secure(io).await.map_err(std::io::Error::other)
+        }
+    };
+    let source = config.token.clone();
+    let token = move || read_token(&source);
+    let client = Client::new(client_config, dial, token, writer, rand::rngs::SmallRng::from_os_rng())
+        .instead_of_policies(&wire::ALL, Box::new(Nowhere))
+        .observed_by(Counted(recorder.clone()))
+        .blocking(complete.block("control plane"));
+    tokio::spawn(client.run(CancellationToken::new()));
+    Ok(())
+}
+
+/// Resources that nobody keeps.
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn take(&mut self, _: &str, _: &str, _: Option<&[u8]>) -> Result<(), Box<wire::ResourceStatus>> {
+        Ok(())
+    }
+
+    fn settled(&mut self) {}
+}
+
+/// Read for every stream: whoever mints tokens renews the file.
+fn read_token(source: &TokenSource) -> Result<Option<String>, String> {
+    match source {
+        TokenSource::None => Ok(None),
+        TokenSource::Static(text) => Ok(Some(text.clone())),
+        TokenSource::File(path) => match std::fs::read_to_string(path) {
+            Ok(text) if !text.trim().is_empty() => Ok(Some(text.trim().to_owned())),
+            Ok(_) => Err(format!("the token in {} is empty", path.display())),
+            Err(why) => Err(format!("cannot read the token from {}: {why}", path.display())),
+        },
+    }
+}
+
+/// The client's life in metrics.
+struct Counted(Recorder);
+
+impl Observe for Counted {
+    fn message(&self, type_url: &str, bytes: usize) {
+        let labels = [metrics::Label::new("url", type_url.to_owned())];
+        self.0.counter(&families::XDS_MESSAGES, &labels).increment(1);
+        self.0.counter(&families::XDS_BYTES, &labels).increment(bytes as u64);
+    }
+
+    fn terminated(&self, how: Termination) {
+        self.0.counter(&families::XDS_TERMINATIONS, &[fixed("reason", how.word())]).increment(1);
+    }
+}
