@@ -23,6 +23,7 @@ table="
 istiod-lite istiod-lite istiod-lite
 ztunnel ztunnel ztunnel
 mesh-cni mesh-cni mesh-cni
+waypoint waypoint waypoint
 isthmus isthmus isthmus
 bookinfo bookinfo bookinfo
 meshload meshload meshload

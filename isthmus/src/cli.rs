@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "isthmus", version)]
 pub struct Cli {
-    /// Which mesh of this machine; needed only when several run.
-    #[arg(long, global = true, value_parser = mesh_name)]
+    /// Which mesh of this machine, needed only when several run; or which waypoint.
+    #[arg(long, global = true, value_parser = name)]
     pub name: Option<String>,
     #[command(subcommand)]
     pub command: Command,
@@ -34,6 +34,9 @@ pub enum Command {
     Why(Why),
     /// The policies that apply to a pod, as its node's daemon holds them.
     Policy(Policy),
+    /// Waypoints of a cluster: routes and policy at layer 7 for a namespace or a service.
+    #[command(subcommand)]
+    Waypoint(WaypointCommand),
     /// Print a token, good for an hour, for a machine that joins the mesh with a daemon of its own (dedicated mode).
     Token {
         /// NAMESPACE/ACCOUNT that the machine's workload runs as.
@@ -85,7 +88,7 @@ impl Command {
             Command::Status(options) | Command::Connections(options) => Some(&options.at),
             Command::Why(options) => Some(&options.at),
             Command::Policy(options) => Some(&options.at),
-            Command::Up(_) | Command::Down | Command::Exec(_) | Command::Check(_) | Command::Selftest(_) | Command::Token { .. } | Command::Tour { .. } | Command::Completion { .. } => None,
+            Command::Up(_) | Command::Down | Command::Exec(_) | Command::Check(_) | Command::Waypoint(_) | Command::Selftest(_) | Command::Token { .. } | Command::Tour { .. } | Command::Completion { .. } => None,
         }
     }
 }
@@ -164,6 +167,118 @@ pub struct Why {
     pub at: At,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum WaypointCommand {
+    /// Print the Gateway that makes a waypoint.
+    Generate(WaypointShape),
+    /// Make a waypoint, or change it.
+    Apply(WaypointApply),
+    /// Remove waypoints.
+    Delete(WaypointDelete),
+    /// The waypoints of a namespace.
+    List(WaypointList),
+    /// How they are, and why; exit status 1 if one does not work.
+    Status(WaypointStatus),
+}
+
+#[derive(Debug, Args)]
+pub struct WaypointShape {
+    /// What is to pass through it [default: service].
+    #[arg(long = "for", value_name = "TRAFFIC")]
+    pub traffic: Option<Traffic>,
+    /// The revision of the mesh that deploys it.
+    #[arg(long, short)]
+    pub revision: Option<String>,
+    #[command(flatten)]
+    pub at: At,
+}
+
+/// What passes through a waypoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Traffic {
+    Service,
+    Workload,
+    All,
+    None,
+}
+
+impl Traffic {
+    pub fn label(self) -> &'static str {
+        match self {
+            Traffic::Service => "service",
+            Traffic::Workload => "workload",
+            Traffic::All => "all",
+            Traffic::None => "none",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct WaypointApply {
+    #[command(flatten)]
+    pub shape: WaypointShape,
+    /// Have the namespace's services use it.
+    #[arg(long, visible_alias = "enroll-namespace")]
+    pub enroll: bool,
+    /// Also where the namespace uses another one.
+    #[arg(long, requires = "enroll")]
+    pub overwrite: bool,
+    /// Wait until it is ready, before anything uses it.
+    #[arg(short, long)]
+    pub wait: bool,
+    /// Seconds that are waited.
+    #[arg(long = "waypoint-timeout", value_name = "SECONDS", default_value = "90", value_parser = bare_seconds)]
+    pub timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct WaypointDelete {
+    /// Which of the namespace.
+    #[arg(conflicts_with_all = ["all", "revision"])]
+    pub names: Vec<String>,
+    /// All of the namespace.
+    #[arg(long)]
+    pub all: bool,
+    /// Those of this revision.
+    #[arg(long, short)]
+    pub revision: Option<String>,
+    #[command(flatten)]
+    pub at: At,
+}
+
+#[derive(Debug, Args)]
+pub struct WaypointList {
+    /// A table for people, or JSON.
+    #[arg(short, long, default_value = "table")]
+    pub output: Format,
+    #[command(flatten)]
+    pub at: At,
+}
+
+#[derive(Debug, Args)]
+pub struct WaypointStatus {
+    /// Wait until they work.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub wait: bool,
+    /// Seconds that are waited.
+    #[arg(long = "waypoint-timeout", value_name = "SECONDS", default_value = "90", value_parser = bare_seconds)]
+    pub timeout: u64,
+    /// A table for people, or JSON.
+    #[arg(short, long, default_value = "table")]
+    pub output: Format,
+    #[command(flatten)]
+    pub at: At,
+}
+
+/// `90`, `90s` or `2m`.
+fn bare_seconds(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.strip_suffix('m') {
+        Some(minutes) => (minutes, 60),
+        None => (text.strip_suffix('s').unwrap_or(text), 1),
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(|| "use whole seconds, as 90 or 90s, or minutes, as 2m".to_owned())
+}
+
 #[derive(Debug, Args)]
 pub struct Selftest {
     /// HOST:PORT of the controller's page of metrics.
@@ -199,10 +314,26 @@ fn account(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// The name is part of namespace names and of unix socket paths (108 bytes at most).
-fn mesh_name(text: &str) -> Result<String, String> {
-    let plain = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    if plain && (1..=16).contains(&text.len()) { Ok(text.to_owned()) } else { Err("use 1 to 16 of a-z and 0-9".to_owned()) }
+/// Of a waypoint: a name as Services have it.
+fn name(text: &str) -> Result<String, String> {
+    let plain = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    let ends = text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric());
+    if plain && ends && text.len() <= 63 { Ok(text.to_owned()) } else { Err("use up to 63 of a-z, 0-9 and -".to_owned()) }
+}
+
+impl Cli {
+    /// A mesh's name is part of namespace names and of unix socket paths (108 bytes at most).
+    ///
+    /// # Errors
+    /// A name that is only a waypoint's.
+    pub fn check_name(&self) -> Result<(), String> {
+        let is_mesh = |text: &String| text.len() <= 16 && !text.contains('-');
+        match (&self.command, &self.name) {
+            (Command::Waypoint(_), _) => Ok(()),
+            (_, Some(name)) if !is_mesh(name) => Err(format!("--name {name}: a mesh is called by 1 to 16 of a-z and 0-9")),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -239,8 +370,19 @@ mod tests {
             ("isthmus up --context c", false),
             ("isthmus completion bash", true),
             ("isthmus completion cmd", false),
+            ("isthmus waypoint apply -n shop --enroll --for all --name w-1 --wait", true),
+            ("isthmus waypoint apply --enroll-namespace --waypoint-timeout 2m", true),
+            ("isthmus waypoint apply --overwrite", false),
+            ("isthmus waypoint delete a b", true),
+            ("isthmus waypoint delete a --all", false),
+            ("isthmus waypoint list -A -o json", true),
+            ("isthmus waypoint status --wait=false", true),
+            ("isthmus waypoint generate --for nothing", false),
         ] {
             assert_eq!(parse(line).is_ok(), understood, "{line}");
         }
+        let named = |line: &str| parse(line).unwrap().check_name().is_ok();
+        assert!(named("isthmus --name two status") && named("isthmus waypoint generate --name a-long-name-of-a-waypoint"));
+        assert!(!named("isthmus --name a-b status") && !named("isthmus up --name seventeenletters1"));
     }
 }

@@ -25,6 +25,7 @@ pub mod status;
 pub mod check;
 pub mod policy;
 pub mod why;
+pub mod waypoint;
 pub mod selftest;
 pub mod view;
 pub mod sample;

@@ -7,7 +7,7 @@ use clap::{CommandFactory as _, Parser as _};
 use isthmus::cli::{Cli, Command};
 use isthmus::mesh::token;
 use isthmus::site::{self, Choice};
-use isthmus::{check, down, exec, lab, policy, say, selftest, status, tour, up, view, why};
+use isthmus::{check, down, exec, lab, policy, say, selftest, status, tour, up, view, waypoint, why};
 
 fn main() -> ExitCode {
     // The stages of a pod's first process come before any thread: a user namespace needs a process with one thread.
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    cli.check_name().map_err(anyhow::Error::msg)?;
     let choice = site::of_command(&cli).transpose()?.unwrap_or(Choice::Machine);
     if choice == Choice::Machine {
         lab::machine::enter(&cli)?;
@@ -38,6 +39,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Connections(options) => view::connections::connections(choice, &cli.name, &options).await,
             Command::Why(options) => why::why(choice, &cli.name, &options).await,
             Command::Policy(options) => policy::policy(choice, &cli.name, &options).await,
+            Command::Waypoint(command) => waypoint::run(cli.name, &command).await,
             Command::Token { account: (namespace, account) } => {
                 let run = lab::state::State::find(cli.name.as_deref())?.run;
                 println!("{}", token::for_machine(&run, &namespace, &account)?);

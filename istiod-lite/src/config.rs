@@ -10,6 +10,7 @@ use mesh_identity::impersonate::Rules;
 use mesh_identity::sign::Lifetimes;
 
 use crate::ca::rotation::Times;
+use crate::gateways;
 use crate::objects::meta::check_name;
 use crate::translate::Settings;
 
@@ -144,6 +145,25 @@ pub struct Config {
     #[arg(long, env = "VALIDATION_WEBHOOK_CONFIG_NAME", value_name = "NAME")]
     pub validation_webhook: Option<String>,
 
+    /// Image of the waypoints that are deployed for Gateways of class istio-waypoint; without it none is
+    #[arg(long, env = "WAYPOINT_IMAGE", requires = "kubernetes", value_name = "IMAGE")]
+    pub waypoint_image: Option<String>,
+    /// When that image is pulled
+    #[arg(long, env = "WAYPOINT_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub waypoint_image_pull_policy: String,
+    /// Names of secrets of each waypoint's namespace that the image is pulled with, separated by commas
+    #[arg(long, env = "WAYPOINT_IMAGE_PULL_SECRETS", value_delimiter = ',', value_name = "NAME")]
+    pub waypoint_image_pull_secrets: Vec<String>,
+    /// Where waypoints find this controller; its Service, if nothing is said
+    #[arg(long, env = "WAYPOINT_DISCOVERY_ADDRESS", value_name = "HOST:PORT")]
+    pub waypoint_discovery_address: Option<String>,
+    /// What waypoints log, as error, warn, info, debug, trace, or more finely
+    #[arg(long, env = "WAYPOINT_LOG_LEVEL", default_value = "info")]
+    pub waypoint_log_level: String,
+    /// More environment of waypoints, NAME=VALUE, one a line
+    #[arg(long, env = "WAYPOINT_ENV", default_value = "", hide_default_value = true)]
+    pub waypoint_env: String,
+
     /// File that is kept up to date with what there is to say about objects and files
     #[arg(long, env = "STATUS_FILE", value_name = "FILE")]
     pub status_file: Option<PathBuf>,
@@ -212,6 +232,29 @@ impl Config {
             "default" => "istiod-lite".into(),
             revision => format!("istiod-lite-{revision}"),
         }
+    }
+
+    /// What the waypoints that are deployed have in common; `None`: none is deployed.
+    ///
+    /// # Errors
+    /// A line of their environment that is none.
+    pub fn waypoints(&self) -> Result<Option<gateways::template::Settings>, String> {
+        let Some(image) = self.waypoint_image.clone().filter(|image| !image.is_empty()) else { return Ok(None) };
+        let lines = self.waypoint_env.lines().filter(|line| !line.trim().is_empty());
+        let pair = |line: &str| line.split_once('=').map(|(name, value)| (name.trim().to_owned(), value.to_owned())).ok_or_else(|| format!("--waypoint-env: {line:?} is not NAME=VALUE"));
+        Ok(Some(gateways::template::Settings {
+            image,
+            pull_policy: self.waypoint_image_pull_policy.clone(),
+            pull_secrets: self.waypoint_image_pull_secrets.iter().filter(|name| !name.is_empty()).cloned().collect(),
+            discovery: self.waypoint_discovery_address.clone().unwrap_or_else(|| format!("istiod.{}.svc:{}", self.namespace, self.secure_grpc_address.port())),
+            root_namespace: self.namespace.clone(),
+            cluster_id: self.cluster_id.clone(),
+            cluster_domain: self.domain.clone(),
+            trust_domain: self.trust_domain.clone(),
+            log_level: self.waypoint_log_level.clone(),
+            log_as_json: self.log_as_json,
+            env: lines.map(pair).collect::<Result<_, _>>()?,
+        }))
     }
 
     /// The webhook configuration that is ours to keep; `None`: nothing is validated.

@@ -31,6 +31,8 @@ use crate::ca::placements::Placements;
 use crate::ca::review::Reviews;
 use crate::ca::root;
 use crate::config::Config;
+use crate::gateways::apply::deploy;
+use crate::gateways::template::Settings;
 use crate::leader::{Candidate, Leadership};
 use crate::metrics::{self, Sources};
 use crate::reconcile::{Numbers, Reconcile};
@@ -136,7 +138,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
             drain.spawn(kubernetes::watch(client.clone(), configuration, batches, publisher, drain.soft_token()));
             let me = config.replica();
             let (candidate, leadership) = Candidate::new(Api::namespaced(client.clone(), &config.namespace), &config.lease(), &me);
-            let writes = Writes { client, me, manager: objects::field_manager(&config.revision), bundle: live.bundle(), pages: shown.clone(), statuses, webhook: config.webhook() };
+            let writes = Writes { client, me, manager: objects::field_manager(&config.revision), bundle: live.bundle(), pages: shown.clone(), statuses, webhook: config.webhook(), waypoints: config.waypoints().map_err(anyhow::Error::msg)? };
             drain.spawn(lead(candidate, leadership.clone(), writes, drain.soft_token()));
             leadership
         }
@@ -178,20 +180,29 @@ struct Writes {
     pages: watch::Receiver<Arc<Page>>,
     statuses: Watched<Statuses>,
     webhook: Option<String>,
+    /// What is deployed for Gateways.
+    waypoints: Option<Settings>,
 }
 
 /// Contends for the lease, and writes while it is held.
 async fn lead(candidate: Candidate, leadership: Leadership, writes: Writes, stop: CancellationToken) {
     let writes = &writes;
     let write = leadership.while_held(|| async move {
-        let Writes { client, me, manager, bundle, pages, statuses, webhook } = writes;
+        let Writes { client, me, manager, bundle, pages, statuses, webhook, waypoints } = writes;
         let trust = async {
             match webhook {
                 Some(name) => keep_bundle(client.clone(), name.clone(), bundle.clone()).await,
                 None => std::future::pending().await,
             }
         };
-        tokio::join!(distribute(client.clone(), bundle.clone()), objects::write(client.clone(), me, manager, pages.clone(), statuses.clone()), trust);
+        let deploying = async {
+            match waypoints {
+                Some(settings) => deploy(client.clone(), settings.clone(), pages.clone()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let saying = objects::write(client.clone(), me, manager, pages.clone(), statuses.clone());
+        tokio::join!(distribute(client.clone(), bundle.clone()), saying, trust, deploying);
     });
     tokio::select! {
         () = candidate.run(stop) => {}

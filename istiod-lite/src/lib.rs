@@ -16,6 +16,7 @@ pub mod watch;
 pub mod publish;
 pub mod reconcile;
 pub mod status;
+pub mod gateways;
 pub mod ca;
 pub mod admission;
 pub mod crds;

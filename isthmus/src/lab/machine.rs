@@ -87,7 +87,7 @@ pub fn enter(cli: &Cli) -> anyhow::Result<()> {
             private_folder(&base)?;
             Err(enter_own_namespaces(&base, &outer_file(&base)))
         }
-        cli::Command::Down | cli::Command::Check(_) | cli::Command::Selftest(_) | cli::Command::Completion { .. } => Ok(()),
+        cli::Command::Down | cli::Command::Check(_) | cli::Command::Waypoint(_) | cli::Command::Selftest(_) | cli::Command::Completion { .. } => Ok(()),
         _ => Err(join_own_namespaces(&base, &outer_file(&base))),
     }
 }

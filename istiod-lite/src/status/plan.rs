@@ -26,6 +26,9 @@ pub struct Page {
     /// The names of our revision: objects of others are their controllers' to write to.
     #[serde(skip)]
     pub revisions: BTreeSet<Arc<str>>,
+    /// Routes that listeners have accepted, by Gateway and listener.
+    #[serde(skip)]
+    pub attached: BTreeMap<NsName, BTreeMap<String, u32>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -105,7 +108,7 @@ pub fn page(translation: &Translation, origins: &BTreeMap<ObjectKey, Origin>, fi
         entry.generation = translation.cluster().object(key).map_or(0, |object| object.meta().generation);
         entry.origin = origins.get(key).map(Origin::to_string).unwrap_or_default();
     }
-    Page { is_whole, findings: findings.lines(), objects: entries.into_values().collect(), revisions }
+    Page { is_whole, findings: findings.lines(), objects: entries.into_values().collect(), revisions, attached: BTreeMap::new() }
 }
 
 /// An object without a revision is everybody's.

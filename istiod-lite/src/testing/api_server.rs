@@ -305,7 +305,7 @@ impl ApiServer {
             if state.cuts != cuts {
                 return std::future::ready(None);
             }
-            let news = state.history.iter().filter(|(version, _, at, _)| *version > *seen && place.holds(at, &query));
+            let news = state.history.iter().filter(|(version, _, at, object)| *version > *seen && place.holds(at, object, &query));
             let text: String = news.map(|(_, kind, _, object)| line(kind, object)).collect();
             *seen = state.version;
             std::future::ready(Some(Some(text)))
@@ -345,7 +345,7 @@ impl State {
     }
 
     fn within<'a>(&'a self, place: &'a Place, query: &'a BTreeMap<String, String>) -> impl Iterator<Item = &'a Value> {
-        self.objects.iter().filter(|(at, _)| place.holds(at, query)).map(|(_, object)| object)
+        self.objects.iter().filter(|(at, object)| place.holds(at, object, query)).map(|(_, object)| object)
     }
 
     /// A collection of Kubernetes itself, or one whose definition is there.
@@ -373,9 +373,12 @@ impl State {
 }
 
 impl Place {
-    /// Whether an object is in this collection, and in its namespace and selection of fields if there is one.
-    fn holds(&self, at: &Place, query: &BTreeMap<String, String>) -> bool {
+    /// Whether an object is in this collection, and in its namespace, selection of fields and label if there is one.
+    fn holds(&self, at: &Place, object: &Value, query: &BTreeMap<String, String>) -> bool {
         let selected = query.get("fieldSelector").and_then(|selector| selector.strip_prefix("metadata.name="));
+        if query.get("labelSelector").is_some_and(|label| object["metadata"]["labels"].get(label).is_none()) {
+            return false;
+        }
         at.collection == self.collection && (self.namespace.is_empty() || at.namespace == self.namespace) && selected.is_none_or(|name| at.name == name)
     }
 }
