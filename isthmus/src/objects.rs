@@ -20,6 +20,8 @@ pub struct Objects {
     pub pods: BTreeMap<PodName, Found<PodObject>>,
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pub services: BTreeMap<PodName, ServiceObject>,
+    /// Of the Gateway API: those of the class of waypoints get a pod.
+    pub gateways: BTreeMap<PodName, Found<GatewayObject>>,
     /// Names of Node objects: nodes to build.
     pub nodes: BTreeSet<String>,
     /// How many objects of other kinds there are.
@@ -61,6 +63,22 @@ pub struct PodObject {
     /// The whole object as it was written, for the controller.
     #[serde(skip)]
     pub whole: serde_json::Value,
+}
+
+/// A Gateway of the Gateway API.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct GatewayObject {
+    pub metadata: Metadata,
+    pub spec: GatewaySpec,
+    /// The whole object as it was written, for the controller.
+    #[serde(skip)]
+    pub whole: serde_json::Value,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GatewaySpec {
+    pub gateway_class_name: String,
 }
 
 /// The part of a Pod's spec that can be honoured without images and a kubelet; `rest` holds what cannot.
@@ -161,9 +179,12 @@ pub enum TargetPort {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Head {
     #[serde(default)]
     kind: String,
+    #[serde(default)]
+    api_version: String,
 }
 
 #[derive(Deserialize)]
@@ -249,6 +270,13 @@ fn read_document(file: &Path, line: u64, text: &str, into: &mut Objects) -> Resu
             service.whole = serde_saphyr::from_str(text)?;
             check_name("Service", &service.metadata.name)?;
             into.services.insert(service.metadata.named(), service);
+        }
+        // Istio's own kind of this name is another one.
+        "Gateway" if head.api_version.starts_with("gateway.networking.k8s.io/") => {
+            let mut gateway: GatewayObject = serde_saphyr::from_str(text)?;
+            gateway.whole = serde_saphyr::from_str(text)?;
+            check_name("Gateway", &gateway.metadata.name)?;
+            into.gateways.insert(gateway.metadata.named(), Found { object: gateway, file: file.to_owned(), line });
         }
         "Node" => {
             let node: OnlyMetadata = serde_saphyr::from_str(text)?;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::report::daemon::Daemon;
+use crate::waypoint::gateway::Waypoint;
 
 pub type Labels = BTreeMap<String, String>;
 
@@ -32,6 +33,10 @@ pub struct Facts {
     pub injectors: BTreeSet<String>,
     /// Settings of CNI plugins that do not go with others, as `key=value` by config map.
     pub cni_settings: BTreeMap<String, String>,
+    pub waypoints: Vec<Waypoint>,
+    /// Services that ask for a waypoint by a label of their own or of their namespace, as far as a controller has said
+    /// what became of it.
+    pub bound: Vec<Bound>,
     /// What the operator was not allowed to see.
     pub unseen: Vec<String>,
 }
@@ -77,6 +82,18 @@ pub struct Rollout {
     pub desired: usize,
     pub ready: usize,
     pub updated: usize,
+}
+
+/// What a controller says about a service that asks for a waypoint (condition `istio.io/WaypointBound`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bound {
+    /// `service shop/cart` or `serviceentry shop/outside`, as kubectl takes it.
+    pub object: String,
+    pub namespace: String,
+    /// NAMESPACE/NAME of the waypoint that is asked for.
+    pub waypoint: String,
+    pub is_bound: bool,
+    pub message: String,
 }
 
 /// A process of the controller, by its own words.

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ListParams, PostParams};
+use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -21,7 +22,8 @@ use crate::report::daemon::Daemon;
 
 use super::check::{RIGHTS, Right};
 use super::client::{Cluster, get};
-use super::facts::{Controller, Facts, Labels, Node, Part, Pod, Rollout};
+use super::facts::{Bound, Controller, Facts, Labels, Node, Part, Pod, Rollout};
+use crate::waypoint::{self, gateway};
 
 /// Objects of one page of a list: what kubectl asks for.
 const PAGE: u32 = 500;
@@ -31,6 +33,8 @@ const ASKED_AT_ONCE: usize = 16;
 const CONTROLLER_PORT: u16 = 15014;
 /// The config map by which the root certificates are handed out.
 const ROOTS: &str = "istio-ca-root-cert";
+/// Without it there are no waypoints.
+const GATEWAYS: &str = "gateways.gateway.networking.k8s.io";
 /// Config maps of CNI plugins with settings that do not go with others.
 const CNI_SETTINGS: [(&str, &str, &str); 1] = [("kube-system", "cilium-config", "cni-exclusive")];
 
@@ -49,6 +53,15 @@ pub async fn gather(cluster: &Cluster) -> anyhow::Result<Facts> {
     facts.injectors = all::<MutatingWebhookConfiguration>(cluster, "mutatingwebhookconfigurations", unseen).await?.iter().map(|one| name(&one.metadata)).collect();
     let by_name = ListParams::default().fields(&format!("metadata.name={ROOTS}"));
     facts.with_roots = list::<core::ConfigMap>(cluster, "configmaps", by_name, unseen).await?.into_iter().filter_map(|one| one.metadata.namespace).collect();
+    if facts.crds.contains(GATEWAYS) {
+        facts.waypoints = dynamic(cluster, &waypoint::resource(), unseen).await?.iter().filter_map(gateway::read).collect();
+    }
+    let services = ApiResource { group: String::new(), version: "v1".into(), api_version: "v1".into(), kind: "Service".into(), plural: "services".into() };
+    let entries = ApiResource { group: "networking.istio.io".into(), version: "v1".into(), api_version: "networking.istio.io/v1".into(), kind: "ServiceEntry".into(), plural: "serviceentries".into() };
+    for (resource, is_there) in [(services, true), (entries, facts.crds.contains("serviceentries.networking.istio.io"))] {
+        let found = if is_there { dynamic(cluster, &resource, unseen).await? } else { Vec::new() };
+        facts.bound.extend(found.iter().filter_map(|object| bound(&resource, object, &facts.namespaces)));
+    }
     for (namespace, map, key) in CNI_SETTINGS {
         let found = Api::<core::ConfigMap>::namespaced(cluster.client.clone(), namespace).get_opt(map).await.ok().flatten();
         if let Some(value) = found.and_then(|found| found.data).and_then(|data| data.get(key).cloned()) {
@@ -87,12 +100,33 @@ where
     list(cluster, what, ListParams::default(), unseen).await
 }
 
-/// All pages of a list; empty, and noted, where the operator may not see it.
+async fn dynamic(cluster: &Cluster, resource: &ApiResource, unseen: &mut Vec<String>) -> anyhow::Result<Vec<DynamicObject>> {
+    pages(cluster, Api::all_with(cluster.client.clone(), resource), &resource.plural, ListParams::default(), unseen).await
+}
+
+/// What became of the waypoint that a service asks for.
+fn bound(resource: &ApiResource, object: &DynamicObject, namespaces: &std::collections::BTreeMap<String, Labels>) -> Option<Bound> {
+    let conditions = object.data["status"]["conditions"].as_array()?;
+    let condition = conditions.iter().find(|one| one["type"] == "istio.io/WaypointBound")?;
+    let namespace = object.metadata.namespace.clone().unwrap_or_default();
+    Some(Bound {
+        object: format!("{} {namespace}/{}", resource.kind.to_lowercase(), name(&object.metadata)),
+        waypoint: gateway::asked(&namespace, &labels(&object.metadata), namespaces.get(&namespace)).unwrap_or_default(),
+        is_bound: condition["status"] == "True",
+        message: condition["message"].as_str().unwrap_or_default().to_owned(),
+        namespace,
+    })
+}
+
 async fn list<K>(cluster: &Cluster, what: &str, params: ListParams, unseen: &mut Vec<String>) -> anyhow::Result<Vec<K>>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
-    let api: Api<K> = Api::all(cluster.client.clone());
+    pages(cluster, Api::all(cluster.client.clone()), what, params, unseen).await
+}
+
+/// All pages of a list; empty, and noted, where the operator may not see it.
+async fn pages<K: Clone + Debug + DeserializeOwned>(cluster: &Cluster, api: Api<K>, what: &str, params: ListParams, unseen: &mut Vec<String>) -> anyhow::Result<Vec<K>> {
     let mut params = params.limit(PAGE);
     let mut found = Vec::new();
     loop {

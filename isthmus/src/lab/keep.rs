@@ -22,7 +22,9 @@ use crate::objects::{Complaint, Objects, PodName};
 use crate::plan::{Machine, Plan, PodPlan, Slots, plan, refuse_strange_nodes, without_effect};
 use crate::published;
 use crate::rules::node_ruleset;
+use crate::lab::waypoints::Waypoints;
 use crate::say::{self, News};
+use crate::waypoint;
 
 /// A mesh on this machine, seen by the process that runs it.
 #[derive(Debug)]
@@ -35,6 +37,7 @@ pub struct Lab {
     plan: Plan,
     pods: BTreeMap<PodName, Member>,
     programs: Vec<Supervised>,
+    waypoints: Waypoints,
     tokens: Option<token::Tokens>,
     desk: Desk,
     state: State,
@@ -48,7 +51,7 @@ impl Lab {
     pub async fn build(machine: Machine, folder: Folder, run: &Path, meshed: bool) -> anyhow::Result<Lab> {
         let bin = Bin::own()?;
         // Before anything is made: without them nothing would come of it.
-        let needed = if meshed { ["isthmus-shop", "istiod-lite", "mesh-cni", "ztunnel"].as_slice() } else { &["isthmus-shop"] };
+        let needed = if meshed { ["isthmus-shop", "istiod-lite", "mesh-cni", "waypoint", "ztunnel"].as_slice() } else { &["isthmus-shop"] };
         needed.iter().try_for_each(|program| bin.find(program).map(drop))?;
         let state = State {
             mesh: machine.mesh.clone(),
@@ -73,6 +76,7 @@ impl Lab {
             plan: Plan::default(),
             pods: BTreeMap::new(),
             programs: Vec::new(),
+            waypoints: Waypoints::default(),
             tokens: None,
             desk: Desk::default(),
             told: watch::Sender::new(state.clone()),
@@ -95,7 +99,8 @@ impl Lab {
 
     /// Nodes are fixed from here on: a pod that names another one later is refused with a complaint.
     fn build_nodes(&mut self) -> anyhow::Result<()> {
-        let (objects, _) = self.folder.objects();
+        let (mut objects, _) = self.folder.objects();
+        waypoint::lab::expand(&mut objects);
         let (plan, _) = plan(&self.machine, &objects, &mut self.slots, new_uid);
         self.state.netns.extend(plan.nodes.iter().map(|node| node.netns.clone()));
         self.state.nodes = plan.nodes.clone();
@@ -127,6 +132,7 @@ impl Lab {
         self.stop_what_is_gone().await?;
         self.prepare_what_is_new().await?;
         self.look_after_pods();
+        self.tend_waypoints().await?;
         self.publish()?; // before they start: the controller hears of captured pods when there is nothing yet to call
         self.start_what_is_ready().await;
         self.tell()
@@ -143,6 +149,7 @@ impl Lab {
     /// Decides anew what should be there, and applies what takes no time: the nodes' rules.
     fn replan(&mut self) -> anyhow::Result<()> {
         let (mut objects, mut complaints) = self.folder.objects();
+        waypoint::lab::expand(&mut objects);
         objects.nodes = self.state.nodes.iter().map(|node| node.name.clone()).collect();
         complaints.extend(refuse_strange_nodes(&mut objects));
         let (mut next, more) = plan(&self.machine, &objects, &mut self.slots, new_uid);
@@ -186,6 +193,25 @@ impl Lab {
             tokens.renew_if_due()?;
             self.findings.pass_on(mesh::controller::findings(&mesh::status_file(&self.state.run)));
         }
+        Ok(())
+    }
+
+    /// Each waypoint's pod that runs has its program; one that is gone has none.
+    async fn tend_waypoints(&mut self) -> anyhow::Result<()> {
+        let Some(tokens) = self.tokens.as_mut() else { return Ok(()) };
+        for (name, pod) in &self.pods {
+            let Some(gateway) = waypoint::lab::gateway_of(name, &pod.plan.labels).filter(|_| pod.is_running()) else { continue };
+            if self.waypoints.has(name, &pod.plan.uid) {
+                continue;
+            }
+            let plan = &pod.plan;
+            let of_pod = token::OfPod { namespace: name.namespace.clone(), name: name.name.clone(), uid: plan.uid.clone(), account: plan.service_account.clone(), node: plan.node.clone() };
+            tokens.add(of_pod.clone())?;
+            let spec = mesh::waypoint(&self.machine, plan, &gateway, &of_pod, &self.state, &self.bin)?;
+            self.waypoints.start(name.clone(), plan.uid.clone(), gateway, spec).await?;
+        }
+        let runs = |name: &PodName, uid: &str| self.pods.get(name).is_some_and(|pod| pod.plan.uid == uid && pod.is_running());
+        self.waypoints.tend(runs).await.into_iter().for_each(|what| say::warning(&what));
         Ok(())
     }
 
@@ -266,9 +292,14 @@ impl Lab {
             files.insert(objects.join(format!("service.{}.{}.yaml", name.namespace, name.name)), yaml(&published::service(&service.whole, *vip))?);
         }
         for (name, pod) in &self.pods {
-            let (Some(node), Some(found), Some(seen)) = (self.plan.node(&pod.plan.node), self.objects.pods.get(name), pod.seen()) else { continue };
+            let (Some(node), Some(found), Some(mut seen)) = (self.plan.node(&pod.plan.node), self.objects.pods.get(name), pod.seen()) else { continue };
+            seen.running &= waypoint::lab::gateway_of(name, &pod.plan.labels).is_none() || self.waypoints.is_ready(name);
             files.insert(objects.join(format!("pod.{}.{}.yaml", name.namespace, name.name)), yaml(&published::pod(&found.object.whole, &pod.plan, node, &seen))?);
             files.insert(agent::pod_file(&self.state.run, &pod.plan.node, name), agent::pod_file_content(&pod.plan, seen.running));
+        }
+        for (name, found) in self.objects.gateways.iter().filter(|(name, _)| self.pods.contains_key(&waypoint::lab::instance(name))) {
+            let object = waypoint::lab::published(&found.object, name, self.waypoints.was_ready(name));
+            files.insert(objects.join(format!("gateway.{}.{}.yaml", name.namespace, name.name)), yaml(&object)?);
         }
         self.desk.lay_out(files)
     }
@@ -276,11 +307,13 @@ impl Lab {
     /// Writes the state file and wakes those who watch, if something changed.
     fn tell(&mut self) -> anyhow::Result<()> {
         let mut next = self.state.clone();
-        next.programs = self.programs.iter().map(program_state).collect();
+        next.programs = self.programs.iter().chain(self.waypoints.programs()).map(program_state).collect();
         next.pods = self.pods.values().map(Member::state).collect();
         next.netns.retain(|name| netns::exists(name));
         let settled = self.pods.len() == self.plan.pods.len() && self.pods.values().all(Member::is_settled);
-        next.ready = self.state.ready || settled;
+        let is_waypoint_ready = |name: &PodName, pod: &Member| waypoint::lab::gateway_of(name, &pod.plan.labels).is_none() || self.waypoints.is_ready(name);
+        let waypoints = !self.state.meshed || self.pods.iter().all(|(name, pod)| is_waypoint_ready(name, pod));
+        next.ready = self.state.ready || (settled && waypoints);
         if serde_json::to_value(&next)? != serde_json::to_value(&self.state)? {
             self.state = next;
             self.state.save()?;

@@ -62,6 +62,10 @@ impl Member {
         !matches!(self.stage, Stage::Prepared(_))
     }
 
+    pub fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Running(_))
+    }
+
     /// What the controller is to know of it; none while there is nothing that could be called.
     ///
     /// Its address goes out as a kubelet would tell it, when the network is whole: for a pod of the mesh that is when its

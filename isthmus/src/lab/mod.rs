@@ -9,6 +9,7 @@ pub mod process;
 pub mod clean;
 pub mod machine;
 pub mod supervise;
+pub mod waypoints;
 pub mod bin;
 pub mod etc;
 pub mod fate;

@@ -17,6 +17,8 @@ const RESTART_AFTER: Duration = Duration::from_millis(500);
 const RESTART_AFTER_MAX: Duration = Duration::from_secs(10);
 /// A program that ran this long starts with the shortest wait again.
 const STEADY_AFTER: Duration = Duration::from_secs(30);
+/// How long a program that is not wanted any more has to end by itself.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
 /// A log is emptied when it is this large, so that a mesh that runs for weeks does not fill /run.
 const LOG_MAX: u64 = 64 << 20;
 
@@ -52,6 +54,17 @@ impl Supervised {
 
     pub fn process(&self) -> Option<ProcessId> {
         ProcessId::of(self.child.as_ref()?.id()? as i32)
+    }
+
+    /// Ends it: asked first, and killed if it does not go.
+    pub async fn stop(mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        if let Some(process) = child.id().and_then(|id| i32::try_from(id).ok()) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), nix::sys::signal::Signal::SIGTERM);
+        }
+        if tokio::time::timeout(STOP_WITHIN, child.wait()).await.is_err() {
+            let _ = child.kill().await;
+        }
     }
 
     /// Looks after the program; says what happened, if something did.

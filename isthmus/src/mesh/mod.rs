@@ -13,7 +13,8 @@ use crate::lab::bin::Bin;
 use crate::lab::node::{control_addresses, control_netns};
 use crate::lab::state::{State, private_folder};
 use crate::lab::supervise::ProgramSpec;
-use crate::plan::{Machine, NodePlan, mesh_ranges};
+use crate::objects::PodName;
+use crate::plan::{Machine, NodePlan, PodPlan, mesh_ranges};
 
 /// The name in the controller's certificate, by which node daemons know it.
 const CONTROLLER: &str = "istiod.istio-system.svc";
@@ -143,6 +144,41 @@ fn daemon_of(machine: &Machine, node: &NodePlan, state: &State, bin: &Bin) -> an
     let own = ["CRL_PATH", "OLDER_CONNECTION_GRACE"];
     spec.env.extend(own.into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))));
     Ok(spec)
+}
+
+/// The program of a waypoint's pod: without a capability, in the pod's network, with the pod's own token.
+pub fn waypoint(machine: &Machine, pod: &PodPlan, gateway: &PodName, token: &token::OfPod, state: &State, bin: &Bin) -> anyhow::Result<ProgramSpec> {
+    let name = format!("waypoint.{}.{}", pod.name.namespace, pod.name.name);
+    let controller = format!("https://{}:15012", control_addresses(machine).v4);
+    let root = root_certificate(&state.run).display().to_string();
+    Ok(ProgramSpec {
+        node: Some(pod.node.clone()),
+        netns: pod.netns.clone(),
+        program: bin.find("waypoint")?,
+        args: vec!["proxy".into(), "waypoint".into()],
+        env: environment([
+            ("NODE_NAME", pod.node.clone()),
+            ("POD_NAME", pod.name.name.clone()),
+            ("POD_NAMESPACE", pod.name.namespace.clone()),
+            ("SERVICE_ACCOUNT", pod.service_account.clone()),
+            ("INSTANCE_IP", pod.addresses.v4.to_string()),
+            ("GATEWAY_NAME", gateway.name.clone()),
+            ("XDS_ADDRESS", controller.clone()),
+            ("CA_ADDRESS", controller),
+            ("ALT_XDS_HOSTNAME", CONTROLLER.to_owned()),
+            ("ALT_CA_HOSTNAME", CONTROLLER.to_owned()),
+            ("XDS_ROOT_CA", root.clone()),
+            ("CA_ROOT_CA", root),
+            ("AUTH_TOKEN", token::file_of_pod(&state.run, token).display().to_string()),
+            ("LOG_FORMAT", "json".to_owned()),
+            ("IPV6_ENABLED", machine.ipv6.to_string()),
+            // One machine's mesh is stopped by a person who waits.
+            ("CONNECTION_TERMINATION_DEADLINE", "2s".to_owned()),
+        ]),
+        capabilities: NO_CAPABILITIES,
+        log: log(state, &name),
+        name,
+    })
 }
 
 fn log(state: &State, name: &str) -> PathBuf {

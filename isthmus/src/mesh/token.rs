@@ -23,8 +23,25 @@ pub const ACCOUNT: (&str, &str) = ("istio-system", "ztunnel");
 pub struct Tokens {
     minter: Minter,
     nodes: Vec<String>,
+    /// Pods whose programs are the mesh's own.
+    pods: Vec<OfPod>,
     run: PathBuf,
     minted: SystemTime,
+}
+
+/// Whose token it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfPod {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub account: String,
+    pub node: String,
+}
+
+/// Where the mesh's own program in a pod finds its token.
+pub fn file_of_pod(run: &Path, pod: &OfPod) -> PathBuf {
+    run.join("tokens").join(format!("{}.{}", pod.namespace, pod.name)).join("istio-token")
 }
 
 /// Where a node's daemon finds its token.
@@ -51,7 +68,7 @@ impl Tokens {
         }
         fs::write(public_key(&state.run), minter.public_pem()).context("cannot write the public key of tokens")?;
         write_private(&private_key(&state.run), &minter.private_pem())?;
-        let mut tokens = Tokens { minter, nodes, run: state.run.clone(), minted: SystemTime::UNIX_EPOCH };
+        let mut tokens = Tokens { minter, nodes, pods: Vec::new(), run: state.run.clone(), minted: SystemTime::UNIX_EPOCH };
         tokens.renew_if_due()?;
         Ok(tokens)
     }
@@ -66,8 +83,25 @@ impl Tokens {
             let token = self.minter.mint(&subject, AUDIENCE, MAX_LIFE, now).with_context(|| format!("cannot mint a token for {node}"))?;
             write_private(&file(&self.run, node), &token)?;
         }
+        for pod in &self.pods {
+            self.mint_for(pod, now)?;
+        }
         self.minted = now;
         Ok(())
+    }
+
+    /// Keeps a token for a pod from now on.
+    pub fn add(&mut self, pod: OfPod) -> anyhow::Result<()> {
+        private_folder(file_of_pod(&self.run, &pod).parent().context("a token lies in a folder")?)?;
+        self.mint_for(&pod, SystemTime::now())?;
+        self.pods.retain(|one| (&one.namespace, &one.name) != (&pod.namespace, &pod.name));
+        self.pods.push(pod);
+        Ok(())
+    }
+
+    fn mint_for(&self, pod: &OfPod, now: SystemTime) -> anyhow::Result<()> {
+        let token = self.minter.mint(&pod.subject(), AUDIENCE, MAX_LIFE, now).with_context(|| format!("cannot mint a token for pod {}/{}", pod.namespace, pod.name))?;
+        write_private(&file_of_pod(&self.run, pod), &token)
     }
 }
 
@@ -97,6 +131,17 @@ fn subject(node: &str) -> Subject {
         service_account: ObjectRef { name: account.to_owned(), uid: format!("{namespace}-{account}") },
         pod: None,
         node: Some(ObjectRef { name: node.to_owned(), uid: format!("node-{node}") }),
+    }
+}
+
+impl OfPod {
+    fn subject(&self) -> Subject {
+        Subject {
+            namespace: self.namespace.clone(),
+            service_account: ObjectRef { name: self.account.clone(), uid: format!("{}-{}", self.namespace, self.account) },
+            pod: Some(ObjectRef { name: self.name.clone(), uid: self.uid.clone() }),
+            node: Some(ObjectRef { name: self.node.clone(), uid: format!("node-{}", self.node) }),
+        }
     }
 }
 

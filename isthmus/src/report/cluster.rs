@@ -7,7 +7,11 @@ use crate::plan::is_wanted;
 use crate::published::REDIRECTION;
 
 use super::daemon::Daemon;
-use super::{Link, Membership, Namespace, Node, Part, Pod, Problem, Report, Weight};
+use super::{Link, Membership, Namespace, Node, Part, Pod, Problem, Report, Waypoint, Weight};
+use crate::waypoint::gateway;
+
+/// On a waypoint's pods.
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// Where nothing of the mesh is installed.
 pub const INSTALL: &str = "helm install isthmus charts/isthmus -n istio-system --create-namespace --set image.hub=REGISTRY";
@@ -20,7 +24,9 @@ pub fn report(facts: &Facts) -> Report {
     report.nodes = facts.nodes.iter().map(|node| of_node(facts, node.name.clone(), node.address.clone(), &pods)).collect();
     report.namespaces = namespaces(facts, &pods);
     report.pods = pods.iter().map(|(pod, mesh)| of_pod(pod, mesh.clone())).collect();
+    report.waypoints = facts.waypoints.iter().map(|waypoint| of_waypoint(facts, waypoint)).collect();
     report.problems = problems(facts, &report, &pods);
+    report.problems.extend(about_waypoints(facts, &report.waypoints));
     report.problems.sort();
     report
 }
@@ -59,6 +65,39 @@ fn of_node(facts: &Facts, name: String, address: String, pods: &[(&Fact, Members
         name,
         address,
     }
+}
+
+fn of_waypoint(facts: &Facts, waypoint: &gateway::Waypoint) -> Waypoint {
+    let name = format!("{}/{}", waypoint.namespace, waypoint.name);
+    let is_instance = |pod: &&Fact| pod.namespace == waypoint.namespace && pod.labels.get(GATEWAY_NAME) == Some(&waypoint.name) && !pod.is_leaving && !pod.has_ended();
+    let mut serves: BTreeMap<String, usize> = BTreeMap::new();
+    for bound in facts.bound.iter().filter(|bound| bound.is_bound && bound.waypoint == name) {
+        *serves.entry(bound.namespace.clone()).or_default() += 1;
+    }
+    Waypoint {
+        traffic: waypoint.traffic.clone(),
+        ready: facts.pods.iter().filter(is_instance).filter(|pod| pod.is_ready).count(),
+        instances: facts.pods.iter().filter(is_instance).count(),
+        serves,
+        is_programmed: waypoint.is_programmed(),
+        why: waypoint.why(),
+        name,
+    }
+}
+
+fn about_waypoints(facts: &Facts, waypoints: &[Waypoint]) -> Vec<Problem> {
+    let unwell = waypoints.iter().filter(|waypoint| !waypoint.is_programmed).map(|waypoint| {
+        let (namespace, name) = waypoint.name.split_once('/').unwrap_or_default();
+        Problem::error(format!("waypoint {}", waypoint.name), &waypoint.why, format!("kubectl -n {namespace} describe pods -l {GATEWAY_NAME}={name}"))
+    });
+    let unbound = facts.bound.iter().filter(|bound| !bound.is_bound).map(|bound| {
+        let repair = match waypoints.iter().any(|waypoint| waypoint.name == bound.waypoint) {
+            true => format!("isthmus waypoint status -n {}", bound.waypoint.split('/').next().unwrap_or_default()),
+            false => bound.waypoint.split_once('/').map_or_else(String::new, |(namespace, name)| format!("isthmus waypoint apply -n {namespace} --name {name}")),
+        };
+        Problem::error(&bound.object, format!("it is not served by its waypoint: {}", bound.message), repair)
+    });
+    unwell.chain(unbound).collect()
 }
 
 /// Pods that are in the mesh, and those that are to be in it; one that leaves is neither.

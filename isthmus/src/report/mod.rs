@@ -21,7 +21,23 @@ pub struct Report {
     pub nodes: Vec<Node>,
     pub namespaces: Vec<Namespace>,
     pub pods: Vec<Pod>,
+    pub waypoints: Vec<Waypoint>,
     pub problems: Vec<Problem>,
+}
+
+/// What serves whom at layer 7.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Waypoint {
+    pub name: String,
+    /// What passes through it: service, workload, all or none.
+    pub traffic: String,
+    pub ready: usize,
+    pub instances: usize,
+    /// Services that are bound to it, by namespace.
+    pub serves: BTreeMap<String, usize>,
+    pub is_programmed: bool,
+    /// Why it is as it is.
+    pub why: String,
 }
 
 /// A program of the mesh, all of its processes together.
@@ -148,8 +164,9 @@ impl Report {
     /// Pods and namespaces of one namespace only; parts and nodes as they are.
     pub fn only(mut self, namespace: &str) -> Report {
         self.namespaces.retain(|one| one.name == namespace);
+        self.waypoints.retain(|waypoint| waypoint.name.split_once('/').is_some_and(|(of, _)| of == namespace) || waypoint.serves.contains_key(namespace));
         self.pods.retain(|pod| pod.name.split_once('/').is_some_and(|(of, _)| of == namespace));
-        let is_other = |subject: &str| subject.strip_prefix("pod ").and_then(|pod| pod.split_once('/')).is_some_and(|(of, _)| of != namespace);
+        let is_other = |subject: &str| subject.split_once(' ').and_then(|(_, name)| name.split_once('/')).is_some_and(|(of, _)| of != namespace);
         self.problems.retain(|problem| !is_other(&problem.subject));
         self
     }

@@ -25,7 +25,12 @@ pub fn show(report: &Report) {
     for pod in &report.pods {
         pods.add_row([pod.name.clone(), pod.node.clone(), pod.address.clone(), pod.account.clone(), pod.state.clone(), pod.restarts.to_string(), membership(&pod.mesh)]);
     }
-    for (table, is_empty) in [(parts, report.parts.is_empty()), (nodes, report.nodes.is_empty()), (namespaces, report.namespaces.is_empty()), (pods, report.pods.is_empty())] {
+    let mut waypoints = table(["WAYPOINT", "FOR", "READY", "SERVES", "STATE"]);
+    for waypoint in &report.waypoints {
+        let serves = waypoint.serves.iter().map(|(namespace, count)| format!("{count} of {namespace}")).collect();
+        waypoints.add_row([waypoint.name.clone(), waypoint.traffic.clone(), ratio(waypoint.ready, waypoint.instances), joined(serves), waypoint.why.clone()]);
+    }
+    for (table, is_empty) in [(parts, report.parts.is_empty()), (nodes, report.nodes.is_empty()), (namespaces, report.namespaces.is_empty()), (waypoints, report.waypoints.is_empty()), (pods, report.pods.is_empty())] {
         if !is_empty {
             say::out(format!("\n{}", table.trim_fmt()));
         }

@@ -7,8 +7,9 @@ use serde_json::json;
 use super::daemon::{Certificate, Daemon};
 use super::*;
 use crate::cluster::check::{self, Check, Outcome};
-use crate::cluster::facts::{Controller, Facts, Labels, Node as FactNode, Part as Which, Pod as Fact, Rollout};
+use crate::cluster::facts::{Bound, Controller, Facts, Labels, Node as FactNode, Part as Which, Pod as Fact, Rollout};
 use crate::published::REDIRECTION;
+use crate::waypoint::gateway::{Condition, Waypoint as Gateway};
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -288,4 +289,36 @@ fn parts_are_known_by_the_labels_that_others_know_them_by() {
     ] {
         assert_eq!(Which::of(&labels(&pairs)), expected);
     }
+}
+
+#[test]
+fn waypoints_and_whom_they_serve() {
+    let condition = |status: &str, message: &str| Condition { kind: "Programmed".into(), status: status.into(), reason: "R".into(), message: message.into() };
+    let gateway = |name: &str, status: &str, message: &str| Gateway { namespace: "shop".into(), name: name.into(), traffic: "service".into(), conditions: vec![condition(status, message)], ..Gateway::default() };
+    let bound = |object: &str, namespace: &str, waypoint: &str, is_bound: bool| Bound { object: object.into(), namespace: namespace.into(), waypoint: waypoint.into(), is_bound, message: "as it is".into() };
+    let instance = |name: &str, is_ready: bool| Fact { labels: labels(&[("gateway.networking.k8s.io/gateway-name", "good")]), is_ready, ..pod(name, "n1", None) };
+    let facts = Facts {
+        waypoints: vec![gateway("good", "True", "served by good.shop"), gateway("bad", "False", "no instance is ready")],
+        pods: vec![instance("good-1", true), instance("good-2", false), Fact { is_leaving: true, ..instance("good-3", true) }],
+        bound: vec![
+            bound("service shop/a", "shop", "shop/good", true),
+            bound("service web/b", "web", "shop/good", true),
+            bound("service web/c", "web", "shop/bad", false),
+            bound("service shop/d", "shop", "shop/none-such", false),
+        ],
+        ..Facts::default()
+    };
+    let whole = cluster::report(&facts);
+    let good = &whole.waypoints[0];
+    assert_eq!((good.name.as_str(), good.ready, good.instances, good.is_programmed, good.why.as_str()), ("shop/good", 1, 2, true, "R: served by good.shop"));
+    assert_eq!(good.serves, [("shop".to_owned(), 1), ("web".to_owned(), 1)].into());
+    let told: Vec<String> = whole.problems.iter().filter(|problem| !problem.subject.starts_with(char::is_uppercase) && problem.subject.contains('/')).map(|problem| format!("{}: {} | {}", problem.subject, problem.what, problem.repair.clone().unwrap_or_default())).collect();
+    assert_eq!(told, [
+        "service shop/d: it is not served by its waypoint: as it is | isthmus waypoint apply -n shop --name none-such",
+        "service web/c: it is not served by its waypoint: as it is | isthmus waypoint status -n shop",
+        "waypoint shop/bad: R: no instance is ready | kubectl -n shop describe pods -l gateway.networking.k8s.io/gateway-name=bad",
+    ]);
+    let web = whole.only("web");
+    assert_eq!(web.waypoints.iter().map(|waypoint| waypoint.name.as_str()).collect::<Vec<_>>(), ["shop/good"], "who serves a namespace is shown with it");
+    assert!(web.problems.iter().all(|problem| !problem.subject.contains("shop/")));
 }

@@ -1,5 +1,6 @@
 //! A waypoint as an object: the Gateway that is written, and what one says that is there. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::bail;
@@ -108,6 +109,14 @@ fn plain(word: &str) -> String {
     if is_plain && !is_word { word.to_owned() } else { Value::from(word).to_string() }
 }
 
+/// The waypoint that an object asks for, or else its namespace: NAMESPACE/NAME (spec/controlplane.md 4.10).
+pub fn asked(namespace: &str, labels: &BTreeMap<String, String>, of_namespace: Option<&BTreeMap<String, String>>) -> Option<String> {
+    let labels = if labels.contains_key(USE) { labels } else { of_namespace? };
+    let name = labels.get(USE).filter(|name| *name != "none")?;
+    let place = labels.get("istio.io/use-waypoint-namespace").map_or(namespace, String::as_str);
+    Some(format!("{place}/{name}"))
+}
+
 /// `None`: it is none of ours.
 pub fn read(object: &DynamicObject) -> Option<Waypoint> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -180,6 +189,16 @@ mod tests {
         let read: Value = serde_saphyr::from_str(&yaml(&object)).unwrap();
         assert_eq!(read, object);
         assert!(super::object("none", None, None, None).unwrap_err().to_string().contains("cannot be called none"));
+    }
+
+    #[test]
+    fn what_is_asked_for() {
+        let labels = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>();
+        let level = labels(&[(USE, "w"), ("istio.io/use-waypoint-namespace", "infra")]);
+        assert_eq!(asked("shop", &labels(&[]), Some(&level)).as_deref(), Some("infra/w"));
+        assert_eq!(asked("shop", &labels(&[(USE, "own")]), Some(&level)).as_deref(), Some("shop/own"));
+        assert_eq!(asked("shop", &labels(&[(USE, "none")]), Some(&level)), None);
+        assert_eq!(asked("shop", &labels(&[]), None), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::status::table;
 use crate::{say, waypoint};
 
 pub mod gateway;
+pub mod lab;
 
 use gateway::{Condition, USE, Waypoint};
 
