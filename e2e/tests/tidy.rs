@@ -185,7 +185,7 @@ fn none(complaints: &[String]) {
 fn decisions_are_pure() {
     let sources = sources();
     let mut complaints = Vec::new();
-    for pure in PURE {
+    for pure in PURE.iter().copied() {
         let within =
             |source: &&Source| !source.is_test() && (source.name == pure || pure.ends_with('/') && source.name.starts_with(pure));
         let mut files = sources.iter().filter(within).peekable();
