@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Decisions: data in, data out. A name that ends with `/` stands for the folder.
-const PURE: [&str; 55] = [
+const PURE: &[&str] = &[
     "ztunnel/src/resolve.rs",
     "ztunnel/src/admit.rs",
     "ztunnel/src/proxy_header.rs",
