@@ -74,6 +74,11 @@ pub fn compile(wire: &AuthzPolicy) -> (Policy, Option<Rejection>) {
     (Policy { judged }, rejection)
 }
 
+/// In the place of a policy of which nothing could be read: it refuses everything. `name`: `namespace/name`, as far as known.
+pub fn unreadable(name: &str) -> Policy {
+    Policy { judged: read::unreadable(name) }
+}
+
 /// Whom the CUSTOM policies want to be asked about this request: in the order of their names, each once.
 /// `trust_domains`: the mesh's own, then its aliases.
 pub fn custom(policies: &[Arc<Policy>], head: &Head<'_>, trust_domains: &[Arc<str>]) -> Vec<Ask> {
@@ -134,7 +139,7 @@ fn verdict(policies: &[Arc<Policy>], request: &Request<'_>) -> Verdict {
         Because::DeniedBy(policy, rule) => verdict.refused = Some(refused(policy, rule, false)),
         Because::MayBeDeniedBy(policy, rule) => verdict.refused = Some(refused(policy, rule, true)),
         Because::NoneAllowed { malformed } => {
-            let malformed = malformed.map(|(policy, rule)| unreadable(policy, rule));
+            let malformed = malformed.map(|(policy, rule)| cannot_be_read(policy, rule));
             verdict.refused = Some(Refused { policy: None, rule: None, details: details("none"), malformed });
         }
     }
@@ -143,7 +148,7 @@ fn verdict(policies: &[Arc<Policy>], request: &Request<'_>) -> Verdict {
 
 fn refused(policy: &request::Policy, rule: usize, malformed: bool) -> Refused {
     let name = format!("ns[{}]-policy[{}]-rule[{rule}]", policy.namespace, policy.name);
-    let malformed = malformed.then(|| unreadable(policy, rule));
+    let malformed = malformed.then(|| cannot_be_read(policy, rule));
     Refused { policy: Some(PolicyName::of(policy)), rule: Some(rule), details: details(&name), malformed }
 }
 
@@ -151,7 +156,7 @@ fn details(matched: &str) -> String {
     format!("rbac_access_denied_matched_policy[{matched}]")
 }
 
-fn unreadable(policy: &request::Policy, rule: usize) -> String {
+fn cannot_be_read(policy: &request::Policy, rule: usize) -> String {
     format!("rule {rule} of {} holds something that cannot be read, and may have meant this; correct the policy", PolicyName::of(policy))
 }
 

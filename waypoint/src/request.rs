@@ -16,6 +16,7 @@ use crate::upstream::Endpoint;
 
 mod answer;
 mod expect;
+pub mod guard;
 mod outgoing;
 mod replay;
 mod upgrade;

@@ -13,6 +13,8 @@ use crate::detect::hello::ClientHello;
 use crate::facts::Arrival;
 use crate::proxy::Proxy;
 
+pub mod guard;
+
 /// How long a stream may carry nothing where its policy says nothing (spec/waypoint.md 1.8).
 const IDLE_MAX: Duration = Duration::from_secs(3600);
 

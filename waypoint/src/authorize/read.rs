@@ -37,6 +37,13 @@ pub fn policy(wire: &AuthzPolicy) -> (Policy, Vec<String>) {
     (policy, reader.complaints)
 }
 
+/// Refuses everything.
+pub fn unreadable(name: &str) -> Policy {
+    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+    let rule = Rule { when: vec![Condition::unreadable()], ..Rule::default() };
+    Policy { namespace: namespace.into(), name: name.into(), action: Action::Deny, dry_run: false, rules: vec![rule] }
+}
+
 struct Reader {
     namespace: Arc<str>,
     complaints: Vec<String>,

@@ -142,6 +142,8 @@ fn what_cannot_be_read_is_reported_and_closed() {
     assert!(rejection.unwrap().message.contains("9 is not known"));
     let verdict = decide_stream(&[Arc::new(policy)], &arrival(), None, &domains());
     assert!(verdict.refused.unwrap().malformed.unwrap().contains("cannot be read"));
+    let verdict = with_head("/", &[], None, |head| decide(&[Arc::new(unreadable("shop/p"))], head, &domains()));
+    assert_eq!(verdict.refused.unwrap().details, "rbac_access_denied_matched_policy[ns[shop]-policy[p]-rule[0]]");
     // What is reported stays short.
     let many = format!("rules:\n- to: [{{ports: [{}]}}]", ["x"; 100].join(", "));
     assert!(read("p", &many).1.unwrap().message.len() < 1000);
