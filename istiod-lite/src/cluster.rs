@@ -4,19 +4,23 @@
 //! `apply` takes one event and answers with what was there before. No I/O, no translation, no Kubernetes client.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::objects::meta::matches;
 use crate::objects::*;
 use crate::pairs::Pairs;
 
+pub mod attach;
 mod labels;
 mod scope;
+mod shelves;
 #[cfg(test)]
 mod tests;
 
 use labels::LabelIndex;
 use scope::{Aside, Scope};
+use shelves::{Shelf, Shelves};
 
 /// What a source of objects tells.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,26 +37,15 @@ pub struct Change {
     pub after: Option<Object>,
 }
 
-type Shelf<T> = BTreeMap<NsName, Arc<T>>;
-
 #[derive(Debug)]
 pub struct Cluster {
     scope: Scope,
     /// Where the mesh's configuration is.
     config: ObjectKey,
+    /// Of the cluster's own names.
+    domain: Arc<str>,
     aside: Aside,
-    pub namespaces: Shelf<Namespace>,
-    pub nodes: Shelf<Node>,
-    pub pods: Shelf<Pod>,
-    pub services: Shelf<Service>,
-    pub slices: Shelf<EndpointSlice>,
-    pub service_entries: Shelf<ServiceEntry>,
-    pub workload_entries: Shelf<WorkloadEntry>,
-    pub authorization_policies: Shelf<AuthorizationPolicy>,
-    pub peer_authentications: Shelf<PeerAuthentication>,
-    pub gateways: Shelf<Gateway>,
-    pub gateway_classes: Shelf<GatewayClass>,
-    pub config_maps: Shelf<ConfigMap>,
+    shelves: Shelves,
 
     selectable: LabelIndex,
     selecting: LabelIndex,
@@ -61,36 +54,44 @@ pub struct Cluster {
     pods_of_account: Pairs<NsName, NsName>,
     /// Network to the Gateways with its label.
     gateways_of_network: Pairs<Arc<str>, NsName>,
+    /// Parent to the routes of the Gateway API that name it.
+    routes_of_parent: Pairs<ObjectKey, ObjectKey>,
+    /// Host as it is written, in full, to the VirtualServices and DestinationRules that are about it.
+    virtual_services_of_host: Pairs<Arc<str>, NsName>,
+    rules_of_host: Pairs<Arc<str>, NsName>,
     /// hostname -> namespace -> ServiceEntries that claim it. Services are found by their name.
     entries_of_host: BTreeMap<Arc<str>, BTreeMap<Arc<str>, BTreeSet<NsName>>>,
 }
 
+/// Objects are read where they lie; only `apply` changes them.
+impl Deref for Cluster {
+    type Target = Shelves;
+
+    fn deref(&self) -> &Shelves {
+        &self.shelves
+    }
+}
+
 impl Cluster {
     /// A cluster without objects. `root` is the namespace of the mesh's own objects.
-    pub fn new(revision: &str, root: &str) -> Cluster {
+    /// `domain`: of the cluster's own names.
+    pub fn new(revision: &str, root: &str, domain: &str) -> Cluster {
         let name = if revision == "default" { "istio".to_owned() } else { format!("istio-{revision}") };
         Cluster {
             scope: Scope { revision: revision.into(), root: root.into(), ..Scope::default() },
             config: ObjectKey::new(Kind::ConfigMap, root, &name),
+            domain: domain.into(),
             aside: Aside::default(),
-            namespaces: Shelf::default(),
-            nodes: Shelf::default(),
-            pods: Shelf::default(),
-            services: Shelf::default(),
-            slices: Shelf::default(),
-            service_entries: Shelf::default(),
-            workload_entries: Shelf::default(),
-            authorization_policies: Shelf::default(),
-            peer_authentications: Shelf::default(),
-            gateways: Shelf::default(),
-            gateway_classes: Shelf::default(),
-            config_maps: Shelf::default(),
+            shelves: Shelves::default(),
             selectable: LabelIndex::default(),
             selecting: LabelIndex::default(),
             slices_of_service: Pairs::default(),
             slices_of_pod: Pairs::default(),
             pods_of_account: Pairs::default(),
             gateways_of_network: Pairs::default(),
+            routes_of_parent: Pairs::default(),
+            virtual_services_of_host: Pairs::default(),
+            rules_of_host: Pairs::default(),
             entries_of_host: BTreeMap::new(),
         }
     }
@@ -126,9 +127,9 @@ impl Cluster {
         match &after {
             Some(after) => {
                 self.index(after);
-                self.hold(&key.name, after);
+                self.shelves.hold(&key.name, after);
             }
-            None => self.drop_object(&key),
+            None => self.shelves.remove(&key),
         }
         Some(Change { key, before, after })
     }
@@ -196,42 +197,6 @@ impl Cluster {
         ours.filter_map(|service| service.meta.labels.get("istio.io/tag").cloned()).collect()
     }
 
-    /// Names of one kind, of all namespaces or of one.
-    fn names(&self, kind: Kind, namespace: Option<&Arc<str>>) -> Box<dyn Iterator<Item = &NsName> + '_> {
-        match kind {
-            Kind::Namespace => keys(&self.namespaces, namespace),
-            Kind::Node => keys(&self.nodes, namespace),
-            Kind::Pod => keys(&self.pods, namespace),
-            Kind::Service => keys(&self.services, namespace),
-            Kind::EndpointSlice => keys(&self.slices, namespace),
-            Kind::ServiceEntry => keys(&self.service_entries, namespace),
-            Kind::WorkloadEntry => keys(&self.workload_entries, namespace),
-            Kind::AuthorizationPolicy => keys(&self.authorization_policies, namespace),
-            Kind::PeerAuthentication => keys(&self.peer_authentications, namespace),
-            Kind::Gateway => keys(&self.gateways, namespace),
-            Kind::GatewayClass => keys(&self.gateway_classes, namespace),
-            Kind::ConfigMap => keys(&self.config_maps, namespace),
-        }
-    }
-
-    pub fn object(&self, key: &ObjectKey) -> Option<Object> {
-        let name = &key.name;
-        match key.kind {
-            Kind::Namespace => self.namespaces.get(name).cloned().map(Object::Namespace),
-            Kind::Node => self.nodes.get(name).cloned().map(Object::Node),
-            Kind::Pod => self.pods.get(name).cloned().map(Object::Pod),
-            Kind::Service => self.services.get(name).cloned().map(Object::Service),
-            Kind::EndpointSlice => self.slices.get(name).cloned().map(Object::EndpointSlice),
-            Kind::ServiceEntry => self.service_entries.get(name).cloned().map(Object::ServiceEntry),
-            Kind::WorkloadEntry => self.workload_entries.get(name).cloned().map(Object::WorkloadEntry),
-            Kind::AuthorizationPolicy => self.authorization_policies.get(name).cloned().map(Object::AuthorizationPolicy),
-            Kind::PeerAuthentication => self.peer_authentications.get(name).cloned().map(Object::PeerAuthentication),
-            Kind::Gateway => self.gateways.get(name).cloned().map(Object::Gateway),
-            Kind::GatewayClass => self.gateway_classes.get(name).cloned().map(Object::GatewayClass),
-            Kind::ConfigMap => self.config_maps.get(name).cloned().map(Object::ConfigMap),
-        }
-    }
-
     /// Every object that is looked at.
     pub fn objects(&self) -> impl Iterator<Item = Object> {
         self.held(None).into_iter().filter_map(|key| self.object(&key))
@@ -243,44 +208,11 @@ impl Cluster {
         Kind::ALL.into_iter().flat_map(of_kind).collect()
     }
 
-    fn hold(&mut self, name: &NsName, object: &Object) {
-        let name = name.clone();
-        match object.clone() {
-            Object::Namespace(o) => drop(self.namespaces.insert(name, o)),
-            Object::Node(o) => drop(self.nodes.insert(name, o)),
-            Object::Pod(o) => drop(self.pods.insert(name, o)),
-            Object::Service(o) => drop(self.services.insert(name, o)),
-            Object::EndpointSlice(o) => drop(self.slices.insert(name, o)),
-            Object::ServiceEntry(o) => drop(self.service_entries.insert(name, o)),
-            Object::WorkloadEntry(o) => drop(self.workload_entries.insert(name, o)),
-            Object::AuthorizationPolicy(o) => drop(self.authorization_policies.insert(name, o)),
-            Object::PeerAuthentication(o) => drop(self.peer_authentications.insert(name, o)),
-            Object::Gateway(o) => drop(self.gateways.insert(name, o)),
-            Object::GatewayClass(o) => drop(self.gateway_classes.insert(name, o)),
-            Object::ConfigMap(o) => drop(self.config_maps.insert(name, o)),
-        }
-    }
-
-    fn drop_object(&mut self, key: &ObjectKey) {
-        let name = &key.name;
-        match key.kind {
-            Kind::Namespace => drop(self.namespaces.remove(name)),
-            Kind::Node => drop(self.nodes.remove(name)),
-            Kind::Pod => drop(self.pods.remove(name)),
-            Kind::Service => drop(self.services.remove(name)),
-            Kind::EndpointSlice => drop(self.slices.remove(name)),
-            Kind::ServiceEntry => drop(self.service_entries.remove(name)),
-            Kind::WorkloadEntry => drop(self.workload_entries.remove(name)),
-            Kind::AuthorizationPolicy => drop(self.authorization_policies.remove(name)),
-            Kind::PeerAuthentication => drop(self.peer_authentications.remove(name)),
-            Kind::Gateway => drop(self.gateways.remove(name)),
-            Kind::GatewayClass => drop(self.gateway_classes.remove(name)),
-            Kind::ConfigMap => drop(self.config_maps.remove(name)),
-        }
-    }
-
     fn index(&mut self, object: &Object) {
         let key = object.key();
+        for parent in attach::parents(object) {
+            self.routes_of_parent.insert(parent, key.clone());
+        }
         if let Some(labels) = selectable_labels(object) {
             self.selectable.insert_each(&key, &labels);
         }
@@ -302,6 +234,12 @@ impl Cluster {
                     self.slices_of_pod.insert(place, key.name.clone());
                 }
             }
+            Object::VirtualService(found) => {
+                for host in &found.spec.hosts {
+                    self.virtual_services_of_host.insert(attach::full_host(host, &key.name.namespace, &self.domain), key.name.clone());
+                }
+            }
+            Object::DestinationRule(rule) => self.rules_of_host.insert(attach::full_host(&rule.spec.host, &key.name.namespace, &self.domain), key.name),
             Object::ServiceEntry(entry) => {
                 for host in &entry.spec.hosts {
                     let places = self.entries_of_host.entry(host.clone()).or_default();
@@ -314,6 +252,9 @@ impl Cluster {
 
     fn unindex(&mut self, object: &Object) {
         let key = object.key();
+        for parent in attach::parents(object) {
+            self.routes_of_parent.remove(parent, key.clone());
+        }
         if let Some(labels) = selectable_labels(object) {
             self.selectable.remove_each(&key, &labels);
         }
@@ -335,6 +276,12 @@ impl Cluster {
                     self.slices_of_pod.remove(place, key.name.clone());
                 }
             }
+            Object::VirtualService(found) => {
+                for host in &found.spec.hosts {
+                    self.virtual_services_of_host.remove(attach::full_host(host, &key.name.namespace, &self.domain), key.name.clone());
+                }
+            }
+            Object::DestinationRule(rule) => self.rules_of_host.remove(attach::full_host(&rule.spec.host, &key.name.namespace, &self.domain), key.name),
             Object::ServiceEntry(entry) => {
                 for host in &entry.spec.hosts {
                     let Some(places) = self.entries_of_host.get_mut(host) else { continue };
@@ -395,6 +342,21 @@ impl Cluster {
         self.gateways_of_network.of(network).filter_map(|name| self.gateways.get(name))
     }
 
+    /// Routes of the Gateway API that name a parent, by kind.
+    pub fn routes_of_parent(&self, parent: &ObjectKey) -> impl Iterator<Item = &ObjectKey> {
+        self.routes_of_parent.of(parent)
+    }
+
+    /// VirtualServices that name a host in full, or so that it means it.
+    pub fn virtual_services_of_host(&self, host: &Arc<str>) -> impl Iterator<Item = &Arc<VirtualService>> {
+        self.virtual_services_of_host.of(host).filter_map(|name| self.virtual_services.get(name))
+    }
+
+    /// DestinationRules for exactly this host, which may be a wildcard.
+    pub fn rules_of_host(&self, host: &Arc<str>) -> impl Iterator<Item = &Arc<DestinationRule>> {
+        self.rules_of_host.of(host).filter_map(|name| self.destination_rules.get(name))
+    }
+
     /// ServiceEntries that claim a hostname, by namespace.
     pub fn entries_of_host(&self, host: &str) -> impl Iterator<Item = (&Arc<str>, impl Iterator<Item = &Arc<ServiceEntry>>)> {
         self.entries_of_host.get(host).into_iter().flatten().map(|(namespace, names)| {
@@ -435,12 +397,6 @@ fn selector(object: &Object) -> Option<&Labels> {
 /// The network that a Gateway leads to.
 pub fn network_of(gateway: &Gateway) -> Option<&Arc<str>> {
     gateway.meta.labels.get("topology.istio.io/network").filter(|network| !network.is_empty())
-}
-
-fn keys<'a, T>(shelf: &'a Shelf<T>, namespace: Option<&Arc<str>>) -> Box<dyn Iterator<Item = &'a NsName> + 'a> {
-    let Some(namespace) = namespace.cloned() else { return Box::new(shelf.keys()) };
-    let from = NsName { namespace: namespace.clone(), name: "".into() };
-    Box::new(shelf.range(from..).map(|(name, _)| name).take_while(move |name| name.namespace == namespace))
 }
 
 fn account_of(pod: &Pod) -> NsName {

@@ -130,7 +130,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
     }
     let configuration = translation.cluster().config_key().name.clone();
     let block = Some(ready.block("sources"));
-    let reconcile = Reconcile { translation, catalog: writer, placements, pages, numbers, block, origins: Default::default(), findings: Default::default() };
+    let reconcile = Reconcile { translation, catalog: writer, placements, pages, numbers, rejections: ads.rejections(), block, origins: Default::default(), findings: Default::default() };
     drain.spawn(reconcile.run(batched, dumped, drain.soft_token()));
     let leadership = match client {
         Some(client) => {

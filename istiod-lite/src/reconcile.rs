@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_runtime::{BlockReady, Publisher};
-use mesh_xds::CatalogWriter;
+use mesh_xds::{CatalogWriter, Rejection};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -28,6 +28,8 @@ pub struct Reconcile {
     pub placements: Publisher<Placements>,
     pub pages: watch::Sender<Arc<Page>>,
     pub numbers: watch::Sender<Numbers>,
+    /// What waypoints say that they cannot do.
+    pub rejections: watch::Receiver<Arc<BTreeSet<Rejection>>>,
     /// Held until the sources were read whole.
     pub block: Option<BlockReady>,
     pub origins: BTreeMap<ObjectKey, Origin>,
@@ -90,6 +92,7 @@ impl Reconcile {
                     }
                     None => break,
                 },
+                Ok(()) = self.rejections.changed() => drop(page_due.get_or_insert(Instant::now() + PAGE_EVERY)),
                 Some(answer) = dumps.recv() => drop(answer.send(self.dump())),
                 _ = tokio::time::sleep_until(page_due.unwrap_or_else(Instant::now)), if page_due.is_some() => {
                     page_due = None;
@@ -181,7 +184,8 @@ impl Reconcile {
 
     fn write_page(&self) {
         let is_whole = self.catalog.catalog().is_ready();
-        self.pages.send_replace(page(&self.translation, &self.origins, &self.findings, is_whole).into());
+        let rejections = self.rejections.borrow().clone();
+        self.pages.send_replace(page(&self.translation, &self.origins, &self.findings, &rejections, is_whole).into());
     }
 
     /// Everything that is published, for people.

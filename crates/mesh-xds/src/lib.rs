@@ -21,5 +21,6 @@ mod testing;
 pub use catalog::{Catalog, CatalogWriter, Offer, Update, catalog};
 pub use claim::{Account, Scope};
 pub use client::{Client, ClientConfig, ClientLimits, Contact, Demand, Observe, Termination};
+pub use push::Rejection;
 pub use server::{Ads, Authenticate, ClientStatus, Measure, Sent, ServerCounters, ServerLimits};
 pub use world::{Edit, Follower, News, Synced, World, WorldWriter, world};

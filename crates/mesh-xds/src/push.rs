@@ -15,7 +15,8 @@ use crate::catalog::{Catalog, Offer};
 use crate::claim::Caller;
 use crate::epoch::system_version;
 use crate::messages::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
-use crate::messages::{ADDRESS, AUTHORIZATION, Any, WORKLOAD, waypoint};
+use crate::messages::waypoint::SourceRef;
+use crate::messages::{self, ADDRESS, AUTHORIZATION, Any, WORKLOAD, waypoint};
 
 use named::Named;
 
@@ -36,8 +37,10 @@ const GUARDS: [&str; 7] = [
     waypoint::HTTP_POLICY,
     waypoint::BACKEND_POLICY,
 ];
-/// How much of a NACK we keep.
+/// How much of a NACK we keep, and of each resource that it names.
 const NACK_CHARS: usize = 1_024;
+/// Resources of one type that a client can say it does not do.
+const REJECTED_MAX: usize = 1_000;
 
 /// What one stream was told.
 #[derive(Debug)]
@@ -72,6 +75,19 @@ pub struct TypeStatus {
     pub last_nack: Option<String>,
     /// Requests with a nonce that is not of this stream. What they ask for is answered all the same.
     pub stale: u64,
+    /// What the client does not do as it was last told, by the resource's name.
+    pub rejected: BTreeMap<String, Rejection>,
+}
+
+/// Why a resource is not in force at a client as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rejection {
+    /// The user's object, as the resource itself says it: a client has no word about what it may not see.
+    pub source: SourceRef,
+    /// In force but for what `message` names.
+    pub is_partial: bool,
+    pub reason: String,
+    pub message: String,
 }
 
 #[derive(Debug)]
@@ -134,6 +150,11 @@ impl Push {
         if let Some(error) = &request.error_detail {
             told.status.nacks += 1;
             told.status.last_nack = Some(error.message.chars().take(NACK_CHARS).collect());
+            for (name, rejection) in rejections(error, &self.caller, catalog, &request.type_url) {
+                if told.status.rejected.len() < REJECTED_MAX || told.status.rejected.contains_key(&name) {
+                    told.status.rejected.insert(name, rejection);
+                }
+            }
             return Ok(Vec::new());
         }
         // A large push is several messages: an ACK of one before the last is no stale one.
@@ -219,6 +240,30 @@ impl Push {
     }
 }
 
+/// What every resource of a waypoint begins with.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Head {
+    #[prost(message, optional, tag = "1")]
+    meta: Option<waypoint::Meta>,
+}
+
+/// The resources that a NACK names, of those that the client may see.
+fn rejections<'a>(error: &'a messages::Status, caller: &'a Caller, catalog: &'a Catalog, type_url: &'a str) -> impl Iterator<Item = (String, Rejection)> + 'a {
+    let details = error.details.iter().filter(|detail| detail.type_url == waypoint::RESOURCE_STATUS).take(REJECTED_MAX);
+    details.filter_map(move |detail| {
+        let status = waypoint::ResourceStatus::decode(detail.value.clone()).ok()?;
+        let offer = catalog.shelf(type_url)?.offer(&status.name).filter(|offer| may_see(caller, offer))?;
+        let source = Head::decode(offer.body.clone()).ok()?.meta?.source?;
+        let cut = |text: &str| text.chars().take(NACK_CHARS).collect::<String>();
+        let is_partial = match status.state() {
+            waypoint::ResourceState::Applied => return None,
+            waypoint::ResourceState::Rejected => false,
+            waypoint::ResourceState::Partial => true,
+        };
+        Some((offer.name.to_string(), Rejection { source, is_partial, reason: cut(&status.reason), message: cut(&status.message) }))
+    })
+}
+
 /// An empty list of names means everything; so does `*`, unless the same message takes it back (spec/controlplane.md 2.6).
 fn wants_everything(request: &DeltaDiscoveryRequest) -> bool {
     let star = |names: &[String]| names.iter().any(|name| name == "*");
@@ -274,6 +319,9 @@ impl Told {
         size: Size,
         empty: Empty,
     ) -> Vec<DeltaDiscoveryResponse> {
+        // What is told anew is good until the client says otherwise.
+        let names = difference.resources.iter().map(|resource| &resource.name).chain(&difference.removed);
+        names.for_each(|name| drop(self.status.rejected.remove(name)));
         let version = system_version(self.seen.epoch(), self.seen.version());
         let message = |resources, removed_resources, nonce: String| DeltaDiscoveryResponse {
             system_version_info: version.clone(),

@@ -3,7 +3,7 @@
 
 mod outlet;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -17,7 +17,7 @@ use mesh_runtime::Watched;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,7 +30,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use crate::catalog::Catalog;
 use crate::claim::{Account, Caller, Scope, check_claim};
 use crate::messages::discovery::{DELTA_METHOD, DeltaDiscoveryRequest, DeltaDiscoveryResponse, SERVICE};
-use crate::push::{Push, Refused, TypeStatus};
+use crate::push::{Push, Refused, Rejection, TypeStatus};
 
 use outlet::Outlet;
 
@@ -135,6 +135,8 @@ struct Shared {
     streams: Arc<Semaphore>,
     first_answers: Semaphore,
     clients: Mutex<BTreeMap<u64, ClientStatus>>,
+    /// What clients do not do as they were told, all of them together.
+    rejections: watch::Sender<Arc<BTreeSet<Rejection>>>,
     counters: ServerCounters,
     measure: OnceLock<Box<dyn Measure>>,
     /// Streams are numbered from a start that the caller chose, so that nonces of two replicas differ.
@@ -159,6 +161,7 @@ impl Ads {
             first_answers: Semaphore::new(limits.first_answers_at_once),
             limits,
             clients: Mutex::new(BTreeMap::new()),
+            rejections: watch::Sender::default(),
             counters: ServerCounters::default(),
             measure: OnceLock::new(),
             next_stream: AtomicU64::new(first_stream),
@@ -178,6 +181,11 @@ impl Ads {
     /// Every connected client and how it does, NACKs included.
     pub fn clients(&self) -> Vec<ClientStatus> {
         self.shared.clients.lock().values().cloned().collect()
+    }
+
+    /// What connected clients do not do as they were told.
+    pub fn rejections(&self) -> watch::Receiver<Arc<BTreeSet<Rejection>>> {
+        self.shared.rejections.subscribe()
     }
 
     /// Serves discovery alone over these connections until `stop`.
@@ -417,15 +425,37 @@ impl Entry<'_> {
     }
 
     fn update(&self, push: &Push) {
-        if let Some(status) = self.shared.clients.lock().get_mut(&self.number) {
-            status.types = push.status();
+        let mut clients = self.shared.clients.lock();
+        let Some(status) = clients.get_mut(&self.number) else { return };
+        let before = std::mem::replace(&mut status.types, push.status());
+        if rejected(&before).ne(rejected(&status.types)) {
+            tell(&self.shared.rejections, &clients);
         }
     }
 }
 
+fn rejected(types: &BTreeMap<String, TypeStatus>) -> impl Iterator<Item = &Rejection> {
+    types.values().flat_map(|status| status.rejected.values())
+}
+
+fn tell(rejections: &watch::Sender<Arc<BTreeSet<Rejection>>>, clients: &BTreeMap<u64, ClientStatus>) {
+    let all: BTreeSet<Rejection> = clients.values().flat_map(|client| rejected(&client.types)).cloned().collect();
+    rejections.send_if_modified(|known| {
+        let differs = **known != all;
+        if differs {
+            *known = Arc::new(all);
+        }
+        differs
+    });
+}
+
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        self.shared.clients.lock().remove(&self.number);
+        let mut clients = self.shared.clients.lock();
+        let gone = clients.remove(&self.number);
+        if gone.is_some_and(|gone| rejected(&gone.types).next().is_some()) {
+            tell(&self.shared.rejections, &clients);
+        }
     }
 }
 

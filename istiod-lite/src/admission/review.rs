@@ -120,7 +120,7 @@ mod tests {
             (review(security, "AuthorizationPolicy", policy(json!({ "rules": [{ "to": [{ "operation": { "ports": 80 } }] }] }))), Some("field spec.rules.to.operation.ports: ")),
             (review(security, "AuthorizationPolicy", json!({ "metadata": { "name": "UPPER" } })), Some("")),
             (review(security, "AuthorizationPolicy", Value::Null), None),
-            (review(security, "RequestAuthentication", json!({ "spec": { "rule": [] } })), None),
+            (review(security, "RequestAuthentication", json!({ "spec": { "rule": [] } })), Some("field spec.rule: unknown field `rule`")),
             (review("apps", "Deployment", json!({})), None),
         ];
         for (review, why) in table {

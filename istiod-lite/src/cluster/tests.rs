@@ -2,7 +2,7 @@ use super::*;
 use crate::translate::tests::{events, pod};
 
 fn cluster(yaml: &str) -> Cluster {
-    let mut cluster = Cluster::new("default", "istio-system");
+    let mut cluster = Cluster::new("default", "istio-system", "cluster.local");
     for event in events(yaml) {
         cluster.apply(event);
     }

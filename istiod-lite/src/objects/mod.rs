@@ -16,53 +16,100 @@ pub mod gateway;
 pub mod mesh_config;
 pub mod duration;
 pub mod virtual_service;
+pub mod destination_rule;
+pub mod route;
+pub mod request;
 pub mod read;
 pub mod stand_in;
 #[cfg(test)]
 mod tests;
 
 pub use self::core::{EndpointSlice, Namespace, Node, Service};
+pub use destination_rule::DestinationRule;
 pub use gateway::{Gateway, GatewayClass};
 pub use istio::{ServiceEntry, WorkloadEntry};
 pub use mesh_config::{ConfigMap, MeshConfig};
 pub use meta::{Labels, Meta, NsName, ObjectKey};
 pub use pod::Pod;
 pub use policy::{AuthorizationPolicy, PeerAuthentication};
+pub use request::{RequestAuthentication, Telemetry};
+pub use route::{BackendTlsPolicy, GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute};
+pub use virtual_service::VirtualService;
 
-/// The kinds that are read. Ordered so that an index over keys groups by kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    Namespace,
-    Node,
-    Pod,
-    Service,
-    EndpointSlice,
-    ServiceEntry,
-    WorkloadEntry,
-    AuthorizationPolicy,
-    PeerAuthentication,
-    Gateway,
-    GatewayClass,
-    /// The one that holds the mesh's configuration.
-    ConfigMap,
+/// Every kind that is read, once: its name, how paths of an API server call it, its group and the versions of it that have
+/// the same fields, the newest first, and the shelf of `Cluster` that holds its objects. Ordered so that an index over
+/// keys groups by kind.
+macro_rules! with_kinds {
+    ($then:ident) => {
+        $then! {
+            Namespace "Namespace" "namespaces" "" ["v1"] namespaces;
+            Node "Node" "nodes" "" ["v1"] nodes;
+            Pod "Pod" "pods" "" ["v1"] pods;
+            Service "Service" "services" "" ["v1"] services;
+            EndpointSlice "EndpointSlice" "endpointslices" "discovery.k8s.io" ["v1"] slices;
+            ServiceEntry "ServiceEntry" "serviceentries" "networking.istio.io" ["v1", "v1beta1", "v1alpha3"] service_entries;
+            WorkloadEntry "WorkloadEntry" "workloadentries" "networking.istio.io" ["v1", "v1beta1", "v1alpha3"] workload_entries;
+            AuthorizationPolicy "AuthorizationPolicy" "authorizationpolicies" "security.istio.io" ["v1", "v1beta1"] authorization_policies;
+            PeerAuthentication "PeerAuthentication" "peerauthentications" "security.istio.io" ["v1", "v1beta1"] peer_authentications;
+            RequestAuthentication "RequestAuthentication" "requestauthentications" "security.istio.io" ["v1", "v1beta1"] request_authentications;
+            Gateway "Gateway" "gateways" "gateway.networking.k8s.io" ["v1", "v1beta1"] gateways;
+            GatewayClass "GatewayClass" "gatewayclasses" "gateway.networking.k8s.io" ["v1", "v1beta1"] gateway_classes;
+            HttpRoute "HTTPRoute" "httproutes" "gateway.networking.k8s.io" ["v1", "v1beta1"] http_routes;
+            GrpcRoute "GRPCRoute" "grpcroutes" "gateway.networking.k8s.io" ["v1", "v1alpha2"] grpc_routes;
+            TcpRoute "TCPRoute" "tcproutes" "gateway.networking.k8s.io" ["v1", "v1alpha2"] tcp_routes;
+            TlsRoute "TLSRoute" "tlsroutes" "gateway.networking.k8s.io" ["v1", "v1alpha3", "v1alpha2"] tls_routes;
+            ReferenceGrant "ReferenceGrant" "referencegrants" "gateway.networking.k8s.io" ["v1", "v1beta1"] reference_grants;
+            BackendTlsPolicy "BackendTLSPolicy" "backendtlspolicies" "gateway.networking.k8s.io" ["v1", "v1alpha3"] backend_tls_policies;
+            DestinationRule "DestinationRule" "destinationrules" "networking.istio.io" ["v1", "v1beta1", "v1alpha3"] destination_rules;
+            VirtualService "VirtualService" "virtualservices" "networking.istio.io" ["v1", "v1beta1", "v1alpha3"] virtual_services;
+            Telemetry "Telemetry" "telemetries" "telemetry.istio.io" ["v1", "v1alpha1"] telemetries;
+            // The one that holds the mesh's configuration.
+            ConfigMap "ConfigMap" "configmaps" "" ["v1"] config_maps;
+        }
+    };
 }
+pub(crate) use with_kinds;
 
-/// One object of any kind; cloning shares it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Object {
-    Namespace(Arc<Namespace>),
-    Node(Arc<Node>),
-    Pod(Arc<Pod>),
-    Service(Arc<Service>),
-    EndpointSlice(Arc<EndpointSlice>),
-    ServiceEntry(Arc<ServiceEntry>),
-    WorkloadEntry(Arc<WorkloadEntry>),
-    AuthorizationPolicy(Arc<AuthorizationPolicy>),
-    PeerAuthentication(Arc<PeerAuthentication>),
-    Gateway(Arc<Gateway>),
-    GatewayClass(Arc<GatewayClass>),
-    ConfigMap(Arc<ConfigMap>),
+macro_rules! kinds {
+    ($($kind:ident $name:literal $plural:literal $group:literal [$($version:literal),+] $shelf:ident;)+) => {
+        /// The kinds that are read.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Kind { $($kind),+ }
+
+        /// One object of any kind; cloning shares it.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Object { $($kind(Arc<$kind>)),+ }
+
+        impl Kind {
+            pub const ALL: [Kind; [$(Kind::$kind),+].len()] = [$(Kind::$kind),+];
+
+            pub fn name(self) -> &'static str {
+                match self { $(Kind::$kind => $name),+ }
+            }
+
+            /// The resource's name in paths of an API server.
+            pub fn plural(self) -> &'static str {
+                match self { $(Kind::$kind => $plural),+ }
+            }
+
+            /// API group and the versions of it that have the same fields.
+            pub fn group_versions(self) -> (&'static str, &'static [&'static str]) {
+                match self { $(Kind::$kind => ($group, &[$($version),+])),+ }
+            }
+        }
+
+        impl Object {
+            pub fn kind(&self) -> Kind {
+                match self { $(Object::$kind(_) => Kind::$kind),+ }
+            }
+
+            pub fn meta(&self) -> &Meta {
+                match self { $(Object::$kind(o) => &o.meta),+ }
+            }
+        }
+    };
 }
+with_kinds!(kinds);
 
 /// What an `apiVersion` and `kind` mean to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,75 +122,14 @@ pub enum Known {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 12] = [
-        Kind::Namespace,
-        Kind::Node,
-        Kind::Pod,
-        Kind::Service,
-        Kind::EndpointSlice,
-        Kind::ServiceEntry,
-        Kind::WorkloadEntry,
-        Kind::AuthorizationPolicy,
-        Kind::PeerAuthentication,
-        Kind::Gateway,
-        Kind::GatewayClass,
-        Kind::ConfigMap,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Namespace => "Namespace",
-            Kind::Node => "Node",
-            Kind::Pod => "Pod",
-            Kind::Service => "Service",
-            Kind::EndpointSlice => "EndpointSlice",
-            Kind::ServiceEntry => "ServiceEntry",
-            Kind::WorkloadEntry => "WorkloadEntry",
-            Kind::AuthorizationPolicy => "AuthorizationPolicy",
-            Kind::PeerAuthentication => "PeerAuthentication",
-            Kind::Gateway => "Gateway",
-            Kind::GatewayClass => "GatewayClass",
-            Kind::ConfigMap => "ConfigMap",
-        }
-    }
-
-    /// The resource's name in paths of an API server.
-    pub fn plural(self) -> &'static str {
-        match self {
-            Kind::Namespace => "namespaces",
-            Kind::Node => "nodes",
-            Kind::Pod => "pods",
-            Kind::Service => "services",
-            Kind::EndpointSlice => "endpointslices",
-            Kind::ServiceEntry => "serviceentries",
-            Kind::WorkloadEntry => "workloadentries",
-            Kind::AuthorizationPolicy => "authorizationpolicies",
-            Kind::PeerAuthentication => "peerauthentications",
-            Kind::Gateway => "gateways",
-            Kind::GatewayClass => "gatewayclasses",
-            Kind::ConfigMap => "configmaps",
-        }
-    }
-
     /// Whether an API server has the kind by itself; the others come with a CustomResourceDefinition.
     pub fn is_built_in(self) -> bool {
         matches!(self, Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::ConfigMap)
     }
 
-    /// API group and the versions of it that have the same fields.
-    pub fn group_versions(self) -> (&'static str, &'static [&'static str]) {
-        match self {
-            Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::ConfigMap => ("", &["v1"]),
-            Kind::EndpointSlice => ("discovery.k8s.io", &["v1"]),
-            Kind::ServiceEntry | Kind::WorkloadEntry => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
-            Kind::AuthorizationPolicy | Kind::PeerAuthentication => ("security.istio.io", &["v1", "v1beta1"]),
-            Kind::Gateway | Kind::GatewayClass => ("gateway.networking.k8s.io", &["v1", "v1beta1"]),
-        }
-    }
-
     /// Whether a label `istio.io/rev` says which controller an object of the kind is for.
     pub fn has_revision(self) -> bool {
-        matches!(self, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::ServiceEntry | Kind::WorkloadEntry)
+        self.group_versions().0.ends_with(".istio.io")
     }
 
     pub fn is_namespaced(self) -> bool {
@@ -170,40 +156,6 @@ impl fmt::Display for Kind {
 }
 
 impl Object {
-    pub fn kind(&self) -> Kind {
-        match self {
-            Object::Namespace(_) => Kind::Namespace,
-            Object::Node(_) => Kind::Node,
-            Object::Pod(_) => Kind::Pod,
-            Object::Service(_) => Kind::Service,
-            Object::EndpointSlice(_) => Kind::EndpointSlice,
-            Object::ServiceEntry(_) => Kind::ServiceEntry,
-            Object::WorkloadEntry(_) => Kind::WorkloadEntry,
-            Object::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
-            Object::PeerAuthentication(_) => Kind::PeerAuthentication,
-            Object::Gateway(_) => Kind::Gateway,
-            Object::GatewayClass(_) => Kind::GatewayClass,
-            Object::ConfigMap(_) => Kind::ConfigMap,
-        }
-    }
-
-    pub fn meta(&self) -> &Meta {
-        match self {
-            Object::Namespace(o) => &o.meta,
-            Object::Node(o) => &o.meta,
-            Object::Pod(o) => &o.meta,
-            Object::Service(o) => &o.meta,
-            Object::EndpointSlice(o) => &o.meta,
-            Object::ServiceEntry(o) => &o.meta,
-            Object::WorkloadEntry(o) => &o.meta,
-            Object::AuthorizationPolicy(o) => &o.meta,
-            Object::PeerAuthentication(o) => &o.meta,
-            Object::Gateway(o) => &o.meta,
-            Object::GatewayClass(o) => &o.meta,
-            Object::ConfigMap(o) => &o.meta,
-        }
-    }
-
     pub fn key(&self) -> ObjectKey {
         ObjectKey { kind: self.kind(), name: self.meta().ns_name() }
     }

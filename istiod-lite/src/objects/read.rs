@@ -10,8 +10,7 @@ use serde_json::Value;
 
 use super::core::Refused;
 use super::gateway::{GatewayClassSpec, GatewaySpec, GatewayStatus};
-use super::istio::{ServiceEntrySpec, ServiceEntryStatus, WorkloadEntrySpec};
-use super::policy::{AuthorizationPolicySpec, PeerAuthenticationSpec};
+use super::istio::{ServiceEntrySpec, ServiceEntryStatus};
 use super::*;
 
 /// Part of a file between two `---` lines.
@@ -181,18 +180,19 @@ fn object(from: From<'_>, kind: Kind) -> Result<Read, Fault> {
             let (meta, spec, status) = from.custom::<ServiceEntrySpec, ServiceEntryStatus>(kind)?;
             known(Object::ServiceEntry(ServiceEntry { meta, spec, allocated: status.unwrap_or_default().addresses }.into()))
         }
-        Kind::WorkloadEntry => {
-            let (meta, spec, _) = from.custom::<WorkloadEntrySpec, Value>(kind)?;
-            known(Object::WorkloadEntry(WorkloadEntry { meta, spec }.into()))
-        }
-        Kind::AuthorizationPolicy => {
-            let (meta, spec, _) = from.custom::<AuthorizationPolicySpec, Value>(kind)?;
-            known(Object::AuthorizationPolicy(AuthorizationPolicy { meta, spec }.into()))
-        }
-        Kind::PeerAuthentication => {
-            let (meta, spec, _) = from.custom::<PeerAuthenticationSpec, Value>(kind)?;
-            known(Object::PeerAuthentication(PeerAuthentication { meta, spec }.into()))
-        }
+        Kind::WorkloadEntry => from.held(kind, |meta, spec| Object::WorkloadEntry(WorkloadEntry { meta, spec }.into()))?,
+        Kind::AuthorizationPolicy => from.held(kind, |meta, spec| Object::AuthorizationPolicy(AuthorizationPolicy { meta, spec }.into()))?,
+        Kind::PeerAuthentication => from.held(kind, |meta, spec| Object::PeerAuthentication(PeerAuthentication { meta, spec }.into()))?,
+        Kind::RequestAuthentication => from.held(kind, |meta, spec| Object::RequestAuthentication(RequestAuthentication { meta, spec }.into()))?,
+        Kind::HttpRoute => from.held(kind, |meta, spec| Object::HttpRoute(HttpRoute { meta, spec }.into()))?,
+        Kind::GrpcRoute => from.held(kind, |meta, spec| Object::GrpcRoute(GrpcRoute { meta, spec }.into()))?,
+        Kind::TcpRoute => from.held(kind, |meta, spec| Object::TcpRoute(TcpRoute { meta, spec }.into()))?,
+        Kind::TlsRoute => from.held(kind, |meta, spec| Object::TlsRoute(TlsRoute { meta, spec }.into()))?,
+        Kind::ReferenceGrant => from.held(kind, |meta, spec| Object::ReferenceGrant(ReferenceGrant { meta, spec }.into()))?,
+        Kind::BackendTlsPolicy => from.held(kind, |meta, spec| Object::BackendTlsPolicy(BackendTlsPolicy { meta, spec }.into()))?,
+        Kind::DestinationRule => from.held(kind, |meta, spec| Object::DestinationRule(DestinationRule { meta, spec }.into()))?,
+        Kind::VirtualService => from.held(kind, |meta, spec| Object::VirtualService(VirtualService { meta, spec }.into()))?,
+        Kind::Telemetry => from.held(kind, |meta, spec| Object::Telemetry(Telemetry { meta, spec }.into()))?,
         Kind::Gateway => {
             let (meta, spec, status) = from.custom::<GatewaySpec, GatewayStatus>(kind)?;
             known(Object::Gateway(Gateway::of(meta, spec, status).into()))
@@ -263,6 +263,12 @@ impl<'a> From<'a> {
         let custom: Custom<Spec, Status> = self.typed()?;
         let meta = Meta::of(kind, custom.metadata).map_err(|(field, what)| self.fault(field, what))?;
         Ok((meta, custom.spec.unwrap_or_default(), custom.status))
+    }
+
+    /// A kind of ours of which the status is nobody's business here.
+    fn held<Spec: DeserializeOwned + Default>(self, kind: Kind, wrap: fn(Meta, Spec) -> Object) -> Result<Read, Fault> {
+        let (meta, spec, _) = self.custom::<Spec, Value>(kind)?;
+        Ok(Read { object: wrap(meta, spec), unknown_fields: Vec::new() })
     }
 
     /// A fault at a field that we know the path of; the line is found by its last name.

@@ -144,7 +144,7 @@ fn a_list_is_no_object_wherever_it_stands() {
 fn what_is_not_ours_is_named() {
     check("apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: istios-own}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\n---\napiVersion: example.com/v1\nkind: Odd\n", expect![[r#"
         line 1: foreign: networking.istio.io/v1 Gateway istios-own
-        line 5: foreign: networking.istio.io/v1 VirtualService v
+        line 5: VirtualService default/v
         line 9: foreign: example.com/v1 Odd (no name)
     "#]]);
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::plan::{Address, Condition, Entry, Page, is_ours};
-use super::shown::{ACCEPTED, Shown, Since, Statuses, is_written};
+use super::plan::{Address, Condition, Entry, Page, Parent, is_ours};
+use super::shown::{ACCEPTED, CONTROLLER, Shown, Since, Statuses, is_route, is_written};
 use crate::objects::{Kind, NsName, ObjectKey};
 
 /// How often one and the same is said again because the object shows something else. A slip is mended; another controller
@@ -33,6 +33,7 @@ struct Last {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Said {
     pub conditions: Vec<Condition>,
+    pub parents: Vec<Parent>,
     pub addresses: Vec<Address>,
 }
 
@@ -50,8 +51,9 @@ impl Due {
     /// Conditions that say no and did not say so before: worth an event.
     pub fn complaints(&self) -> impl Iterator<Item = &Condition> {
         let shown = self.over.as_deref();
-        let is_new = move |condition: &&Condition| !shown.into_iter().flat_map(|shown| &shown.conditions).any(|(before, _)| before == *condition);
-        self.said.conditions.iter().filter(|condition| condition.status == "False").filter(is_new)
+        let before = move || shown.into_iter().flat_map(|shown| shown.conditions.iter().chain(shown.parents.iter().flat_map(|(_, conditions)| conditions)));
+        let all = self.said.conditions.iter().chain(self.said.parents.iter().flat_map(|parent| &parent.conditions));
+        all.filter(|condition| condition.status == "False").filter(move |condition| !before().any(|(before, _)| before == *condition))
     }
 }
 
@@ -95,9 +97,13 @@ impl Written {
 
 impl Shown {
     fn said(&self) -> Said {
-        let mut conditions: Vec<Condition> = self.conditions.iter().map(|(condition, _)| condition.clone()).collect();
-        conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
-        Said { conditions, addresses: self.addresses.clone() }
+        let plain = |conditions: &[(Condition, Since)]| {
+            let mut conditions: Vec<Condition> = conditions.iter().map(|(condition, _)| condition.clone()).collect();
+            conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
+            conditions
+        };
+        let parents = self.parents.iter().map(|(parent_ref, conditions)| Parent { parent_ref: parent_ref.clone(), conditions: plain(conditions) });
+        Said { conditions: plain(&self.conditions), parents: parents.collect(), addresses: self.addresses.clone() }
     }
 }
 
@@ -105,12 +111,14 @@ fn said(page: &Page) -> BTreeMap<ObjectKey, Said> {
     let mut all = BTreeMap::new();
     for entry in &page.objects {
         let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == entry.kind).filter(|kind| is_written(*kind)) else { continue };
-        let mut conditions = entry.conditions.clone();
-        if !entry.notes.is_empty() && conditions.iter().all(|condition| condition.kind != ACCEPTED) {
+        let mut conditions = if is_route(kind) { Vec::new() } else { entry.conditions.clone() };
+        let mut parents = entry.parents.clone();
+        parents.iter_mut().for_each(|parent| parent.conditions.sort_by(|a, b| a.kind.cmp(&b.kind)));
+        if !is_route(kind) && !entry.notes.is_empty() && conditions.iter().all(|condition| condition.kind != ACCEPTED) {
             conditions.push(remarks(entry));
         }
         conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
-        let said = Said { conditions, addresses: entry.addresses.clone() };
+        let said = Said { conditions, parents, addresses: entry.addresses.clone() };
         if said != Said::default() {
             all.insert(ObjectKey { kind, name: NsName::new(&entry.namespace, &entry.name) }, said);
         }
@@ -126,9 +134,25 @@ fn remarks(entry: &Entry) -> Condition {
 }
 
 fn status(key: &ObjectKey, said: &Said, shown: Option<&Shown>, now: &str) -> Value {
-    let conditions = said.conditions.iter().map(|condition| {
+    if is_route(key.kind) {
+        let parents = said.parents.iter().map(|parent| {
+            let before = shown.into_iter().flat_map(|shown| &shown.parents).find(|(known, _)| *known == parent.parent_ref).map(|(_, conditions)| conditions.as_slice());
+            json!({ "controllerName": CONTROLLER, "parentRef": parent.parent_ref, "conditions": written(&parent.conditions, before.unwrap_or_default(), now) })
+        });
+        return json!({ "parents": parents.collect::<Vec<_>>() });
+    }
+    let conditions = written(&said.conditions, shown.map(|shown| shown.conditions.as_slice()).unwrap_or_default(), now);
+    let mut status = json!({ "conditions": conditions });
+    if key.kind == Kind::ServiceEntry {
+        status["addresses"] = json!(said.addresses);
+    }
+    status
+}
+
+fn written(conditions: &[Condition], shown: &[(Condition, Since)], now: &str) -> Vec<Value> {
+    let one = |condition: &Condition| {
         // The time is that of the last change of the status, not of the text.
-        let before = shown.into_iter().flat_map(|shown| &shown.conditions).find(|(before, _)| before.kind == condition.kind && before.status == condition.status);
+        let before = shown.iter().find(|(before, _)| before.kind == condition.kind && before.status == condition.status);
         json!({
             "type": condition.kind,
             "status": condition.status,
@@ -137,10 +161,6 @@ fn status(key: &ObjectKey, said: &Said, shown: Option<&Shown>, now: &str) -> Val
             "observedGeneration": condition.observed_generation,
             "lastTransitionTime": before.map_or(now, |(_, Since(since))| since),
         })
-    });
-    let mut status = json!({ "conditions": conditions.collect::<Vec<_>>() });
-    if key.kind == Kind::ServiceEntry {
-        status["addresses"] = json!(said.addresses);
-    }
-    status
+    };
+    conditions.iter().map(one).collect()
 }

@@ -11,12 +11,12 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource};
 use mesh_runtime::Watched;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::due::{Due, Written, due};
 use super::plan::{Condition, Page};
-use super::shown::Statuses;
+use super::shown::{CONTROLLER, Statuses, is_route};
 use crate::watch::kubernetes::sent::resource;
 
 #[cfg(test)]
@@ -82,6 +82,9 @@ async fn apply(client: Client, events: &Recorder, manager: &str, due: Due) -> Op
 
 async fn apply_in(client: &Client, resource: &ApiResource, manager: &str, due: &Due) -> kube::Result<DynamicObject> {
     let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &due.key.name.namespace, resource);
+    if is_route(due.key.kind) {
+        return apply_beside(&objects, due).await;
+    }
     let patch = json!({
         "apiVersion": resource.api_version,
         "kind": resource.kind,
@@ -89,6 +92,19 @@ async fn apply_in(client: &Client, resource: &ApiResource, manager: &str, due: &
         "status": due.status,
     });
     objects.patch_status(&due.key.name.name, &PatchParams::apply(manager).force(), &Patch::Apply(patch)).await
+}
+
+/// The list of parents has one owner for all of it, and is everybody's: what others say is read and written again, against
+/// the version that was read.
+async fn apply_beside(objects: &Api<DynamicObject>, due: &Due) -> kube::Result<DynamicObject> {
+    let name = &due.key.name.name;
+    let object = objects.get(name).await?;
+    let parents = object.data.pointer("/status/parents").and_then(Value::as_array).cloned().unwrap_or_default();
+    let others = parents.into_iter().filter(|parent| parent.get("controllerName").and_then(Value::as_str) != Some(CONTROLLER));
+    let ours = due.status.get("parents").and_then(Value::as_array).cloned().unwrap_or_default();
+    let all: Vec<Value> = others.chain(ours).collect();
+    let patch = json!({ "metadata": { "resourceVersion": object.metadata.resource_version }, "status": { "parents": all } });
+    objects.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await
 }
 
 /// An event that is lost is no loss: the status says the same.

@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::shown::ACCEPTED;
+use mesh_xds::Rejection;
+
+use super::shown::{ACCEPTED, PROGRAMMED};
 use crate::objects::mesh_config::Visible;
+use crate::objects::route::ParentReference;
 use crate::objects::{Kind, Labels, NsName, ObjectKey};
 use crate::translate::Translation;
 use crate::watch::{Findings, Origin, Refused};
@@ -42,6 +45,9 @@ pub struct Entry {
     pub origin: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+    /// What is said of a route to each of its parents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<Parent>,
     /// What of the object is not honoured, and other remarks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -65,29 +71,45 @@ pub struct Condition {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Parent {
+    pub parent_ref: ParentReference,
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Address {
     pub value: IpAddr,
     pub host: String,
 }
 
-pub fn page(translation: &Translation, origins: &BTreeMap<ObjectKey, Origin>, findings: &Findings, is_whole: bool) -> Page {
+/// `rejections`: what waypoints say that they cannot do.
+pub fn page(translation: &Translation, origins: &BTreeMap<ObjectKey, Origin>, findings: &Findings, rejections: &BTreeSet<Rejection>, is_whole: bool) -> Page {
     let mut entries: BTreeMap<ObjectKey, Entry> = BTreeMap::new();
     for key in translation.reported() {
         let report = translation.report(key);
         let generation = translation.cluster().object(key).map_or(0, |object| object.meta().generation);
         let entry = entries.entry(key.clone()).or_default();
         entry.notes = report.notes;
-        entry.conditions = report
-            .conditions
-            .into_iter()
-            .map(|condition| Condition {
+        let shown = |conditions: Vec<crate::translate::Condition>| -> Vec<Condition> {
+            let one = |condition: crate::translate::Condition| Condition {
                 kind: condition.kind.into(),
                 status: if condition.is_true { "True" } else { "False" }.into(),
                 reason: condition.reason.into(),
                 message: condition.message,
                 observed_generation: generation,
-            })
-            .collect();
+            };
+            conditions.into_iter().map(one).collect()
+        };
+        entry.conditions = shown(report.conditions);
+        entry.parents = report.parents.into_iter().map(|parent| Parent { parent_ref: parent.reference, conditions: shown(parent.conditions) }).collect();
+    }
+    for (key, condition) in rejected(translation, rejections) {
+        let entry = entries.entry(key).or_default();
+        entry.parents.iter_mut().for_each(|parent| parent.conditions.push(condition.clone()));
+        if entry.parents.is_empty() {
+            entry.conditions.push(condition);
+        }
     }
     for (key, note) in covered(translation).into_iter().chain(left_out(translation)) {
         entries.entry(key).or_default().notes.push(note);
@@ -109,6 +131,33 @@ pub fn page(translation: &Translation, origins: &BTreeMap<ObjectKey, Origin>, fi
         entry.origin = origins.get(key).map(Origin::to_string).unwrap_or_default();
     }
     Page { is_whole, findings: findings.lines(), objects: entries.into_values().collect(), revisions, attached: BTreeMap::new() }
+}
+
+/// What waypoints do not do of an object, as one condition. It is there only while there is something to say.
+fn rejected(translation: &Translation, rejections: &BTreeSet<Rejection>) -> BTreeMap<ObjectKey, Condition> {
+    let mut all: BTreeMap<ObjectKey, Condition> = BTreeMap::new();
+    for Rejection { source, is_partial, reason, message } in rejections {
+        let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == source.kind) else { continue };
+        let key = ObjectKey::new(kind, &source.namespace, &source.name);
+        let Some(object) = translation.cluster().object(&key) else { continue };
+        let section = if source.section.is_empty() { String::new() } else { format!("{}: ", source.section) };
+        let effect = if *is_partial { "in force without it" } else { "not in force" };
+        let said = format!("{section}{message} ({effect})");
+        match all.get_mut(&key) {
+            Some(known) => known.message = format!("{}; {said}", known.message),
+            None => {
+                let reason = if is_word(reason) { reason.clone() } else { "Rejected".into() };
+                let condition = Condition { kind: PROGRAMMED.into(), status: "False".into(), reason, message: said, observed_generation: object.meta().generation };
+                all.insert(key, condition);
+            }
+        }
+    }
+    all
+}
+
+/// What Kubernetes takes as a reason (metav1.Condition).
+fn is_word(reason: &str) -> bool {
+    reason.starts_with(|c: char| c.is_ascii_alphabetic()) && reason.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && reason.len() <= 128
 }
 
 /// An object without a revision is everybody's.
@@ -198,7 +247,7 @@ mod tests {
         translation.apply(events(YAML));
         let key = ObjectKey::new(Kind::AuthorizationPolicy, "shop", "p");
         let origins = BTreeMap::from([(key, Origin { file: std::path::Path::new("a.yaml").into(), line: 7 })]);
-        let page = page(&translation, &origins, &Findings::default(), true);
+        let page = page(&translation, &origins, &Findings::default(), &BTreeSet::new(), true);
         expect![[r#"
             {
               "isWhole": true,
@@ -246,7 +295,7 @@ mod tests {
         let refused = |kind, instead| Refused { key: ObjectKey::new(kind, "shop", "p"), revision: None, generation: 4, field: Some("spec.rule".into()), what: "unknown field".into(), instead };
         let other = Refused { revision: Some("other".into()), ..refused(Kind::WorkloadEntry, Instead::Nothing) };
         let findings = Findings { refused: vec![refused(Kind::AuthorizationPolicy, Instead::LastGood), refused(Kind::ServiceEntry, Instead::Nothing), other], ..Findings::default() };
-        let page = page(&translation(), &BTreeMap::new(), &findings, true);
+        let page = page(&translation(), &BTreeMap::new(), &findings, &BTreeSet::new(), true);
         let told = page.objects.iter().map(|entry| (&*entry.conditions[0].kind, &*entry.conditions[0].message, entry.conditions[0].observed_generation));
         assert_eq!(told.collect::<Vec<_>>(), [
             ("istio.io/Accepted", "field spec.rule: unknown field; it is not used", 4),
@@ -261,7 +310,7 @@ mod tests {
         let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {namespace: shop, name: wide}\nspec: {hosts: [a.example], addresses: [10.0.0.0/8], resolution: STATIC, endpoints: [{address: 10.9.9.9}]}\n---\n";
         translation.apply(events(entry));
         let notes = |translation: &Translation| {
-            let page = page(translation, &BTreeMap::new(), &Findings::default(), true);
+            let page = page(translation, &BTreeMap::new(), &Findings::default(), &BTreeSet::new(), true);
             page.objects.into_iter().flat_map(|entry| entry.notes).collect::<Vec<_>>()
         };
         assert_eq!(notes(&translation), Vec::<String>::new());
@@ -275,7 +324,7 @@ mod tests {
         let mut first = translation();
         first.remember(NsName::new("shop", "e"), "a.example".into(), [240, 240, 1, 2].into());
         first.apply(events(YAML));
-        let text = serde_json::to_string(&page(&first, &BTreeMap::new(), &Findings::default(), true)).unwrap();
+        let text = serde_json::to_string(&page(&first, &BTreeMap::new(), &Findings::default(), &BTreeSet::new(), true)).unwrap();
         let read: Page = serde_json::from_str(&text).unwrap();
         let mut second = translation();
         for (entry, host, ip) in read.remembered() {

@@ -8,11 +8,18 @@ use rpds::RedBlackTreeMapSync;
 use serde::Deserialize;
 
 use super::plan::{Address, Condition};
+use crate::objects::route::{ParentReference, ROUTES};
 use crate::objects::{Kind, ObjectKey};
 
 /// The conditions that are ours; those of others on the same object are never looked at.
-pub const TYPES: [&str; 6] =
-    ["ZtunnelAccepted", "WaypointAccepted", "istio.io/WaypointBound", "istio.io/WaypointMissing", "istio.io/VisibilityApplied", ACCEPTED];
+pub const TYPES: [&str; 7] =
+    ["ZtunnelAccepted", "WaypointAccepted", "istio.io/WaypointBound", "istio.io/WaypointMissing", "istio.io/VisibilityApplied", ACCEPTED, PROGRAMMED];
+
+/// Of an object that waypoints do not do as it is written. Ours alone; it is not there while they do.
+pub const PROGRAMMED: &str = "istio.io/Programmed";
+
+/// Whose parents of a route are ours.
+pub const CONTROLLER: &str = crate::translate::waypoint::CONTROLLER;
 
 /// Whether an object can be used, and what of it is not honoured. Ours alone: the field has no such condition.
 pub const ACCEPTED: &str = "istio.io/Accepted";
@@ -25,6 +32,8 @@ pub struct Shown {
     /// Whose the object is: its label `istio.io/rev`, where it has one.
     pub revision: Option<Arc<str>>,
     pub conditions: Vec<(Condition, Since)>,
+    /// Of a route: what it shows of what we said about its parents.
+    pub parents: Vec<(ParentReference, Vec<(Condition, Since)>)>,
     pub addresses: Vec<Address>,
 }
 
@@ -34,13 +43,18 @@ pub struct Since(pub String);
 
 impl Shown {
     pub fn is_empty(&self) -> bool {
-        self.conditions.is_empty() && self.addresses.is_empty()
+        self.conditions.is_empty() && self.parents.is_empty() && self.addresses.is_empty()
     }
 }
 
 /// Whether objects of a kind have a status that we write.
 pub fn is_written(kind: Kind) -> bool {
-    matches!(kind, Kind::Service | Kind::ServiceEntry | Kind::WorkloadEntry | Kind::AuthorizationPolicy | Kind::PeerAuthentication)
+    kind == Kind::Service || kind.has_revision() || is_route(kind)
+}
+
+/// Whether what is said of objects of a kind is said to each parent.
+pub fn is_route(kind: Kind) -> bool {
+    ROUTES.contains(&kind)
 }
 
 /// Reads it from an object's text, leniently: what is not understood is not ours.
@@ -56,6 +70,14 @@ pub fn shown(kind: Kind, text: &str) -> Shown {
     struct Status {
         conditions: Vec<Shape>,
         addresses: Vec<Given>,
+        parents: Vec<Said>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Said {
+        controller_name: String,
+        parent_ref: ParentReference,
+        conditions: Vec<Shape>,
     }
     #[derive(Default, Deserialize)]
     #[serde(default, rename_all = "camelCase")]
@@ -79,14 +101,17 @@ pub fn shown(kind: Kind, text: &str) -> Shown {
     }
     let Frame { metadata, status } = serde_json::from_str(text).unwrap_or_default();
     let status = status.unwrap_or_default();
-    let conditions = status.conditions.into_iter().filter(|one| TYPES.contains(&one.r#type.as_str())).map(|one| {
+    let read = |one: Shape| {
         let generation = one.observed_generation.as_i64().or_else(|| one.observed_generation.as_str()?.parse().ok());
         let condition = Condition { kind: one.r#type, status: one.status, reason: one.reason, message: one.message, observed_generation: generation.unwrap_or(0) };
         (condition, Since(one.last_transition_time))
-    });
+    };
+    let conditions = status.conditions.into_iter().filter(|one| TYPES.contains(&one.r#type.as_str()) && !is_route(kind)).map(read);
+    let parents = status.parents.into_iter().filter(|parent| parent.controller_name == CONTROLLER && is_route(kind));
+    let parents = parents.map(|parent| (parent.parent_ref, parent.conditions.into_iter().map(read).collect()));
     let addresses = status.addresses.into_iter().filter_map(|given| Some(Address { value: given.value?, host: given.host }));
     let is_entry = kind == Kind::ServiceEntry;
-    Shown { revision: metadata.revision(kind), conditions: conditions.collect(), addresses: if is_entry { addresses.collect() } else { Vec::new() } }
+    Shown { revision: metadata.revision(kind), conditions: conditions.collect(), parents: parents.collect(), addresses: if is_entry { addresses.collect() } else { Vec::new() } }
 }
 
 /// Whose an object is, as far as its text can be read.

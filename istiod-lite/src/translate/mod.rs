@@ -14,7 +14,7 @@ use mesh_policy::Policy;
 
 use crate::cluster::Cluster;
 use crate::objects::mesh_config::Visible;
-use crate::objects::{Kind, Labels, MeshConfig, Meta, Namespace, Node, NsName, ObjectKey};
+use crate::objects::{Kind, Labels, MeshConfig, Meta, Namespace, Node, NsName, Object, ObjectKey, ServiceEntry};
 use crate::pairs::Least;
 
 pub mod settings;
@@ -30,6 +30,7 @@ pub mod claims;
 pub mod network_gateway;
 pub mod resource;
 pub mod served;
+pub mod route;
 mod retry;
 mod mesh_config;
 mod touched;
@@ -68,6 +69,8 @@ pub enum Unit {
     Gateway(NsName),
     /// What is to be said about the mesh's configuration.
     ConfigMap(NsName),
+    /// What waypoints are told of an object of one of the kinds that only they look at.
+    Of(ObjectKey),
 }
 
 /// What a unit looked at besides the objects that `touched` knows of.
@@ -82,6 +85,10 @@ pub enum Read {
     Network(Arc<str>),
     /// Which pods are instances of a Gateway.
     Instances(NsName),
+    /// Which routes name a Service or a ServiceEntry as their parent, and which of its ports.
+    Routes(ObjectKey),
+    /// Who claims a hostname in any namespace.
+    Claims(Arc<str>),
 }
 
 impl Least for Unit {
@@ -156,6 +163,22 @@ impl<'a> Lens<'a> {
         self.cluster.nodes.get(&name).map(|node| &**node)
     }
 
+    pub fn service(&self, name: &NsName) -> Option<&'a Arc<crate::objects::Service>> {
+        self.note_object(Kind::Service, name);
+        self.cluster.services.get(name)
+    }
+
+    pub fn service_entry(&self, name: &NsName) -> Option<&'a Arc<ServiceEntry>> {
+        self.note_object(Kind::ServiceEntry, name);
+        self.cluster.service_entries.get(name)
+    }
+
+    /// Routes of the Gateway API that name a parent, by kind.
+    pub fn routes_of_parent(&self, parent: &ObjectKey) -> impl Iterator<Item = &'a ObjectKey> {
+        self.note(Read::Routes(parent.clone()));
+        self.cluster.routes_of_parent(parent)
+    }
+
     pub fn strictness(&self, namespace: &Arc<str>) -> Strictness {
         self.note(Read::Strictness(namespace.clone()));
         self.memory.modes.of(namespace)
@@ -199,6 +222,17 @@ pub fn derive(unit: &Unit, lens: &Lens<'_>) -> Derived {
         Unit::StaticStrict => peer_authentication::static_strict(lens),
         Unit::Gateway(name) => gateway(lens, name),
         Unit::ConfigMap(name) => mesh_config::report(lens, name),
+        Unit::Of(key) => for_waypoints(lens, key),
+    }
+}
+
+fn for_waypoints(lens: &Lens<'_>, key: &ObjectKey) -> Derived {
+    match lens.cluster.object(key) {
+        Some(Object::HttpRoute(route)) => route::http_route(lens, &route),
+        Some(Object::GrpcRoute(route)) => route::grpc_route(lens, &route),
+        Some(Object::TcpRoute(route)) => route::tcp_route(lens, &route),
+        Some(Object::TlsRoute(route)) => route::tls_route(lens, &route),
+        _ => Derived::default(),
     }
 }
 
@@ -219,7 +253,9 @@ fn gateway(lens: &Lens<'_>, name: &NsName) -> Derived {
 pub fn merged<'a>(reports: impl IntoIterator<Item = &'a Report>) -> Report {
     let mut conditions: BTreeMap<&'static str, Condition> = BTreeMap::new();
     let mut notes = BTreeSet::new();
+    let mut parents = Vec::new();
     for report in reports {
+        parents.extend(report.parents.iter().cloned());
         for condition in &report.conditions {
             // What failed is the news: a False must not hide behind a True of another hostname.
             let kept = conditions.entry(condition.kind).or_insert_with(|| condition.clone());
@@ -229,5 +265,5 @@ pub fn merged<'a>(reports: impl IntoIterator<Item = &'a Report>) -> Report {
         }
         notes.extend(report.notes.iter().cloned());
     }
-    Report { conditions: conditions.into_values().collect(), notes: notes.into_iter().collect() }
+    Report { conditions: conditions.into_values().collect(), parents, notes: notes.into_iter().collect() }
 }

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::objects::route::ParentReference;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     pub kind: &'static str,
@@ -11,15 +13,23 @@ pub struct Condition {
     pub message: String,
 }
 
+/// What is said of a route to one of its parents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentReport {
+    pub reference: ParentReference,
+    pub conditions: Vec<Condition>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub conditions: Vec<Condition>,
+    pub parents: Vec<ParentReport>,
     pub notes: Vec<String>,
 }
 
 impl Report {
     pub fn is_empty(&self) -> bool {
-        self.conditions.is_empty() && self.notes.is_empty()
+        self.conditions.is_empty() && self.parents.is_empty() && self.notes.is_empty()
     }
 
     pub fn note(&mut self, note: impl Into<String>) {
@@ -40,6 +50,13 @@ impl fmt::Display for Report {
         for Condition { kind, is_true, reason, message } in &self.conditions {
             let status = if *is_true { "True" } else { "False" };
             writeln!(f, "{kind}={status} {reason}: {message}")?;
+        }
+        for ParentReport { reference, conditions } in &self.parents {
+            let port = reference.port.map(|port| format!(":{port}")).unwrap_or_default();
+            for Condition { kind, is_true, reason, message } in conditions {
+                let status = if *is_true { "True" } else { "False" };
+                writeln!(f, "parent {}{port}: {kind}={status} {reason}: {message}", reference.name)?;
+            }
         }
         self.notes.iter().try_for_each(|note| writeln!(f, "note: {note}"))
     }

@@ -24,6 +24,7 @@ mod network;
 mod incremental;
 mod checklist;
 pub(crate) mod served;
+pub(crate) mod route;
 
 /// The objects of a YAML text.
 pub fn events(yaml: &str) -> Vec<Event> {

@@ -22,7 +22,8 @@ pub fn touched(cluster: &Cluster, settings: &Settings, change: &Change, units: &
         Kind::PeerAuthentication => of_peer_authentication(cluster, settings, change, units),
         Kind::Gateway => drop(units.insert(Unit::Gateway(name))),
         // Seen only through the reads of those who asked for them.
-        Kind::Namespace | Kind::Node | Kind::GatewayClass => {}
+        Kind::Namespace | Kind::Node | Kind::GatewayClass | Kind::ReferenceGrant => {}
+        kind => drop(units.insert(Unit::Of(ObjectKey { kind, name }))),
     }
 }
 

@@ -65,10 +65,10 @@ impl Changes {
 impl Translation {
     pub fn new(settings: Settings, revision: &str) -> Translation {
         let vips = Vips::new(settings.vip_pools);
-        let root = settings.root_namespace.clone();
+        let (root, domain) = (settings.root_namespace.clone(), settings.cluster_domain.clone());
         Translation {
             settings,
-            cluster: Cluster::new(revision, &root),
+            cluster: Cluster::new(revision, &root, &domain),
             memory: Memory { network: "".into(), modes: Modes::default(), vips, claims: Claims::default() },
             units: BTreeMap::new(),
             readers: Pairs::default(),
@@ -134,6 +134,7 @@ impl Translation {
             touched(&self.cluster, &self.settings, change, &mut units);
             self.readers_of(&Read::Object(change.key.clone()), &mut units);
             self.owners(change, &mut units);
+            self.routes(change, &mut units);
             self.gateways(change, &mut units);
             self.claims(change, &mut units);
         }
@@ -191,8 +192,18 @@ impl Translation {
                 _ => continue,
             };
             for host in hosts {
-                self.readers_of(&Read::Owner(namespace.clone(), host), units);
+                self.readers_of(&Read::Owner(namespace.clone(), host.clone()), units);
+                self.readers_of(&Read::Claims(host), units);
             }
+        }
+    }
+
+    /// Who asked for the routes of a parent that this route names, or named: which of them wins a port may have changed.
+    fn routes(&self, change: &Change, units: &mut BTreeSet<Unit>) {
+        let claims = |object: &Option<Object>| object.iter().flat_map(super::route::claims).collect::<BTreeSet<_>>();
+        let (before, after) = (claims(&change.before), claims(&change.after));
+        for claim in before.symmetric_difference(&after) {
+            self.readers_of(&Read::Routes(claim.parent.clone()), units);
         }
     }
 

@@ -379,3 +379,26 @@ fn a_client_ends_with_what_the_catalog_says() {
         }
     }
 }
+
+#[test]
+fn what_a_client_does_not_do_is_known_until_it_is_told_anew() {
+    use crate::messages::waypoint::{HTTP_ROUTE, HttpRoute, Meta, RESOURCE_STATUS, ResourceState, ResourceStatus};
+    let route = |name: &str, order: u32, audience: &str| {
+        let source = SourceRef { kind: "HTTPRoute".into(), namespace: "shop".into(), name: name.into(), ..SourceRef::default() };
+        let message = HttpRoute { meta: Some(Meta { source: Some(source), created_unix: 0 }), rule_order: order, ..HttpRoute::default() };
+        Update::Put(HTTP_ROUTE, Offer { audiences: Some(vec![audience.into()]), ..Offer::new(name, message.encode_to_vec().into()) })
+    };
+    let mut bench = Bench::new(caller(None, true), [route("r", 0, "gw"), route("theirs", 0, "other")]);
+    assert_eq!(bench.ask(&request(HTTP_ROUTE)), ["HttpRoute +r"]);
+    let detail = |name: &str| {
+        let status = ResourceStatus { name: name.into(), state: ResourceState::Rejected as i32, reason: "BadRegex".into(), message: "why".into(), ..ResourceStatus::default() };
+        Any { type_url: RESOURCE_STATUS.into(), value: status.encode_to_vec().into() }
+    };
+    let garbage = Any { type_url: RESOURCE_STATUS.into(), value: vec![0xff].into() };
+    let error = messages::Status { details: vec![detail("r"), detail("theirs"), detail("none"), garbage], ..messages::Status::default() };
+    bench.ask(&DeltaDiscoveryRequest { error_detail: Some(error), ..request(HTTP_ROUTE) });
+    let rejected = |bench: &Bench| bench.push.status()[HTTP_ROUTE].rejected.iter().map(|(name, why)| format!("{name} {} {}", why.source.name, why.reason)).collect::<Vec<_>>();
+    assert_eq!(rejected(&bench), ["r r BadRegex"], "of what it may not see it has no say");
+    bench.change([route("r", 1, "gw")]);
+    assert!(rejected(&bench).is_empty());
+}

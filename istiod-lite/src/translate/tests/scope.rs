@@ -1,6 +1,6 @@
 //! spec/controlplane.md 4.1 and 5.4: what the mesh's configuration leaves out, shows and reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use expect_test::expect;
 
@@ -74,11 +74,11 @@ fn a_namespace_that_gets_the_label_brings_its_objects_and_takes_them_along() {
 #[test]
 fn what_is_left_out_is_said() {
     let text = [config(DISCOVERY), pod("out", "a", "10.1.0.1", ""), pod("out", "b", "10.1.0.2", ""), pod("elsewhere", "c", "10.1.0.3", "")].concat();
-    let page = plan::page(&translated(&text), &BTreeMap::new(), &Findings::default(), true);
+    let page = plan::page(&translated(&text), &BTreeMap::new(), &Findings::default(), &BTreeSet::new(), true);
     let notes: Vec<_> = page.objects.iter().map(|entry| (&*entry.kind, entry.notes.join("; "))).collect();
     assert_eq!(notes, [("ConfigMap", "data.mesh.discoverySelectors leave out: elsewhere (1 objects), out (2 objects)".to_owned())]);
     let text = [config("serviceEntryVisibility: {defaultVisibility: NONE}"), entry("shop", "e", "x.example")].concat();
-    let page = plan::page(&translated(&text), &BTreeMap::new(), &Findings::default(), true);
+    let page = plan::page(&translated(&text), &BTreeMap::new(), &Findings::default(), &BTreeSet::new(), true);
     let notes: Vec<_> = page.objects.iter().map(|entry| (&*entry.kind, entry.notes.join("; "))).collect();
     assert_eq!(notes, [("ServiceEntry", "is not published: serviceEntryVisibility of the mesh's configuration lets nobody see it".to_owned())]);
 }

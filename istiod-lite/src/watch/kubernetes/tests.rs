@@ -34,7 +34,7 @@ fn watching(server: &ApiServer) -> Watching {
     let stop = CancellationToken::new();
     let (publisher, statuses) = watched(Statuses::default());
     tokio::spawn(watch(server.client(), NsName::new("istio-system", "istio"), sender, publisher, stop.clone()));
-    Watching { batches, cluster: Cluster::new("default", "istio-system"), last: Batch::default(), statuses, stop }
+    Watching { batches, cluster: Cluster::new("default", "istio-system", "cluster.local"), last: Batch::default(), statuses, stop }
 }
 
 impl Watching {
