@@ -31,6 +31,8 @@ pub mod fault;
 pub mod jwt;
 pub mod limit;
 pub mod retry;
+pub mod reach;
+pub mod attempts;
 pub mod route;
 pub mod session;
 pub mod settings;

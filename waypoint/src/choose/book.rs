@@ -301,9 +301,17 @@ impl Active {
         Active { held, state, outlier, probe, ended: false }
     }
 
-    /// How it ended. Dropped without: the client left, which says nothing of the endpoint.
+    /// How it ended; it counts no more.
     pub fn ended(mut self, outcome: Outcome, now: Instant) {
-        self.ended = true;
+        self.saw(outcome, now);
+    }
+
+    /// What came of it, said once; it counts as under way until this is dropped. Dropped without: the client left, which
+    /// says nothing of the endpoint.
+    pub fn saw(&mut self, outcome: Outcome, now: Instant) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
         let now = self.held.destination.nanos(now);
         match outcome {
             Outcome::Answered { took, .. } => self.state.ewma.observe(took, now),

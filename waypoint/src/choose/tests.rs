@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method};
 use mesh_model::address::NamespacedHostname;
 use mesh_model::fixture::{Fixture, parse};
 use mesh_model::identity::SpiffeId;
@@ -13,7 +12,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
-use crate::facts::{Head, Target};
+use crate::facts::Target;
 
 struct World {
     fixture: Fixture,
@@ -69,13 +68,7 @@ impl World {
         let start = Instant::now();
         World {
             fixture: parse(text).unwrap(),
-            backend: Arc::new(Backend {
-                key: key(""),
-                kind: Kind::Workloads,
-                target_port: 0,
-                members: Members::All,
-                policy: policy(yaml),
-            }),
+            backend: Arc::new(Backend::new(key(""), Kind::Workloads, 0, Members::All, policy(yaml))),
             destination: Backends::new(start).destination(&key("")),
             chance: SmallRng::seed_from_u64(5),
             start,
@@ -405,49 +398,6 @@ fn a_key_keeps_its_endpoint_and_a_session_its_own() {
 }
 
 #[test]
-fn what_a_request_is_hashed_by() {
-    let arrival = arrival(None);
-    let mut headers = HeaderMap::new();
-    headers.insert("x-user", HeaderValue::from_static("jo"));
-    headers.insert("cookie", HeaderValue::from_static("a=1; sid=abc"));
-    let head = |headers| Head {
-        arrival: &arrival,
-        remote: arrival.source.ip(),
-        method: &Method::GET,
-        scheme: "http",
-        authority: "web",
-        path: "/",
-        query: Some("a=1&user=jo"),
-        headers,
-        grpc: false,
-        claims: None,
-    };
-    let none = HeaderMap::new();
-    let of = |kind: &str, headers| {
-        let yaml = format!("{{loadBalancer: {{balance: CONSISTENT_HASH, hash: {{kind: {kind}}}}}}}");
-        affinity(&policy(&yaml), &head(headers), &mut SmallRng::seed_from_u64(1))
-    };
-    let hash = |text: &str| Some(ring::hash(text.as_bytes(), 0));
-    assert_eq!(of("{header: x-user}", &headers).hash, hash("jo"));
-    assert_eq!(of("{header: x-user}", &none).hash, None, "by chance");
-    assert_eq!(of("{queryParameter: user}", &none).hash, hash("jo"));
-    assert_eq!(of("{sourceIp: true}", &none).hash, hash("10.0.0.1"));
-    assert_eq!(of("{cookie: {name: sid}}", &headers).hash, hash("abc"));
-    assert_eq!(of("{cookie: {name: sid}}", &none), Affinity::default(), "no lifetime: not made");
-    assert_eq!(of("{cookie: {name: sid, ttlMs: 0}}", &headers).set_cookie, None);
-    let made = of("{cookie: {name: sid, path: /x, ttlMs: 60000}}", &none);
-    let line = made.set_cookie.unwrap().to_str().unwrap().to_owned();
-    let value = line.strip_prefix("sid=").unwrap().split(';').next().unwrap();
-    assert_eq!(line, format!("sid={value}; Max-Age=60; Path=/x; HttpOnly"));
-    assert_eq!(made.hash, hash(value), "the next request is hashed as this one was");
-    let session = of("{cookie: {name: sid, ttlMs: 0}}", &none).set_cookie.unwrap();
-    assert!(!session.to_str().unwrap().contains("Max-Age"));
-    let wrong: wire::BackendPolicy =
-        serde_saphyr::from_str("{loadBalancer: {balance: CONSISTENT_HASH, hash: {kind: {cookie: {name: 'a;b'}}}}}").unwrap();
-    assert!(compile(&wrong).is_err(), "nothing in a name may end the cookie");
-}
-
-#[test]
 fn a_new_endpoint_warms_up() {
     let yaml = "{loadBalancer: {balance: ROUND_ROBIN, warmup: {durationMs: 100000}}}";
     let mut world = World::of(2, yaml);
@@ -492,46 +442,6 @@ fn subsets() {
     world.backend(|backend| backend.members = Members::Missing);
     let missing = world.ask(PLAIN).unwrap_err();
     assert_eq!((missing.status(), missing.flag()), (503, "NC"));
-}
-
-#[test]
-fn services_that_are_not_made_of_workloads() {
-    let mut world = World::of(2, "{loadBalancer: {balance: ROUND_ROBIN}}");
-    let name = |hostname: &str, port| Name { hostname: hostname.into(), port, weight: 1 };
-    let names = vec![name("a.example.com", 443), name("192.0.2.7", 8443)];
-    world.backend(|backend| backend.kind = Kind::Dns { names: names.clone(), one: false });
-    assert_eq!(world.spread(10, ok), BTreeMap::from([("192.0.2.7".to_owned(), 5), ("a.example.com".to_owned(), 5)]));
-    world.backend(|backend| backend.kind = Kind::Dns { names, one: true });
-    assert_eq!(world.spread(10, ok).len(), 1);
-
-    world.backend(|backend| backend.kind = Kind::Passthrough);
-    let picked = world.ask_from(&arrival(Some("192.0.2.9:5432")), PLAIN).unwrap();
-    assert_eq!((&*picked.endpoint.id, picked.endpoint.port), ("192.0.2.9:5432", 5432));
-    assert_eq!(world.ask_from(&arrival(None), PLAIN).unwrap_err(), NoEndpoint::NotDialled);
-
-    // spec/waypoint.md 11, row 5
-    world.backend(|backend| {
-        backend.kind = Kind::DynamicDns;
-        backend.key.host = NamespacedHostname::new("shop", "*.Example.com");
-        backend.key.port = 443;
-    });
-    for (host, expected) in [
-        (Some("a.example.com"), Ok("a.example.com:443")),
-        (Some("A.b.EXAMPLE.com:8443"), Ok("a.b.example.com:443")),
-        (Some("a.example.com."), Ok("a.example.com:443")),
-        (Some("example.com"), Err(404)),
-        (Some(".example.com"), Err(404)),
-        (Some("a.example.com.evil.org"), Err(404)),
-        (Some("evilexample.com"), Err(404)),
-        (Some("169.254.169.254"), Err(404)),
-        (Some("[::1]:80"), Err(404)),
-        (Some("a/../b.example.com"), Err(404)),
-        (Some("user@a.example.com"), Err(404)),
-        (None, Err(404)),
-    ] {
-        let found = world.ask(With { host, ..PLAIN }).map(|picked| picked.endpoint.id.to_string());
-        assert_eq!(found.map_err(NoEndpoint::status), expected.map(str::to_owned), "{host:?}");
-    }
 }
 
 #[test]
@@ -602,3 +512,6 @@ proptest::proptest! {
         proptest::prop_assert!(world.now >= world.start);
     }
 }
+
+mod affinity;
+mod kinds;

@@ -97,13 +97,10 @@ pub fn backend(key: &BackendKey, treatment: Option<&Treatment>, mesh: &Treatment
         (_, None) => Members::Missing,
     };
     let own = treatment.into_iter().flat_map(|treatment| treatment.policies_for(key));
-    choose::Backend {
-        key: key.clone(),
-        kind: port.map_or(choose::Kind::Workloads, |port| choose::Kind::of(&port.wire)),
-        target_port: port.and_then(|port| u16::try_from(port.wire.target_port).ok()).unwrap_or(0),
-        members,
-        policy: choose::Policy::merged(own.chain(mesh.policies_for(key))),
-    }
+    let kind = port.map_or(choose::Kind::Workloads, |port| choose::Kind::of(&port.wire));
+    let target_port = port.and_then(|port| u16::try_from(port.wire.target_port).ok()).unwrap_or(0);
+    let policy = choose::Policy::merged(own.chain(mesh.policies_for(key)));
+    choose::Backend::new(key.clone(), kind, target_port, members, policy)
 }
 
 /// Policies that are attached elsewhere than at the service.

@@ -44,7 +44,7 @@ fn run(seconds: u64, rate: u64, plan: &Plan, policy_yaml: &str, fails: &[f64]) -
     let host = NamespacedHostname::new("shop", "web.shop.svc.cluster.local");
     let key = BackendKey { host: host.clone(), port: 80, subset: "".into() };
     let policy = compile(&serde_saphyr::from_str::<wire::BackendPolicy>(policy_yaml).unwrap()).unwrap();
-    let backend = Arc::new(Backend { key: key.clone(), kind: Kind::Workloads, target_port: 0, members: Members::All, policy });
+    let backend = Arc::new(Backend::new(key.clone(), Kind::Workloads, 0, Members::All, policy));
     let start = Instant::now();
     let destination = Backends::new(start).destination(&key);
     let arrival = Arrival {

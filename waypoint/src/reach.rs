@@ -1,0 +1,110 @@
+//! From a backend to an endpoint that can be connected to: what is known now, the choice, and the way there.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_model::address::NetworkAddress;
+use mesh_model::directory::Directory;
+use mesh_model::workload::{TunnelProtocol, Workload};
+use mesh_runtime::Watched;
+use mesh_xds::world::World;
+
+use crate::choose::{self, Active, Backend, Backends, Destination, NoEndpoint, Place, Question};
+use crate::facts::Arrival;
+use crate::upstream::{Alpn, ConnectError, Endpoint, Own};
+
+/// What every choice is made from. One for the process.
+#[derive(Debug)]
+pub struct Reach {
+    world: Watched<World>,
+    own: Own,
+    pub backends: Backends,
+}
+
+/// Where a request or a stream is to go, for all of its attempts.
+#[derive(Clone, Debug)]
+pub struct Errand<'a> {
+    pub backend: &'a Arc<Backend>,
+    pub destination: &'a Arc<Destination>,
+    pub arrival: &'a Arrival,
+    /// The host of a request, the server name of a stream.
+    pub host: Option<&'a str>,
+    /// `Affinity::hash`.
+    pub hash: Option<u64>,
+    /// The endpoint of a session.
+    pub wanted: Option<&'a str>,
+    /// `MeshSettings.locality_of_client`.
+    pub from_client: bool,
+    /// Where the backend's policy does not say one.
+    pub connect_timeout: Duration,
+    pub alpn: Alpn,
+}
+
+/// An endpoint that was chosen for an attempt, which counts there until `active` goes.
+#[derive(Debug)]
+pub struct Reached {
+    pub chosen: choose::Endpoint,
+    pub to: Endpoint,
+    pub last_resort: bool,
+    pub active: Active,
+}
+
+/// Why there is nowhere to go.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreached {
+    #[error(transparent)]
+    None(NoEndpoint),
+    /// An endpoint was chosen to which there is no way.
+    #[error("{why}")]
+    NoWay { endpoint: Arc<str>, why: ConnectError },
+}
+
+impl Reach {
+    pub fn new(world: Watched<World>, own: Own, now: Instant) -> Reach {
+        Reach { world, own, backends: Backends::new(now) }
+    }
+
+    pub fn own(&self) -> &Own {
+        &self.own
+    }
+
+    /// # Errors
+    /// Nobody can be asked, or there is no way to the one that would be.
+    pub fn next(&self, errand: &Errand<'_>, tried: &[Arc<str>], now: Instant) -> Result<Reached, Unreached> {
+        self.world.with(|world| {
+            let directory = &world.directory;
+            let Errand { backend, destination, arrival, host, hash, wanted, from_client, .. } = *errand;
+            let proxy = own_workload(directory, &self.own);
+            let question = Question { directory, backend, proxy: &proxy, from_client, arrival, host, hash, wanted, tried, now };
+            let picked = choose::pick(&question, destination, &mut rand::rng()).map_err(Unreached::None)?;
+            let to = self.way(directory, errand, &picked.endpoint);
+            let to = to.map_err(|why| Unreached::NoWay { endpoint: picked.endpoint.id.clone(), why })?;
+            Ok(Reached { chosen: picked.endpoint, to, last_resort: picked.last_resort, active: picked.active })
+        })
+    }
+
+    fn way(&self, directory: &Directory, errand: &Errand<'_>, chosen: &choose::Endpoint) -> Result<Endpoint, ConnectError> {
+        let backend = errand.backend;
+        let to = match &chosen.place {
+            Place::Workload(workload) => {
+                let service = directory.service(&backend.key.host).map(|service| &**service);
+                let dialled = errand.arrival.dialled.map(|address| address.ip());
+                Endpoint::of_workload(&self.own, workload, chosen.port, service, dialled)?
+            }
+            Place::Name(name) => Endpoint::of_name(name.clone(), chosen.port),
+            Place::Address(ip) => Endpoint::of_address((*ip, chosen.port).into()),
+        };
+        let within = backend.policy.pool().connect_timeout.unwrap_or(errand.connect_timeout);
+        Ok(to.with_tls(backend.origin.clone(), errand.alpn).within(within))
+    }
+}
+
+/// Our own workload, as the directory has it.
+pub fn own_workload(directory: &Directory, own: &Own) -> Arc<Workload> {
+    let at = |ip: &std::net::IpAddr| NetworkAddress { network: own.network.clone(), ip: *ip };
+    let mut here = own.addresses.iter().flat_map(|ip| directory.workloads_at(&at(ip)));
+    here.find(|workload| workload.identity() == own.identity).cloned().unwrap_or_else(|| {
+        let unknown = Workload::named("", &own.identity.namespace, "");
+        Arc::new(Workload { network: own.network.clone(), tunnel_protocol: TunnelProtocol::Hbone, ..unknown })
+    })
+}
