@@ -118,7 +118,7 @@ impl Filters {
     pub fn request(&self, parts: &mut Parts, site: &Site<'_>) -> Result<(), Answer> {
         for step in &self.steps {
             match step {
-                Step::Request(edit) => edit.apply_to_request(parts, site),
+                Step::Request(edit) => edit.apply(&mut parts.headers),
                 Step::Rewrite(rewrite) => rewrite.apply(parts, site)?,
                 Step::Redirect(redirect) => return Err(redirect.answer(parts, site)),
                 Step::Answer(answer) => return Err(answer.clone()),
@@ -260,3 +260,6 @@ pub(crate) fn host_of(authority: &str) -> &str {
     }
 }
 
+
+#[cfg(test)]
+mod tests;

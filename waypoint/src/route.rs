@@ -11,11 +11,13 @@ use mesh_xds::messages::waypoint::{HttpRoute, MatchOrder, Meta, RetryPolicy, Ses
 
 use crate::edit::{self, Answer, Filters};
 use crate::facts::Rejection;
+use crate::session;
 
 pub mod matcher;
 pub mod stream;
 pub mod table;
 pub mod text;
+pub mod told;
 
 pub use matcher::Matcher;
 pub use stream::{StreamRule, TlsTable};
@@ -81,7 +83,7 @@ impl Age {
 
 impl Rule {
     /// The rule is usable whatever is wrong with it: a match that cannot be read matches nothing, a filter that cannot be
-    /// done is answered with an error. What is wrong is the second part.
+    /// done is answered with an error, sessions without a usable name are not kept. What is wrong is the second part.
     pub fn compile(resource: &str, wire: &HttpRoute) -> (Rule, Option<Rejection>) {
         let mut wrong = Vec::new();
         let source = wire.meta.as_ref().and_then(|meta| meta.source.clone()).unwrap_or_default();
@@ -89,6 +91,13 @@ impl Rule {
         let (filters, wrong_filters) = Filters::compile(&wire.filters);
         wrong.extend(wrong_filters);
         let backends = edit::compile_backends(&wire.backends, &mut wrong);
+        let session = wire.session.clone().filter(|session| match session::check(session) {
+            Ok(()) => true,
+            Err(rejection) => {
+                wrong.push(format!("session: {}", rejection.message));
+                false
+            }
+        });
         let rule = Rule {
             resource: resource.into(),
             name: name_of(resource, &source, &wire.rule_name),
@@ -104,7 +113,7 @@ impl Rule {
             request_timeout: milliseconds(wire.request_timeout_ms),
             backend_timeout: milliseconds(wire.backend_timeout_ms),
             retry: wire.retry.clone(),
-            session: wire.session.clone(),
+            session,
             invalid: wire.invalid.as_ref().map(Answer::of_invalid),
         };
         (rule, Rejection::of_all(wrong))
@@ -188,3 +197,6 @@ fn milliseconds(number: u64) -> Option<Duration> {
     (number != 0).then(|| Duration::from_millis(number))
 }
 
+
+#[cfg(test)]
+pub(crate) mod tests;

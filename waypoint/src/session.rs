@@ -1,4 +1,5 @@
-//! A client that stays with one endpoint: the token that says so, in a cookie or a header (spec/waypoint.md 2.6). Pure.
+//! A client that stays with one endpoint: the token that says so, in a cookie or a header (spec/waypoint.md 2.6). Time and chance
+//! are arguments, but for the key that a process makes for itself.
 //!
 //! The token is sealed, so it shows a client no address, and a client cannot make one. Any replica of the waypoint opens
 //! what another has sealed.
@@ -17,6 +18,7 @@ use mesh_xds::messages::waypoint::{Session, SessionKind};
 
 use crate::choose::BackendKey;
 use crate::edit;
+use crate::facts::Rejection;
 
 /// Characters of a token that we look at: names of a service, a subset and an endpoint have less than 1 KiB.
 pub const TOKEN_CHARS_MAX: usize = 2048;
@@ -74,6 +76,16 @@ impl Held {
     pub fn among<'b>(&self, backends: &'b [edit::Backend]) -> Option<&'b edit::Backend> {
         backends.iter().find(|backend| backend.weight > 0 && backend.invalid.is_none() && backend.key == self.backend)
     }
+}
+
+/// Whether the names can stand in a header: what is configured must not write another one (spec/waypoint.md 9).
+pub fn check(session: &Session) -> Result<(), Rejection> {
+    HeaderName::try_from(session.name.as_str())
+        .map_err(|_| Rejection::new("UnsupportedValue", format!("{:?} is no name of a cookie or a header", session.name)))?;
+    if session.path.bytes().any(|c| c == b';' || c == b',' || !c.is_ascii_graphic()) {
+        return Err(Rejection::new("UnsupportedValue", format!("{:?} is no path of a cookie", session.path)));
+    }
+    Ok(())
 }
 
 /// The session that a request belongs to; `None`: none, or one that is over, or that nobody of us has made.
@@ -305,6 +317,14 @@ mod tests {
         // Its endpoint is gone: a new session at another.
         let gone = Held { backend: key("web"), endpoint: "pod-1".into(), began: at(0), used: at(0) };
         assert_eq!(text(&kept, Some(&gone), false, at(30)), " Path=/cart; HttpOnly; SameSite=Strict; Max-Age=60");
+    }
+
+    #[test]
+    fn a_name_or_a_path_cannot_write_another_header() {
+        let named = |name: &str, path: &str| check(&Session { path: path.into(), ..Session { name: name.into(), ..Session::default() } });
+        for (name, path, good) in [("a", "/x", true), ("a", "", true), ("", "/", false), ("a;b", "/", false), ("a\r\nb", "/", false), ("a", "/; Secure", false), ("a", "/\r\n", false)] {
+            assert_eq!(named(name, path).is_ok(), good, "{name:?} {path:?}");
+        }
     }
 
     #[test]

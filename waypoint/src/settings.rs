@@ -24,6 +24,9 @@ pub mod policies;
 mod resource;
 mod host;
 mod store;
+pub mod file;
+pub mod dump;
+pub mod why;
 
 pub use policies::{HttpSettings, Policies};
 pub use store::{Problem, Store, store};
@@ -193,3 +196,6 @@ impl ServiceView {
     }
 }
 
+
+#[cfg(test)]
+mod tests;

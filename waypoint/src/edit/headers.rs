@@ -1,10 +1,9 @@
 //! Set, add, remove: in this order (spec/waypoint.md 2.4).
 
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use mesh_xds::messages::waypoint as wire;
 
-use super::{Site, rewrite};
+use super::rewrite;
 use crate::facts::Rejection;
 
 /// Names in one list: Gateway API allows 16 (spec/waypoint.md 2.1); with room for VirtualServices.
@@ -22,7 +21,7 @@ pub struct HeaderEdit {
     set: Vec<(HeaderName, HeaderValue)>,
     add: Vec<(HeaderName, HeaderValue)>,
     remove: Vec<HeaderName>,
-    /// Whom the request is for: a header in one version of HTTP, a part of the target in the other.
+    /// Whom the request is for; of a request only.
     authority: Option<Box<str>>,
 }
 
@@ -60,14 +59,11 @@ impl HeaderEdit {
         for name in &self.remove {
             headers.remove(name);
         }
-    }
-
-    pub fn apply_to_request(&self, parts: &mut Parts, site: &Site<'_>) {
-        self.apply(&mut parts.headers);
         if let Some(authority) = &self.authority {
-            rewrite::set_authority(parts, authority, site.scheme);
+            rewrite::set_authority(headers, authority);
         }
     }
+
 }
 
 fn is_authority(name: &str) -> bool {

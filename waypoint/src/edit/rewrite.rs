@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Uri, header};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderValue, Uri, header};
 use mesh_xds::messages::waypoint::{self as wire, PathEditKind};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use regex::Regex;
@@ -47,7 +47,7 @@ impl Rewrite {
             set_path(parts, &path)?;
         }
         if let Some(authority) = &self.authority {
-            set_authority(parts, authority, site.scheme);
+            set_authority(&mut parts.headers, authority);
         }
         Ok(())
     }
@@ -135,16 +135,9 @@ pub fn authority(text: &str) -> Result<Box<str>, Rejection> {
     readable.map(|authority| authority.as_str().into()).ok_or_else(|| Rejection::new("UnsupportedValue", format!("{text:?} is no host")))
 }
 
-/// Whom the request is for: in the target, and in `Host`.
-pub fn set_authority(parts: &mut Parts, authority: &str, scheme: &str) {
-    let (Ok(target), Ok(host)) = (authority.parse::<Authority>(), HeaderValue::from_str(authority)) else { return };
-    parts.headers.insert(header::HOST, host);
-    let mut uri = parts.uri.clone().into_parts();
-    uri.authority = Some(target);
-    if uri.scheme.is_none() && uri.path_and_query.is_some() {
-        uri.scheme = Some(if scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP });
-    }
-    if let Ok(uri) = Uri::from_parts(uri) {
-        parts.uri = uri;
+/// Whom the request is for. After hygiene `Host` says so in every version of HTTP, and nothing else does.
+pub fn set_authority(headers: &mut HeaderMap, authority: &str) {
+    if let Ok(host) = HeaderValue::from_str(authority) {
+        headers.insert(header::HOST, host);
     }
 }

@@ -23,10 +23,10 @@ pub struct Matcher {
     pub(super) headers: Vec<HeaderMatch>,
     pub(super) query: Vec<QueryMatch>,
     pub(super) grpc: Option<Grpc>,
-    scheme: Option<Text>,
-    authority: Option<Text>,
-    source_namespace: Option<Box<str>>,
-    port: Option<u16>,
+    pub(super) scheme: Option<Text>,
+    pub(super) authority: Option<Text>,
+    pub(super) source_namespace: Option<Box<str>>,
+    pub(super) port: Option<u16>,
 }
 
 #[derive(Clone, Debug)]
@@ -41,14 +41,14 @@ pub enum Path {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct HeaderMatch {
-    key: HeaderKey,
-    value: Text,
-    invert: bool,
+pub struct HeaderMatch {
+    pub(super) key: HeaderKey,
+    pub(super) value: Text,
+    pub(super) invert: bool,
 }
 
 #[derive(Clone, Debug)]
-enum HeaderKey {
+pub(super) enum HeaderKey {
     Name(HeaderName),
     /// `Host` and `:authority`: what the request is for, in whichever version of HTTP.
     Authority,
@@ -56,10 +56,10 @@ enum HeaderKey {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct QueryMatch {
-    name: Box<str>,
-    value: Text,
-    invert: bool,
+pub struct QueryMatch {
+    pub(super) name: Box<str>,
+    pub(super) value: Text,
+    pub(super) invert: bool,
 }
 
 /// Of a path `/{service}/{method}`.
@@ -192,7 +192,7 @@ impl HeaderMatch {
         Ok(HeaderMatch { key: HeaderKey::compile(&wire.name)?, value: value_of(wire)?, invert: wire.invert })
     }
 
-    fn matches(&self, head: &Head<'_>) -> bool {
+    pub(super) fn matches(&self, head: &Head<'_>) -> bool {
         let holds = match &self.key {
             HeaderKey::Name(name) => any_value(&self.value, head.headers, name),
             HeaderKey::Authority => self.value.matches(head.authority),
@@ -274,7 +274,7 @@ impl QueryMatch {
     }
 
     /// The first parameter of that name counts (spec/waypoint.md 2.2).
-    fn matches(&self, query: &str) -> bool {
+    pub(super) fn matches(&self, query: &str) -> bool {
         let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let first = pairs.into_iter().find(|(name, _)| percent_decode_str(name).eq(self.name.bytes()));
         let holds = first.is_some_and(|(_, value)| {
@@ -302,7 +302,7 @@ impl Grpc {
         })
     }
 
-    fn matches(&self, path: &str) -> bool {
+    pub(super) fn matches(&self, path: &str) -> bool {
         let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else { return false };
         !method.contains('/')
             && self.service.as_ref().is_none_or(|wanted| wanted.matches(service))
