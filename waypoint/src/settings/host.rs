@@ -7,7 +7,7 @@ use mesh_model::address::NamespacedHostname;
 use mesh_model::workload::Uid;
 use mesh_xds::messages::waypoint::{self as wire, PortProtocol};
 
-use super::policies::{Attached, Policies};
+use super::policies::{Attached, Policies, Telemetry};
 use super::{Routes, ServiceView};
 use crate::choose::{self, BackendKey, Members};
 use crate::route::{Age, Rule, StreamRule, Table, TlsTable, stream};
@@ -109,6 +109,7 @@ pub struct Around<'s> {
     pub gateway: &'s Attached,
     /// Of the two above.
     pub merged: &'s Arc<Policies>,
+    pub telemetry: Telemetry<'s>,
     pub routes: &'s HashMap<RouteKey, Attached>,
 }
 
@@ -163,7 +164,7 @@ impl Host {
     /// Puts in force what is attached now.
     pub fn judge(&self, view: &mut ServiceView, around: &Around<'_>) {
         view.policies = if self.attached.concerns(view.port, "") {
-            Arc::new(Policies::merged(&[around.mesh, around.gateway, &self.attached], view.port, ""))
+            Arc::new(Policies::merged(&[around.mesh, around.gateway, &self.attached], view.port, "", &around.telemetry))
         } else {
             around.merged.clone()
         };
@@ -176,7 +177,7 @@ impl Host {
             let Some(attached) = around.routes.get(&RouteKey::of(&rule.source)) else { continue };
             if attached.concerns(view.port, &rule.rule_name) {
                 let places = [around.mesh, around.gateway, &self.attached, attached];
-                let merged = Policies::merged(&places, view.port, &rule.rule_name);
+                let merged = Policies::merged(&places, view.port, &rule.rule_name, &around.telemetry);
                 view.policies_of_rules.insert(rule.resource.clone(), Arc::new(merged));
             }
         }

@@ -20,8 +20,7 @@ pub struct Policies {
     pub authz: Vec<Arc<authorize::Policy>>,
     pub jwt: Vec<Arc<jwt::Policy>>,
     pub limits: Vec<Arc<limit::Limit>>,
-    /// The least specific first; within one place by rank.
-    pub telemetry: Vec<Arc<account::Settings>>,
+    pub telemetry: Arc<account::Plan>,
     pub http: HttpSettings,
     /// Names of the resources all this comes from, for operators.
     pub names: Vec<Arc<str>>,
@@ -56,7 +55,7 @@ pub(super) enum Policy {
     Authz(Arc<authorize::Policy>),
     Jwt(Arc<jwt::Policy>),
     Limit(Arc<limit::Limit>),
-    Telemetry { rank: u32, settings: Arc<account::Settings> },
+    Telemetry(Arc<account::Settings>),
     Http(Arc<HttpPolicy>),
 }
 
@@ -98,16 +97,26 @@ impl Attachment {
     }
 }
 
+/// The mesh and the Gateway are the first of the places; what they come to is the same for every service.
+const PLACES_OF_GATEWAY: usize = 2;
+
+/// What a plan of telemetry is made with.
+pub(super) struct Telemetry<'s> {
+    pub providers: &'s dyn Fn(&str) -> Option<Arc<account::Provider>>,
+    /// The plan of the Gateway, where it is made already: it serves all that say nothing of their own.
+    pub of_gateway: Option<&'s Arc<account::Plan>>,
+}
+
 impl Policies {
     /// `places`: from the mesh to the rule. A policy that is attached at several counts once, at the most specific.
-    pub(super) fn merged(places: &[&Attached], port: u16, rule: &str) -> Policies {
+    pub(super) fn merged(places: &[&Attached], port: u16, rule: &str, telemetry: &Telemetry<'_>) -> Policies {
         let mut all: BTreeMap<(&'static str, &Arc<str>), (usize, &Policy)> = BTreeMap::new();
         for (level, place) in places.iter().enumerate() {
             let concerned = place.0.iter().filter(|(_, attachment)| attachment.concerns(port, rule));
             all.extend(concerned.map(|((type_url, name), attachment)| ((*type_url, name), (level, &attachment.policy))));
         }
         let mut policies = Policies::default();
-        let mut telemetry = Vec::new();
+        let mut told = Vec::new();
         let mut manners = Vec::new();
         for ((_, name), (level, policy)) in all {
             policies.names.push(name.clone());
@@ -115,12 +124,18 @@ impl Policies {
                 Policy::Authz(policy) => policies.authz.push(policy.clone()),
                 Policy::Jwt(policy) => policies.jwt.push(policy.clone()),
                 Policy::Limit(limit) => policies.limits.push(limit.clone()),
-                Policy::Telemetry { rank, settings } => telemetry.push(((level, *rank), settings.clone())),
+                Policy::Telemetry(settings) => told.push((level, settings.clone())),
                 Policy::Http(http) => manners.push((level, http)),
             }
         }
-        telemetry.sort_by_key(|(order, _)| *order);
-        policies.telemetry = telemetry.into_iter().map(|(_, settings)| settings).collect();
+        told.sort_by_key(|(level, _)| *level);
+        policies.telemetry = match telemetry.of_gateway {
+            Some(of_gateway) if told.iter().all(|(level, _)| *level < PLACES_OF_GATEWAY) => of_gateway.clone(),
+            _ => {
+                let told: Vec<Arc<account::Settings>> = told.into_iter().map(|(_, settings)| settings).collect();
+                account::plan(&told, telemetry.providers)
+            }
+        };
         manners.sort_by_key(|(level, _)| *level);
         for (_, http) in manners {
             policies.http.take(http);

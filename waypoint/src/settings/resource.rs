@@ -100,8 +100,7 @@ pub fn read(type_url: &str, name: &Arc<str>, bytes: &[u8], own: Option<&wire::Ga
         }
         wire::TELEMETRY => {
             let wire: wire::Telemetry = decoded(bytes)?;
-            let settings = Arc::new(account::compile(&wire)?);
-            let policy = Policy::Telemetry { rank: wire.rank, settings };
+            let policy = Policy::Telemetry(Arc::new(account::compile(&wire)?));
             Ok(plain(Kept::Policy(places(&wire.targets, own)?, policy), wire.meta.as_ref()))
         }
         wire::TELEMETRY_PROVIDER => {

@@ -9,7 +9,7 @@ use mesh_runtime::watched::{Publisher, Watched, watched};
 use mesh_xds::messages::waypoint::{self as wire, ResourceState, ResourceStatus, SourceRef};
 
 use super::host::{self, Around, Host, RouteKey, Treatment};
-use super::policies::{Attached, Policies, Policy};
+use super::policies::{Attached, Policies, Policy, Telemetry};
 use super::resource::{self, Kept, Place, Read};
 use super::{Mesh, Settings};
 use crate::choose::BackendKey;
@@ -203,11 +203,15 @@ impl Store {
     }
 
     fn publish_views(&mut self, touched: &Touched) {
+        let known = self.settings.telemetry.clone();
+        let providers = |name: &str| known.get(name).cloned();
         if touched.everywhere {
-            self.settings.gateway = Arc::new(Policies::merged(&[&self.mesh, &self.gateway], 0, ""));
+            let telemetry = Telemetry { providers: &providers, of_gateway: None };
+            self.settings.gateway = Arc::new(Policies::merged(&[&self.mesh, &self.gateway], 0, "", &telemetry));
         }
         let gateway = self.settings.gateway.clone();
-        let around = Around { mesh: &self.mesh, gateway: &self.gateway, merged: &gateway, routes: &self.routes };
+        let telemetry = Telemetry { providers: &providers, of_gateway: Some(&gateway.telemetry) };
+        let around = Around { mesh: &self.mesh, gateway: &self.gateway, merged: &gateway, telemetry, routes: &self.routes };
         let hosts: Vec<&NamespacedHostname> =
             if touched.treatment_of_mesh { self.hosts.keys().collect() } else { touched.hosts.iter().collect() };
         let mut built = Vec::new();
@@ -253,7 +257,7 @@ impl Store {
             }
             Kept::Telemetry(provider) => {
                 self.settings.telemetry.insert_mut(name.clone(), provider.clone());
-                self.touched.others = true;
+                self.touched.everywhere = true;
             }
             Kept::Port(host, port) => {
                 self.treat(host, |treatment| _ = treatment.ports.insert(name.clone(), port.clone()));
@@ -313,7 +317,7 @@ impl Store {
             }
             Kept::Telemetry(_) => {
                 self.settings.telemetry.remove_mut(name);
-                self.touched.others = true;
+                self.touched.everywhere = true;
             }
             Kept::Port(host, _) => self.treat(&host, |treatment| _ = treatment.ports.remove(name)),
             Kept::Subset(host, _) => self.treat(&host, |treatment| _ = treatment.subsets.remove(name)),

@@ -26,6 +26,7 @@ fn bytes(type_url: &str, yaml: &str) -> Vec<u8> {
         wire::JWT_POLICY => of::<wire::JwtPolicy>(yaml),
         wire::EXT_AUTHZ_PROVIDER => of::<wire::ExtAuthzProvider>(yaml),
         wire::TELEMETRY => of::<wire::Telemetry>(yaml),
+        wire::TELEMETRY_PROVIDER => of::<wire::TelemetryProvider>(yaml),
         other => panic!("{other}"),
     }
 }
@@ -326,6 +327,24 @@ fn a_backend_is_treated_as_the_most_specific_policy_says_group_by_group() {
     assert_eq!(members(&desk, "v2"), Members::Missing);
     desk.remove(wire::SUBSET, "echo/v1");
     assert_eq!(members(&desk, "v1"), Members::Missing);
+}
+
+#[test]
+fn telemetry_of_the_gateway_serves_all_that_say_nothing_of_their_own() {
+    let mut desk = Desk::new();
+    desk.port("echo", 80, "HTTP1");
+    desk.port("other", 80, "HTTP1");
+    let off = "targets: [{kind: {TARGET}}], accessLog: {providers: [file]}";
+    desk.put(wire::TELEMETRY, "gateway", &format!("{{{}}}", off.replace("TARGET", "gateway: {namespace: shop, name: waypoint}")));
+    let logs = |desk: &Desk, host: &str| desk.view(host, 80).policies(None).telemetry.logs.len();
+    assert_eq!(logs(&desk, "echo"), 0, "nobody knows the provider");
+    desk.put(wire::TELEMETRY_PROVIDER, "file", "{kind: FILE_LOG, path: /dev/stdout}");
+    assert_eq!(logs(&desk, "echo"), 1);
+    desk.put(wire::AUTHZ_POLICY, "p", "{targets: [{kind: {service: {host: {namespace: shop, hostname: echo}}}}]}");
+    let plans = [desk.view("echo", 80), desk.view("other", 80)].map(|view| view.policies(None).telemetry.clone());
+    assert!(Arc::ptr_eq(&plans[0], &plans[1]));
+    desk.put(wire::TELEMETRY, "echo", "{targets: [{kind: {service: {host: {namespace: shop, hostname: echo}}}}], accessLog: {disabled: true}}");
+    assert_eq!((logs(&desk, "echo"), logs(&desk, "other")), (0, 1));
 }
 
 #[test]
