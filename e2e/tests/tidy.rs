@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PURE: &[&str] = &[
     "ztunnel/src/resolve.rs",
     "ztunnel/src/admit.rs",
-    "ztunnel/src/proxy_header.rs",
+    "crates/mesh-net/src/proxy_header.rs",
     "ztunnel/src/why.rs",
     "ztunnel/src/dump.rs",
     "ztunnel/src/enroll/mod.rs",

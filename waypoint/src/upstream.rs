@@ -30,7 +30,7 @@ use mesh_xds::world::{Follower, World};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-pub use endpoint::{Alpn, Endpoint, HBONE_PORT, Own, To, Way};
+pub use endpoint::{Alpn, Endpoint, Going, HBONE_PORT, OriginTo, Own, To, Way};
 pub use io::{BoxIo, Io};
 pub use names::Names;
 pub use origin::Origin;
@@ -167,7 +167,7 @@ impl Shared {
         }
         match &to.tls {
             None => Ok(io),
-            Some(origin) => origin.secure(io, to.alpn).await,
+            Some(tls) => tls.origin.secure(io, &tls.host, tls.alpn).await,
         }
     }
 

@@ -15,9 +15,9 @@ use mesh_model::identity::SpiffeId;
 use mesh_model::service::Service;
 use mesh_model::workload::{ApplicationTunnelProtocol, Workload};
 use mesh_net::net::Source;
+use mesh_net::proxy_header::ProxyHeader;
 
 use crate::error::Refusal;
-use crate::proxy_header::ProxyHeader;
 
 /// What this daemon knows of the pod that is asked, the same for all that arrives there.
 #[derive(Clone, Copy, Debug)]
@@ -221,7 +221,7 @@ fn proxy_header(host: &Host<'_>, arrival: &Arrival<'_>, target: &Target<'_>) -> 
     Ok(ProxyHeader {
         source: arrival.peer,
         destination,
-        identity: arrival.identity.cloned(),
+        identity: arrival.identity.map(|identity| identity.to_string().into()),
         hostname: target.service().map(|service| service.hostname.clone()),
     })
 }

@@ -17,7 +17,6 @@ pub mod capture;
 pub mod hbone;
 pub mod resolve;
 pub mod admit;
-pub mod proxy_header;
 pub mod authorize;
 pub mod tunnel;
 pub mod gone;

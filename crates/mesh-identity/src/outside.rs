@@ -26,8 +26,9 @@ pub use tokio_rustls::client::TlsStream;
 /// What is believed of a server, and what is shown to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Trust<'a> {
-    /// Sent as SNI, and what the certificate must be for where `names` is empty. An address is never sent.
-    pub server_name: &'a str,
+    /// Sent as SNI, and what the certificate must be for where `names` is empty; `None`: the host that is connected to. An
+    /// address is never sent.
+    pub server_name: Option<&'a str>,
     /// DNS names or URIs, any of which the certificate may have.
     pub names: &'a [String],
     /// `None`: the store of the operating system.
@@ -57,18 +58,18 @@ pub enum BadTrust {
 #[derive(Debug, Clone)]
 pub struct Outside {
     config: Arc<ClientConfig>,
-    server_name: ServerName<'static>,
+    server_name: Option<ServerName<'static>>,
 }
 
 impl Outside {
     /// # Errors
     /// What cannot be read or used in it.
     pub fn new(trust: &Trust<'_>) -> Result<Outside, BadTrust> {
-        let server_name = name(trust.server_name)?;
+        let server_name = trust.server_name.map(name).transpose()?;
         let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier = NamedOutside {
             roots: if trust.skip_verify { Arc::new(Roots::readable(&[])) } else { roots(trust.roots_pem)? },
-            accepted: accepted(trust, &server_name),
+            accepted: accepted(trust),
             crls: crls(trust.crl_pem)?,
             skip: trust.skip_verify,
             provider: provider.clone(),
@@ -92,18 +93,21 @@ impl Outside {
         };
         // A resumed session would skip the checks, and a policy that has changed must hold for the next connection.
         config.resumption = Resumption::disabled();
-        config.enable_sni = matches!(server_name, ServerName::DnsName(_));
         Ok(Outside { config: Arc::new(config), server_name })
     }
 
-    /// TLS over an open stream, offering these protocols (RFC 7301); none: nothing is offered.
+    /// TLS with `host` over an open stream, offering these protocols (RFC 7301); none: nothing is offered.
     ///
     /// # Errors
     /// The handshake does not come about in time, or the server is not who it should be.
-    pub async fn connect<IO>(&self, io: IO, alpn: &[&[u8]]) -> Result<TlsStream<IO>, TlsFailure>
+    pub async fn connect<IO>(&self, io: IO, host: &str, alpn: &[&[u8]]) -> Result<TlsStream<IO>, TlsFailure>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
+        let server_name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => name(host).map_err(|_| TlsFailure::Protocol(rustls::Error::General(format!("{host:?} is no name that a certificate could have"))))?,
+        };
         let config = if alpn.is_empty() {
             self.config.clone()
         } else {
@@ -111,7 +115,7 @@ impl Outside {
             config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
             Arc::new(config)
         };
-        let handshake = TlsConnector::from(config).connect(self.server_name.clone(), io);
+        let handshake = TlsConnector::from(config).connect(server_name, io);
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(done) => done.map_err(TlsFailure::from_io),
             Err(_elapsed) => Err(TlsFailure::TimedOut(HANDSHAKE_TIMEOUT)),
@@ -163,10 +167,7 @@ enum Accepted {
 }
 
 /// A name that is neither stands as one that no certificate has: the list does not get wider by an error in it.
-fn accepted(trust: &Trust<'_>, server_name: &ServerName<'static>) -> Vec<Accepted> {
-    if trust.names.is_empty() {
-        return vec![Accepted::Name(server_name.clone())];
-    }
+fn accepted(trust: &Trust<'_>) -> Vec<Accepted> {
     let one = |text: &String| match name(text) {
         Ok(name) => Accepted::Name(name),
         Err(_) => Accepted::Uri(text.clone()),
@@ -176,6 +177,7 @@ fn accepted(trust: &Trust<'_>, server_name: &ServerName<'static>) -> Vec<Accepte
 
 struct NamedOutside {
     roots: Arc<Roots>,
+    /// Empty: the server name.
     accepted: Vec<Accepted>,
     crls: CrlSet,
     skip: bool,
@@ -183,15 +185,25 @@ struct NamedOutside {
 }
 
 impl NamedOutside {
-    fn verify(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), NotOurPeer> {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), NotOurPeer> {
         chain(leaf, rest, &self.roots, Usage::Server, system_time(now), &self.crls)?;
         let parsed = EndEntityCert::try_from(leaf).map_err(NotOurPeer::Chain)?;
         let holds = |accepted: &Accepted| match accepted {
             Accepted::Name(name) => parsed.verify_is_valid_for_subject_name(name).is_ok(),
             Accepted::Uri(uri) => has_uri(leaf, uri),
         };
-        if self.accepted.iter().any(holds) {
+        let of_server = || self.accepted.is_empty() && parsed.verify_is_valid_for_subject_name(server_name).is_ok();
+        if self.accepted.iter().any(holds) || of_server() {
             return Ok(());
+        }
+        if self.accepted.is_empty() {
+            return Err(NotOurPeer::OtherName(server_name.to_str().into_owned()));
         }
         let names = self.accepted.iter().map(|accepted| match accepted {
             Accepted::Name(name) => name.to_str().into_owned(),
@@ -218,12 +230,12 @@ impl ServerCertVerifier for NamedOutside {
         &self,
         leaf: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
+        server_name: &ServerName<'_>,
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         if !self.skip {
-            self.verify(leaf, rest, now).map_err(to_rustls)?;
+            self.verify(leaf, rest, server_name, now).map_err(to_rustls)?;
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -250,3 +262,6 @@ impl ServerCertVerifier for NamedOutside {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ pub mod net;
 pub mod duplex;
 pub mod readahead;
 pub mod relay;
+pub mod proxy_header;
 pub mod accept;
 pub mod linux;
 pub mod netns;

@@ -11,6 +11,7 @@ use mesh_xds::messages::waypoint as wire;
 use crate::choose::locality::{Distribution, Preference};
 use crate::choose::ring::{MAGLEV_TABLE_MAX, RING_MAX, is_prime};
 use crate::facts::Rejection;
+use crate::upstream::Origin;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
@@ -18,7 +19,7 @@ pub struct Policy {
     pub pool: Option<Pool>,
     pub outlier: Option<Outlier>,
     pub retry_budget: Option<Budget>,
-    pub tls: Option<Arc<wire::TlsClient>>,
+    pub tls: Option<Arc<Origin>>,
     pub proxy_header: Option<wire::ProxyHeader>,
     pub forward_proxy: Option<wire::ForwardProxy>,
 }
@@ -169,7 +170,7 @@ pub fn compile(policy: &wire::BackendPolicy) -> Result<Policy, Rejection> {
         pool: policy.pool.as_ref().map(pool).transpose()?,
         outlier: policy.outlier.as_ref().map(outlier).transpose()?,
         retry_budget: policy.retry_budget.as_ref().map(budget).transpose()?,
-        tls: policy.tls.clone().map(Arc::new),
+        tls: policy.tls.as_ref().map(Origin::compile),
         proxy_header: Some(proxy_header).filter(|header| *header != wire::ProxyHeader::Off),
         forward_proxy: policy.forward_proxy.clone(),
     })

@@ -13,7 +13,7 @@ use super::policies::Policy;
 use crate::choose::BackendKey;
 use crate::facts::Rejection;
 use crate::route::{Age, Rule, StreamRule};
-use crate::{account, authorize, choose, edit, ext_authz, jwt, limit};
+use crate::{account, authorize, choose, edit, ext_authz, jwt, limit, upstream};
 
 /// What was read.
 pub struct Read {
@@ -217,9 +217,21 @@ fn backend_policy(wire: wire::BackendPolicy) -> Result<Read, Rejection> {
         Some(target) => (Some(host(target.host.as_ref())?), number(target.port)?),
         None => (None, 0),
     };
-    let policy = choose::compile(&wire)?;
+    let (policy, wrong) = match (choose::compile(&wire), &wire.tls) {
+        (Ok(policy), _) => {
+            let wrong = policy.tls.as_ref().and_then(|tls| tls.wrong());
+            (policy, wrong)
+        }
+        // What is to be encrypted stays so, whatever else is wrong.
+        (Err(rejection), Some(tls)) => {
+            let tls = Some(upstream::Origin::compile(tls));
+            let message = format!("{}; only its TLS settings are in force", rejection.message);
+            (choose::Policy { tls, ..choose::Policy::default() }, Some(Rejection::new(rejection.reason, message)))
+        }
+        (Err(rejection), None) => return Err(rejection),
+    };
     let treated = Treated { port, subset: wire.subset.as_str().into(), age: Age::of(wire.meta.as_ref()), policy };
-    Ok(plain(Kept::Treated(host, Arc::new(treated)), wire.meta.as_ref()))
+    Ok(Read { wrong, ..plain(Kept::Treated(host, Arc::new(treated)), wire.meta.as_ref()) })
 }
 
 /// A policy that lets fewer pass. One that does not say for what is in force for everything.

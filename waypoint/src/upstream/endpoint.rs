@@ -1,16 +1,21 @@
 //! Pure: where a connection goes and how, from what the directory says of an endpoint.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_model::balance;
+use mesh_model::directory::Directory;
 use mesh_model::identity::SpiffeId;
 use mesh_model::service::Service;
 use mesh_model::workload::{TunnelProtocol, Workload};
+use mesh_net::proxy_header;
+use mesh_xds::messages::waypoint::ProxyHeader;
 
 use super::{ConnectError, Kind, Origin};
+use crate::choose::{self, Backend, Place};
+use crate::facts::Arrival;
 
 /// Where the node of a pod of the mesh takes tunnels (spec/waypoint.md 0).
 pub const HBONE_PORT: u16 = 15008;
@@ -36,8 +41,7 @@ pub struct Endpoint {
     pub to: To,
     pub way: Way,
     /// TLS of the application, inside of the tunnel if there is one.
-    pub tls: Option<Arc<Origin>>,
-    pub alpn: Alpn,
+    pub tls: Option<OriginTo>,
     /// The first bytes on the connection: a PROXY header.
     pub preface: Option<Bytes>,
     /// For all of it: TCP, tunnel, TLS.
@@ -56,6 +60,14 @@ pub enum Way {
     Plain,
     /// CONNECT `target` at `door`, where exactly `expect` must answer.
     Tunnel { door: SocketAddr, target: SocketAddr, expect: SpiffeId },
+}
+
+/// TLS, with whom, and for what.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OriginTo {
+    pub origin: Arc<Origin>,
+    pub host: Arc<str>,
+    pub alpn: Alpn,
 }
 
 /// What is spoken inside of TLS, for its handshake.
@@ -86,7 +98,7 @@ impl Endpoint {
             let why = format!("{id} is in the network {:?}, and there is no way to other networks", &*workload.network);
             return Err(ConnectError::new(Kind::Other, why));
         }
-        let like = dialled.or_else(|| own.addresses.first().copied()).unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+        let like = dialled.or_else(|| own.addresses.first().copied()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let Some(ip) = balance::destination_ip(workload, service, like) else {
             if workload.hostname.is_empty() {
                 return Err(ConnectError::new(Kind::Other, format!("{id} has neither an address nor a hostname")));
@@ -110,7 +122,6 @@ impl Endpoint {
             to: To::Address(to),
             way: Way::Plain,
             tls: None,
-            alpn: Alpn::None,
             preface: None,
             connect_timeout: CONNECT_TIMEOUT,
         }
@@ -122,12 +133,61 @@ impl Endpoint {
         Endpoint { id, to: To::Name(name, port), ..Endpoint::of_address(SocketAddr::new([0, 0, 0, 0].into(), port)) }
     }
 
-    /// With TLS to the application, if policy says so.
-    pub fn with_tls(self, tls: Option<Arc<Origin>>, alpn: Alpn) -> Endpoint {
-        Endpoint { tls, alpn, ..self }
-    }
-
-    pub fn within(self, connect_timeout: Duration) -> Endpoint {
-        Endpoint { connect_timeout, ..self }
+    /// What was chosen, with all that the policy of its backend says of connections.
+    ///
+    /// # Errors
+    /// There is no way to it.
+    pub fn of_picked(way: &Going<'_>, picked: &choose::Endpoint, backend: &Backend, alpn: Alpn) -> Result<Endpoint, ConnectError> {
+        let key = &backend.key.host;
+        let endpoint = match &picked.place {
+            Place::Workload(workload) => {
+                let dialled = way.arrival.dialled.map(|dialled| dialled.ip());
+                let service = way.directory.service(key).map(|service| &**service);
+                Endpoint::of_workload(way.own, workload, picked.port, service, dialled)?
+            }
+            Place::Name(name) => Endpoint::of_name(name.clone(), picked.port),
+            Place::Address(ip) => Endpoint::of_address(SocketAddr::new(*ip, picked.port)),
+        };
+        // The host of a wildcard is the one that is asked for.
+        let host = match &picked.place {
+            Place::Name(name) if backend.kind == choose::Kind::DynamicDns => name.clone(),
+            _ => key.hostname.clone(),
+        };
+        let origin = backend.policy.tls.clone().filter(|origin| !origin.is_off());
+        Ok(Endpoint {
+            id: picked.id.clone(),
+            tls: origin.map(|origin| OriginTo { origin, host, alpn }),
+            preface: backend.policy.proxy_header.and_then(|version| preface(version, way.arrival, &endpoint.to)),
+            connect_timeout: backend.policy.pool().connect_timeout.unwrap_or(way.connect_timeout),
+            ..endpoint
+        })
     }
 }
+
+/// Who goes there.
+#[derive(Clone, Copy, Debug)]
+pub struct Going<'a> {
+    pub own: &'a Own,
+    pub directory: &'a Directory,
+    pub arrival: &'a Arrival,
+    /// Of the mesh.
+    pub connect_timeout: Duration,
+}
+
+/// The header that tells the application who the client is, and what it dialled or, if that was a name, where this goes.
+fn preface(version: ProxyHeader, arrival: &Arrival, to: &To) -> Option<Bytes> {
+    let of_endpoint = || match to {
+        To::Address(address) => *address,
+        To::Name(_, port) => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), *port),
+    };
+    let destination = arrival.dialled.unwrap_or_else(of_endpoint);
+    let header = proxy_header::ProxyHeader { source: arrival.source, destination, identity: None, hostname: None };
+    match version {
+        ProxyHeader::Off => None,
+        ProxyHeader::V1 => Some(header.to_text().into()),
+        ProxyHeader::V2 => Some(header.to_bytes().into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -263,7 +263,7 @@ fn an_application_tunnel_takes_everything_and_tells_the_application() {
     let answer = Case { loopback: false, ..case(&mesh, "proxy", "10.96.0.1:80") }.show();
     assert_eq!(answer, "10.0.0.9:15088 as 10.0.0.1, PROXY 10.0.0.1:40000 to 10.96.0.1:80 | from client for -");
     let header = case(&mesh, "proxy", "10.96.0.1:80").decide().unwrap().proxy_header.unwrap();
-    assert_eq!(header.identity, Some(SpiffeId::new("cluster.local", "shop", "client")));
+    assert_eq!(header.identity.as_deref(), Some("spiffe://cluster.local/ns/shop/sa/client"));
 }
 
 #[test]

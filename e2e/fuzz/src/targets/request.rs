@@ -11,12 +11,12 @@ use mesh_hbone::traceparent::{TRACEPARENT as TRACEPARENT_HEADER, TraceParent};
 use mesh_hbone::{Baggage, ConnectHead};
 use mesh_model::fixture;
 use mesh_model::identity::SpiffeId;
+use mesh_net::proxy_header::ProxyHeader;
 use mesh_runtime::Drain;
 use mesh_runtime::admin::{Answer, Limits, Peer, Routes, converse};
 use mesh_telemetry::traffic::Party;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use ztunnel::admit::{Arrival, Host, admit};
-use ztunnel::proxy_header::ProxyHeader;
 
 use crate::input::Input;
 use crate::{Target, saw, saw_text};
@@ -227,14 +227,14 @@ pub const PROXY: Target = Target {
         let mut input = Input(bytes);
         let addresses = ["10.0.0.1:80", "[fd00::1]:65535", "[::ffff:10.0.0.3]:1"].map(|text| text.parse::<SocketAddr>().expect("an address"));
         let (source, destination) = (*input.choice(&addresses), *input.choice(&addresses));
-        let identity = input.text().parse::<SpiffeId>().ok();
+        let identity = input.text().parse::<SpiffeId>().ok().map(|identity| identity.to_string());
         let hostname = Some(input.text()).filter(|name| !name.is_empty());
-        let header = ProxyHeader { source, destination, identity: identity.clone(), hostname: hostname.as_deref().map(Into::into) };
+        let header = ProxyHeader { source, destination, identity: identity.as_deref().map(Into::into), hostname: hostname.as_deref().map(Into::into) };
         let (from, to, values) = read_proxy(&header.to_bytes());
         let plain = |address: SocketAddr| (address.ip().to_canonical(), address.port());
         assert_eq!((plain(from), plain(to)), (plain(source), plain(destination)));
         let wanted: Vec<Vec<u8>> =
-            [identity.map(|id| id.to_string()), hostname].into_iter().flatten().map(String::into_bytes).collect();
+            [identity, hostname].into_iter().flatten().map(String::into_bytes).collect();
         saw((values.len(), from.is_ipv4(), wanted.len()));
         assert!(values.iter().all(|(_, value)| wanted.contains(value)), "a value that nobody gave");
     },

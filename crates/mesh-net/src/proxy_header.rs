@@ -1,10 +1,8 @@
-//! The PROXY protocol header, version 2, that an application behind a tunnel is told its client by (spec/dataplane.md
-//! 1.11; haproxy.org proxy-protocol.txt 2.2). Bytes only.
+//! The PROXY protocol header that an application behind a tunnel or a proxy is told its client by (spec/dataplane.md 1.11;
+//! haproxy.org proxy-protocol.txt 2.1, 2.2). Bytes only.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-
-use mesh_model::identity::SpiffeId;
 
 /// What the application is told about a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,8 +11,8 @@ pub struct ProxyHeader {
     pub source: SocketAddr,
     /// What the peer asked for.
     pub destination: SocketAddr,
-    /// What the peer proved; none for plaintext.
-    pub identity: Option<SpiffeId>,
+    /// What the peer proved, as a SPIFFE URI; none for plaintext.
+    pub identity: Option<Arc<str>>,
     /// The service name that the peer asked for, when it asked by name: the address alone does not tell two services
     /// with one VIP apart.
     pub hostname: Option<Arc<str>>,
@@ -35,7 +33,7 @@ const TLV_HOSTNAME: u8 = 0xd1;
 const VALUE_LENGTH_MAX: usize = 2_048;
 
 impl ProxyHeader {
-    /// The header as it goes before the first byte of the application. One family holds both addresses: when they
+    /// Version 2, as it goes before the first byte of the application. One family holds both addresses: when they
     /// differ, the IPv4 one is written as IPv4-mapped IPv6.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(128);
@@ -54,7 +52,7 @@ impl ProxyHeader {
         body.extend(self.source.port().to_be_bytes());
         body.extend(self.destination.port().to_be_bytes());
         if let Some(identity) = &self.identity {
-            push_value(&mut body, TLV_IDENTITY, &identity.to_string());
+            push_value(&mut body, TLV_IDENTITY, identity);
         }
         if let Some(hostname) = &self.hostname {
             push_value(&mut body, TLV_HOSTNAME, hostname);
@@ -67,6 +65,15 @@ impl ProxyHeader {
         header.extend(length.to_be_bytes());
         header.extend(body);
         header
+    }
+
+    /// Version 1: a line of text, which has room for the addresses alone.
+    pub fn to_text(&self) -> String {
+        let (family, source, destination) = match (self.source.ip(), self.destination.ip()) {
+            (source @ IpAddr::V4(_), destination @ IpAddr::V4(_)) => ("TCP4", source, destination),
+            (source, destination) => ("TCP6", mapped(source).into(), mapped(destination).into()),
+        };
+        format!("PROXY {family} {source} {destination} {} {}\r\n", self.source.port(), self.destination.port())
     }
 }
 
@@ -104,7 +111,7 @@ mod tests {
     #[test]
     fn ipv4_with_an_identity() {
         let header =
-            ProxyHeader { identity: Some("spiffe://td/ns/n/sa/a".parse().unwrap()), ..header("10.0.0.1:40000", "10.96.0.1:80") };
+            ProxyHeader { identity: Some("spiffe://td/ns/n/sa/a".into()), ..header("10.0.0.1:40000", "10.96.0.1:80") };
         let mut expected = vec![0x21, 0x11, 0, 12 + 3 + 21];
         expected.extend([10, 0, 0, 1, 10, 96, 0, 1, 0x9c, 0x40, 0, 80]);
         expected.extend([0xd0, 0, 21]);
@@ -129,6 +136,12 @@ mod tests {
     }
 
     #[test]
+    fn version_1_is_a_line() {
+        assert_eq!(header("10.0.0.1:40000", "10.96.0.1:80").to_text(), "PROXY TCP4 10.0.0.1 10.96.0.1 40000 80\r\n");
+        assert_eq!(header("10.0.0.1:1", "[fd00::2]:2").to_text(), "PROXY TCP6 ::ffff:10.0.0.1 fd00::2 1 2\r\n");
+    }
+
+    #[test]
     fn a_name_that_was_asked_for_follows_the_identity() {
         let header = ProxyHeader { hostname: Some("a.test".into()), ..header("10.0.0.1:1", "10.0.0.2:2") };
         assert_eq!(after_signature(&header)[16..], [0xd1, 0, 6, b'a', b'.', b't', b'e', b's', b't']);
@@ -137,7 +150,7 @@ mod tests {
     #[test]
     fn a_value_that_is_too_long_is_left_out() {
         let header =
-            ProxyHeader { identity: Some(SpiffeId::new("td", &"n".repeat(70_000), "a")), ..header("10.0.0.1:1", "10.0.0.2:2") };
+            ProxyHeader { identity: Some("n".repeat(70_000).into()), ..header("10.0.0.1:1", "10.0.0.2:2") };
         assert_eq!(after_signature(&header)[..4], [0x21, 0x11, 0, 12]);
     }
 }
