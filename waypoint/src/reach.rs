@@ -9,9 +9,9 @@ use mesh_model::workload::{TunnelProtocol, Workload};
 use mesh_runtime::Watched;
 use mesh_xds::world::World;
 
-use crate::choose::{self, Active, Backend, Backends, Destination, NoEndpoint, Place, Question};
+use crate::choose::{self, Active, Backend, Backends, Destination, NoEndpoint, Question};
 use crate::facts::Arrival;
-use crate::upstream::{Alpn, ConnectError, Endpoint, Own};
+use crate::upstream::{Alpn, ConnectError, Endpoint, Going, Own};
 
 /// What every choice is made from. One for the process.
 #[derive(Debug)]
@@ -84,18 +84,8 @@ impl Reach {
     }
 
     fn way(&self, directory: &Directory, errand: &Errand<'_>, chosen: &choose::Endpoint) -> Result<Endpoint, ConnectError> {
-        let backend = errand.backend;
-        let to = match &chosen.place {
-            Place::Workload(workload) => {
-                let service = directory.service(&backend.key.host).map(|service| &**service);
-                let dialled = errand.arrival.dialled.map(|address| address.ip());
-                Endpoint::of_workload(&self.own, workload, chosen.port, service, dialled)?
-            }
-            Place::Name(name) => Endpoint::of_name(name.clone(), chosen.port),
-            Place::Address(ip) => Endpoint::of_address((*ip, chosen.port).into()),
-        };
-        let within = backend.policy.pool().connect_timeout.unwrap_or(errand.connect_timeout);
-        Ok(to.with_tls(backend.origin.clone(), errand.alpn).within(within))
+        let going = Going { own: &self.own, directory, arrival: errand.arrival, connect_timeout: errand.connect_timeout };
+        Endpoint::of_picked(&going, chosen, errand.backend, errand.alpn)
     }
 }
 

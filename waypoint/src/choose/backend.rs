@@ -9,7 +9,6 @@ use mesh_model::workload::{Uid, Workload};
 use mesh_xds::messages::waypoint as wire;
 
 use crate::choose::policy::Policy;
-use crate::upstream::Origin;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
@@ -19,15 +18,11 @@ pub struct Backend {
     pub target_port: u16,
     pub members: Members,
     pub policy: Policy,
-    /// TLS of the application, as the policy has it for this host.
-    pub origin: Option<Arc<Origin>>,
 }
 
 impl Backend {
     pub fn new(key: BackendKey, kind: Kind, target_port: u16, members: Members, policy: Policy) -> Backend {
-        // What cannot be used refuses every connection, and whoever read the policy has said so.
-        let origin = policy.tls.as_ref().and_then(|tls| Origin::compile(tls, &key.host.hostname).0);
-        Backend { key, kind, target_port, members, policy, origin }
+        Backend { key, kind, target_port, members, policy }
     }
 }
 
