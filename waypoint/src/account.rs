@@ -178,6 +178,11 @@ impl Account {
         self.told.attempted = Some(Instant::now());
     }
 
+    /// The endpoint of the last attempt, where it is a workload.
+    pub fn reached(&mut self, endpoint: Option<&Arc<Workload>>) {
+        self.told.endpoint = endpoint.cloned();
+    }
+
     /// The head of the endpoint's response is here.
     pub fn answered(&mut self) {
         self.told.answered = Some(Instant::now());

@@ -143,8 +143,8 @@ pub enum Reason {
     AttemptTimeout,
     /// The deadline that a gRPC client gave.
     DeadlineExceeded,
-    /// Trailers to be sent to a backend that cannot take them.
-    TrailersImpossible,
+    /// Nothing has come or gone for as long as policy allows.
+    StreamIdle,
     /// The client went away.
     ClientGone,
     /// After the head of the response was sent on, its body broke.
@@ -317,12 +317,9 @@ impl Reason {
                 "response_timeout{grpc_deadline}".into(),
                 "deadline exceeded".into(),
             ),
-            Reason::TrailersImpossible => (
-                S::BAD_GATEWAY,
-                Flags::UPSTREAM_PROTOCOL,
-                "grpc_needs_http2_upstream".into(),
-                "gRPC cannot be spoken to this backend".into(),
-            ),
+            Reason::StreamIdle => {
+                (S::GATEWAY_TIMEOUT, Flags::IDLE, "stream_idle_timeout".into(), "the stream was idle for too long".into())
+            }
             // No status: nobody was there to be told.
             Reason::ClientGone => (CLIENT_GONE, Flags::DOWNSTREAM_CLOSED, "downstream_remote_disconnect".into(), "".into()),
             Reason::UpstreamBroke(why) => (

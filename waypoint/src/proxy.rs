@@ -34,10 +34,13 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin};
 use crate::arrive::{Here, declared};
 use crate::config::{Config, End, Traffic};
-use crate::exchange::{Exchange, Version};
+use crate::call::{self, CallError, Caller};
+use crate::{account, jwt, settings};
+use crate::exchange::Exchange;
 use crate::facts::{Arrival, Target};
 use crate::listen;
-use crate::request::Context;
+use crate::reach::Reach;
+use crate::request::{Context, Mirrors};
 use crate::upstream::{Connector, Endpoint, Own};
 
 /// What version this is, wherever a version is asked for.
@@ -180,7 +183,7 @@ impl Proxy {
         let Parts { own, gateway, world, credentials, tls, recorder, traffic, drain } = parts;
         let connector = Connector::new(own.clone(), net, tls.clone(), credentials.clone(), Limits::default());
         Arc::new(Proxy {
-            http: http(&own, &world, &connector),
+            http: http(&own, &world, &connector, &recorder),
             own,
             gateway,
             world,
@@ -256,18 +259,46 @@ fn me(directory: &Directory, own: &Own) -> Arc<Workload> {
     })
 }
 
-fn http(own: &Own, world: &Watched<World>, connector: &Connector) -> Arc<Context> {
-    let (own, world) = (own.clone(), world.clone());
-    let upstream = move |arrival: &Arrival| {
-        world.with(|world| {
-            let version = match spoken(&world.directory, &arrival.target) {
-                PortProtocol::Http2 | PortProtocol::Grpc => Version::Http2,
-                _ => Version::Http1,
-            };
-            choose(&world.directory, &own, arrival).map(|endpoint| (endpoint, version))
-        })
+fn http(own: &Own, world: &Watched<World>, connector: &Connector, recorder: &Recorder) -> Arc<Context> {
+    let reporting = account::Own {
+        identity: own.identity.clone(),
+        workload: "".into(),
+        namespace: own.identity.namespace.clone(),
+        cluster: "".into(),
+        canonical_name: "".into(),
+        canonical_revision: "".into(),
+        mesh_id: "".into(),
+        node_id: "".into(),
+        hostname: "".into(),
+        version: VERSION.into(),
+        environment: Default::default(),
     };
-    Arc::new(Context { exchange: Exchange::new(Arc::new(connector.clone())), manner: crate::hygiene::Manner::default(), upstream: Box::new(upstream) })
+    let (books, _) = account::Books::new(reporting, recorder.clone());
+    Arc::new(Context {
+        settings: settings::store(None).1,
+        world: world.clone(),
+        reach: Reach::new(world.clone(), own.clone(), std::time::Instant::now()),
+        exchange: Exchange::new(Arc::new(connector.clone())),
+        books,
+        mirrors: Mirrors::default(),
+        keys: jwt::Keys::new(Arc::new(Nobody)),
+        caller: Arc::new(Nobody),
+    })
+}
+
+/// Whoever would be asked cannot be: what depends on it fails, closed where policy says so.
+struct Nobody;
+
+impl Caller for Nobody {
+    fn call<'a>(
+        &'a self,
+        _: call::To<'a>,
+        _: call::Version,
+        _: http::Request<bytes::Bytes>,
+        _: call::Limits,
+    ) -> futures_util::future::BoxFuture<'a, Result<call::Reply, CallError>> {
+        Box::pin(std::future::ready(Err(CallError::Connect("this waypoint asks nobody".to_owned()))))
+    }
 }
 
 fn own(config: &Config) -> Own {

@@ -21,15 +21,21 @@ use tokio_util::sync::CancellationToken;
 
 use mesh_model::address::NamespacedHostname;
 use mesh_model::identity::SpiffeId;
-use mesh_xds::messages::waypoint::PortProtocol;
+use mesh_telemetry::recorder::Recorder;
+use mesh_xds::messages::waypoint::{self as wire, PortProtocol};
+use mesh_xds::world::{Edit, WorldWriter, world};
 
+use crate::account::{self, Books};
 use crate::body::Body;
+use crate::call::{self, CallError, Caller};
 use crate::exchange::{Connect, Exchange, Stream, Version};
 use crate::facts::{Arrival, Target};
 use crate::http1or2::{self, Connection};
-use crate::hygiene::Manner;
-use crate::request::Context;
-use crate::upstream::{ConnectError, Endpoint, Kind};
+use crate::jwt;
+use crate::reach::Reach;
+use crate::request::{Context, Mirrors};
+use crate::settings::Store;
+use crate::upstream::{ConnectError, Endpoint, Kind, Own};
 
 /// What is buffered in one direction of a connection in memory.
 pub const PIPE: usize = 64 << 10;
@@ -43,7 +49,7 @@ pub struct Endpoints {
 
 impl Connect for Endpoints {
     fn connect(&self, to: &Endpoint) -> BoxFuture<'static, Result<Box<dyn Stream>, ConnectError>> {
-        let serving = self.accept.lock().get(to.id.trim_end_matches(":80")).map(|accept| {
+        let serving = self.accept.lock().get(name_of(&to.id)).map(|accept| {
             let (ours, theirs) = duplex(PIPE);
             tokio::spawn(accept(theirs));
             Box::new(ours) as Box<dyn Stream>
@@ -60,7 +66,7 @@ impl Endpoints {
         F: Fn(DuplexStream) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.accept.lock().insert(id.into(), Box::new(move |io| serve(io).boxed()));
+        self.accept.lock().insert(name_of(id).into(), Box::new(move |io| serve(io).boxed()));
     }
 
     /// An endpoint that speaks HTTP, of either version as its client begins.
@@ -112,13 +118,39 @@ impl Endpoints {
     }
 }
 
+/// Of a workload's uid, or of a name with its port.
+fn name_of(id: &str) -> &str {
+    id.rsplit('/').next().unwrap_or(id).split(':').next().unwrap_or(id)
+}
+
 pub fn hop(id: &str) -> Endpoint {
     Endpoint::of_name(id.into(), 80)
 }
 
+fn identity(account: &str) -> SpiffeId {
+    SpiffeId::new("cluster.local", "shop", account)
+}
+
+fn books() -> Arc<Books> {
+    let own = account::Own {
+        identity: identity("wp"),
+        workload: "wp".into(),
+        namespace: "shop".into(),
+        cluster: "".into(),
+        canonical_name: "".into(),
+        canonical_revision: "".into(),
+        mesh_id: "".into(),
+        node_id: "".into(),
+        hostname: "".into(),
+        version: "".into(),
+        environment: Default::default(),
+    };
+    Books::new(own, Recorder::new(account::LIMITS)).0
+}
+
 pub fn arrival() -> Arc<Arrival> {
     Arc::new(Arrival {
-        identity: SpiffeId::new("cluster.local", "shop", "client"),
+        identity: identity("client"),
         peer: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 4711)),
         source: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 4711)),
         source_workload: None,
@@ -127,29 +159,100 @@ pub fn arrival() -> Arc<Arrival> {
     })
 }
 
-/// A waypoint all of whose requests go to the endpoint `web`.
+/// Nobody can be asked.
+pub struct Nobody;
+
+impl Caller for Nobody {
+    fn call<'a>(
+        &'a self,
+        _: call::To<'a>,
+        _: call::Version,
+        _: Request<Bytes>,
+        _: call::Limits,
+    ) -> BoxFuture<'a, Result<call::Reply, CallError>> {
+        std::future::ready(Err(CallError::Connect("nobody can be asked".into()))).boxed()
+    }
+}
+
+const WORLD: &str = "
+node a: client 10.0.0.1 sa=shop/client
+node b: web    10.0.0.2 sa=shop/web
+node b: other  10.0.0.3 sa=shop/other
+node c: wp     10.0.0.9 sa=shop/wp
+service web.shop   10.96.0.1 80->8080 : web
+service other.shop 10.96.0.2 80->8080 : other
+service both.shop  10.96.0.3 80->8080 : web other
+service none.shop  10.96.0.4 80->8080
+";
+
+/// A waypoint for the service `web` of the namespace `shop`, with whatever is configured.
 pub struct Site {
     pub endpoints: Arc<Endpoints>,
     pub cx: Arc<Context>,
     pub drain: CancellationToken,
     pub class: PortProtocol,
+    pub dialled: Target,
+    store: Store,
+    _world: WorldWriter,
 }
 
 impl Site {
+    /// `upstream` is what the port of `web` declares to speak.
     pub fn new(upstream: Version) -> Site {
         let endpoints = Arc::<Endpoints>::default();
+        let (mut writer, world) = world();
+        let mesh = mesh_model::fixture::parse(WORLD).expect("a mesh");
+        writer.apply(mesh.changes.iter().cloned().map(Edit::Address).chain([Edit::AddressesSynced, Edit::PoliciesSynced]));
+        let (store, settings) = crate::settings::store(None);
+        let own = Own { identity: identity("wp"), network: "".into(), addresses: [Ipv4Addr::new(10, 0, 0, 9).into()].into() };
         let cx = Arc::new(Context {
+            settings,
+            world: world.clone(),
+            reach: Reach::new(world, own, std::time::Instant::now()),
             exchange: Exchange::new(endpoints.clone()),
-            manner: Manner::default(),
-            upstream: Box::new(move |_| Some((hop("web"), upstream))),
+            books: books(),
+            mirrors: Mirrors::default(),
+            keys: jwt::Keys::new(Arc::new(Nobody)),
+            caller: Arc::new(Nobody),
         });
-        Site { endpoints, cx, drain: CancellationToken::new(), class: PortProtocol::Http1 }
+        let class = match upstream {
+            Version::Http1 => PortProtocol::Http1,
+            Version::Http2 => PortProtocol::Http2,
+        };
+        let dialled = Target::Service { key: NamespacedHostname::new("shop", "web.shop.svc.cluster.local"), port: 80 };
+        let mut site = Site { endpoints, cx, drain: CancellationToken::new(), class, dialled, store, _world: writer };
+        site.serve(class);
+        site
+    }
+
+    /// Declares what the port of `web` speaks.
+    pub fn serve(&mut self, class: PortProtocol) {
+        self.class = class;
+        for service in ["web", "other", "both", "none"] {
+            let host = wire::Host { namespace: "shop".into(), hostname: format!("{service}.shop.svc.cluster.local") };
+            let port = wire::ServicePort { host: Some(host), port: 80, protocol: class as i32, ..Default::default() };
+            self.put(wire::SERVICE_PORT, service, &port);
+        }
+    }
+
+    pub fn put(&mut self, type_url: &str, name: &str, resource: &impl prost::Message) {
+        self.store.take(type_url, name, Some(&resource.encode_to_vec())).expect("a resource without a fault");
+        self.store.publish();
+    }
+
+    /// A rule of the service `web`, as YAML.
+    pub fn route(&mut self, name: &str, yaml: &str) {
+        let mut route: wire::HttpRoute = serde_saphyr::from_str(yaml).expect("a route");
+        let host = wire::Host { namespace: "shop".into(), hostname: "web.shop.svc.cluster.local".into() };
+        route.parent.get_or_insert(wire::ParentRef { host: Some(host), port: 80 });
+        self.put(wire::HTTP_ROUTE, name, &route);
     }
 
     /// A new stream of a client.
     pub fn stream(&self, version: Version) -> DuplexStream {
         let (ours, theirs) = duplex(PIPE);
-        let connection = Connection { arrival: arrival(), class: self.class };
+        let arrival = Arc::new(Arrival { target: self.dialled.clone(), ..Arrival::clone(&arrival()) });
+        let connection = Connection { arrival, class: self.class };
         tokio::spawn(http1or2::serve(theirs, version, connection, self.cx.clone(), self.drain.clone()));
         ours
     }

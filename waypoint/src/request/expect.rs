@@ -7,13 +7,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::StatusCode;
-use http_body::{Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
-
-use crate::body::{Body, BodyError};
 
 /// An endpoint that says neither yes nor no for so long is one that does not know the header: the body is sent.
 const GRACE: Duration = Duration::from_secs(1);
@@ -23,9 +19,10 @@ const OPEN: u8 = 1;
 const SHUT: u8 = 2;
 
 /// Whether the body is wanted.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Expectation {
     inner: Arc<Inner>,
+    grace: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Default)]
@@ -51,41 +48,24 @@ impl Expectation {
         }
     }
 
-    /// The body, which begins when it is wanted.
-    pub fn gate(&self, body: Body) -> Body {
-        Body::boxed(Gate { body, inner: self.inner.clone(), grace: None })
-    }
-}
-
-struct Gate {
-    body: Body,
-    inner: Arc<Inner>,
-    grace: Option<Pin<Box<Sleep>>>,
-}
-
-impl http_body::Body for Gate {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        this.inner.waker.register(cx.waker());
-        match this.inner.state.load(Ordering::Acquire) {
-            OPEN => {}
-            SHUT => return Poll::Pending,
+    /// Ready when the body is to be read; for whoever reads it.
+    pub fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.waker.register(cx.waker());
+        match self.inner.state.load(Ordering::Acquire) {
+            OPEN => Poll::Ready(()),
+            SHUT => Poll::Pending,
             _ => {
-                ready!(this.grace.get_or_insert_with(|| Box::pin(sleep(GRACE))).as_mut().poll(cx));
-                let _ = this.inner.state.compare_exchange(WAITS, OPEN, Ordering::AcqRel, Ordering::Acquire);
+                ready!(self.grace.get_or_insert_with(|| Box::pin(sleep(GRACE))).as_mut().poll(cx));
+                let _ = self.inner.state.compare_exchange(WAITS, OPEN, Ordering::AcqRel, Ordering::Acquire);
+                Poll::Ready(())
             }
         }
-        Pin::new(&mut this.body).poll_frame(cx)
     }
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+/// What asks the endpoint's side shares with the body.
+impl Clone for Expectation {
+    fn clone(&self) -> Expectation {
+        Expectation { inner: self.inner.clone(), grace: None }
     }
 }

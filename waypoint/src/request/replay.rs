@@ -17,8 +17,6 @@ use tokio::sync::mpsc;
 
 use crate::body::{Body, BodyError};
 
-/// What is kept for other tries where no policy says otherwise (spec/waypoint.md 2.6).
-pub const KEPT_BYTES: usize = 64 << 10;
 /// What a mirror may be behind.
 const MIRROR_BYTES: usize = 64 << 10;
 const MIRROR_FRAMES: usize = 256;

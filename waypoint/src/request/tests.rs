@@ -119,7 +119,7 @@ async fn connect_is_for_proxies_only() {
     let ask = || Request::connect("example.com:443").header("host", "example.com:443").body(Body::Empty).unwrap();
     let refused = site.http1().await.send_request(ask()).await.unwrap();
     assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED);
-    site.class = mesh_xds::messages::waypoint::PortProtocol::HttpProxy;
+    site.serve(PortProtocol::HttpProxy);
     let mut client = site.http1().await;
     let mut response = client.send_request(ask()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
@@ -241,11 +241,6 @@ async fn grpc_keeps_its_trailers_and_a_refusal_is_in_its_own_words() {
     let mut client = site.http2().await;
     let response = client.send_request(grpc_request(vec![])).await.unwrap();
     assert_eq!((response.status(), &response.headers()["grpc-status"]), (StatusCode::OK, &"14".parse().unwrap()));
-    // HTTP/1.1 has no way for trailers that nobody announced.
-    let site = Site::new(Version::Http1);
-    let mut client = site.http2().await;
-    let response = client.send_request(grpc_request(vec![])).await.unwrap();
-    assert_eq!(&response.headers()["grpc-status"], "14");
 }
 
 #[tokio::test]
@@ -336,4 +331,135 @@ async fn a_large_body_is_never_held() {
     assert_eq!(taken.load(Ordering::Relaxed), 2 * CHUNKS * CHUNK as u64);
     // Two windows of a connection, and what the pipes and hyper's buffers hold.
     assert!(most.load(Ordering::Relaxed) < 8 << 20, "{} bytes were on their way", most.load(Ordering::Relaxed));
+}
+
+async fn get(site: &Site, path: &str) -> (u16, String) {
+    let mut client = site.http1().await;
+    let response = client.send_request(Request::get(path).header("host", "web").body(Body::Empty).unwrap()).await.unwrap();
+    (response.status().as_u16(), text(response).await)
+}
+
+#[tokio::test]
+async fn routes_decide_where_a_request_goes_and_what_becomes_of_it() {
+    let mut site = Site::new(Version::Http1);
+    for name in ["web", "other"] {
+        site.endpoints.http(name, Version::Http1, move |request| async move {
+            Response::new(Body::full(format!("{name} {} {:?}", request.uri(), request.headers().get("x-added"))))
+        });
+    }
+    assert_eq!(get(&site, "/a").await, (200, "web /a None".into()), "without a route the service itself");
+    site.route(
+        "one",
+        r#"
+matches: [{path: {kind: PREFIX_SEGMENT, value: /v2}}]
+filters:
+- kind: {requestHeaders: {set: [{name: x-added, value: b}]}}
+- kind: {rewrite: {path: {kind: {prefix: /v3}}}}
+backends: [{weight: 1, backend: {host: {namespace: shop, hostname: other.shop.svc.cluster.local}, port: 80}}]
+"#,
+    );
+    site.route("two", "{matches: [{path: {kind: EXACT, value: /moved}}], filters: [{kind: {redirect: {hostname: example.com, status: 301}}}]}");
+    site.route("three", "{matches: [{path: {kind: EXACT, value: /none}}], backends: []}");
+    site.route(
+        "four",
+        "{matches: [{path: {kind: EXACT, value: /gone}}], backends: [{weight: 1, backend: {host: {namespace: shop, hostname: none.shop.svc.cluster.local}, port: 80}}]}",
+    );
+    site.route(
+        "five",
+        "{matches: [{path: {kind: EXACT, value: /broken}}], filters: [{kind: {fault: {abortStatus: 418}}}], backends: [{weight: 1, backend: {host: {namespace: shop, hostname: web.shop.svc.cluster.local}, port: 80}}]}",
+    );
+    for (path, status, body) in [
+        ("/v2/x", 200, r#"other /v3/x Some("b")"#),
+        ("/v2/./x", 200, r#"other /v3/x Some("b")"#),
+        ("/moved", 301, ""),
+        ("/none", 500, "the route has no valid backend"),
+        ("/gone", 503, "no healthy upstream"),
+        ("/broken", 418, "fault filter abort"),
+        ("/else", 404, "no route"),
+    ] {
+        assert_eq!(get(&site, path).await, (status, body.into()), "{path}");
+    }
+}
+
+// Row 6
+#[tokio::test]
+async fn what_is_addressed_to_a_workload_goes_there_whatever_routes_say() {
+    let mut site = Site::new(Version::Http1);
+    site.endpoints.echo("other", Version::Http1);
+    site.route("all", "{filters: [{kind: {direct: {status: 410}}}]}");
+    assert_eq!(get(&site, "/a").await.0, 410);
+    let workload = site.cx.world.with(|world| world.directory.workload(&mesh_model::workload::Uid::new("Kubernetes//Pod/shop/other")).cloned());
+    site.dialled = Target::Workload { workload: workload.unwrap(), port: 8080 };
+    let (status, body) = get(&site, "/a").await;
+    assert_eq!(status, 200);
+    assert!(body.starts_with("GET /a\n"), "{body}");
+}
+
+// Row 11
+#[tokio::test(start_paused = true)]
+async fn a_request_is_tried_again_with_its_body_and_in_its_time() {
+    let mut site = Site::new(Version::Http1);
+    let tries = Arc::<std::sync::atomic::AtomicU32>::default();
+    let seen = tries.clone();
+    site.endpoints.http("web", Version::Http1, move |request| {
+        let turn = seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        async move {
+            let path = request.uri().path().to_owned();
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            match path.as_str() {
+                "/slow" => sleep(Duration::from_secs(5)).await,
+                _ if turn < 2 => return reply::plain(StatusCode::SERVICE_UNAVAILABLE, "not yet".into()),
+                _ => {}
+            }
+            Response::new(Body::full(body))
+        }
+    });
+    let backend = "backends: [{weight: 1, backend: {host: {namespace: shop, hostname: web.shop.svc.cluster.local}, port: 80}}]";
+    site.route("retry", &format!("{{{backend}, requestTimeoutMs: 3000, retry: {{attempts: 3, on: [retriable-status-codes], codes: [503]}}}}"));
+    let post = |path: &str, body: Body| Request::post(path).header("host", "web").body(body).unwrap();
+    let ask = async |body| {
+        tries.store(0, std::sync::atomic::Ordering::SeqCst);
+        let response = site.http1().await.send_request(post("/a", body)).await.unwrap();
+        (response.status().as_u16(), text(response).await.len(), tries.load(std::sync::atomic::Ordering::SeqCst))
+    };
+    assert_eq!(ask(Body::full("hello")).await, (200, 5, 3));
+    assert_eq!(ask(Body::full("x".repeat(70_000))).await, (503, 7, 1), "more than is kept");
+    let late = site.http1().await.send_request(post("/slow", Body::Empty)).await.unwrap();
+    assert_eq!((late.status().as_u16(), text(late).await.as_str()), (504, "upstream request timeout"));
+}
+
+#[tokio::test]
+async fn a_mirror_gets_a_copy_and_its_answer_is_nobodys() {
+    let mut site = Site::new(Version::Http1);
+    let (copied, mut copies) = tokio::sync::mpsc::unbounded_channel();
+    site.endpoints.http("other", Version::Http1, move |request| {
+        let copied = copied.clone();
+        async move {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            copied.send(body).unwrap();
+            reply::plain(StatusCode::INTERNAL_SERVER_ERROR, Bytes::new())
+        }
+    });
+    site.endpoints.echo("web", Version::Http1);
+    let to = |name: &str| format!("backend: {{host: {{namespace: shop, hostname: {name}.shop.svc.cluster.local}}, port: 80}}");
+    site.route("mirror", &format!("{{filters: [{{kind: {{mirror: {{{}}}}}}}], backends: [{{weight: 1, {}}}]}}", to("other"), to("web")));
+    let post = Request::post("/a").header("host", "web").body(Body::full("hello")).unwrap();
+    let response = site.http1().await.send_request(post).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(text(response).await.ends_with("hello"));
+    assert_eq!(copies.recv().await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_deadline_of_grpc_is_handed_on_and_kept() {
+    let site = Site::new(Version::Http2);
+    site.endpoints.http("web", Version::Http2, |request| async move {
+        let left = request.headers()["grpc-timeout"].to_str().unwrap().to_owned();
+        assert!(left.ends_with('u') && left.len() <= 9, "{left}");
+        std::future::pending().await
+    });
+    let mut call = grpc_request(vec![]);
+    call.headers_mut().insert("grpc-timeout", "50m".parse().unwrap());
+    let response = site.http2().await.send_request(call).await.unwrap();
+    assert_eq!(&response.headers()["grpc-status"], "4");
 }

@@ -8,6 +8,7 @@ use hyper_util::rt::TokioIo;
 use base64::Engine as _;
 use rand::Rng;
 use tokio::io::copy_bidirectional;
+use tokio_util::io::InspectReader;
 
 use crate::body::Body;
 use crate::hygiene::Kind;
@@ -73,10 +74,12 @@ pub fn tell(kind: Kind, response: &mut Response<Body>) {
     }
 }
 
-/// Carries the bytes both ways until both ends are done, or one breaks. The number of bytes from and to the client.
-pub async fn carry(client: OnUpgrade, endpoint: OnUpgrade) -> (u64, u64) {
-    let Ok((client, endpoint)) = futures_util::future::try_join(client, endpoint).await else {
-        return (0, 0);
-    };
-    copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(endpoint)).await.unwrap_or((0, 0))
+/// Carries the bytes both ways until both ends are done, or one breaks; `up` and `down` see what passes from and to the
+/// client.
+pub async fn carry(client: OnUpgrade, endpoint: OnUpgrade, up: impl FnMut(&[u8]) + Unpin, down: impl FnMut(&[u8]) + Unpin) {
+    let Ok((client, endpoint)) = futures_util::future::try_join(client, endpoint).await else { return };
+    let mut client = InspectReader::new(TokioIo::new(client), up);
+    let mut endpoint = InspectReader::new(TokioIo::new(endpoint), down);
+    // However it ends, it ends for both.
+    let _ = copy_bidirectional(&mut client, &mut endpoint).await;
 }
