@@ -11,7 +11,8 @@ use crate::objects::istio::{EntryPort, LOCATIONS, RESOLUTIONS, WorkloadEntrySpec
 use crate::objects::meta::{Labels, check_label};
 use crate::objects::policy::{MODES, MutualTls};
 use crate::objects::{Object, PeerAuthentication, ServiceEntry};
-use crate::translate::{policy, ports};
+use crate::translate::{policy, ports, rate_limit};
+use mesh_xds::messages::waypoint::Host;
 
 /// # Errors
 /// The field, what is wrong with it, and what to write.
@@ -24,6 +25,7 @@ pub fn check(object: &Object) -> Result<(), String> {
         Object::PeerAuthentication(found) => peer_authentication(found),
         Object::ServiceEntry(found) => service_entry(found),
         Object::WorkloadEntry(found) => place(&found.spec, "spec"),
+        Object::RateLimit(found) => rate_limit::message(&found.spec, |_| Host::default()).map(drop),
         _ => Ok(()),
     }
 }

@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::objects::Kind;
 use schema::Schema;
 
+mod limits;
 mod networking;
 mod schema;
 mod security;
@@ -31,7 +32,7 @@ struct Defined {
     spec: fn() -> Schema,
 }
 
-const DEFINED: [Defined; 4] = [
+const DEFINED: [Defined; 5] = [
     Defined {
         kind: Kind::ServiceEntry,
         short_name: "se",
@@ -66,6 +67,15 @@ const DEFINED: [Defined; 4] = [
         short_name: "pa",
         columns: &[Column::new("Mode", ".spec.mtls.mode", "Whether connections must be encrypted"), ACCEPTED, MESSAGE],
         spec: security::peer_authentication,
+    },
+    Defined {
+        kind: Kind::RateLimit,
+        short_name: "rl",
+        columns: &[
+            Column::new("Accepted", ".status.conditions[?(@.type==\"WaypointAccepted\")].status", "Whether waypoints count by it"),
+            Column::detail("Message", ".status.conditions[?(@.type==\"WaypointAccepted\")].message", "What there is to say about it"),
+        ],
+        spec: limits::rate_limit,
     },
 ];
 
@@ -111,7 +121,7 @@ fn definition(defined: &Defined) -> CustomResourceDefinition {
     let kind = defined.kind;
     let (group, versions) = kind.group_versions();
     let singular = kind.name().to_lowercase();
-    // `istio-io` is what `kubectl get istio-io` lists.
+    // `istio-io` is what `kubectl get istio-io` lists, and whoever looks there looks for ours, too.
     let categories = vec!["istio-io".to_owned(), group.replace('.', "-")];
     CustomResourceDefinition {
         metadata: ObjectMeta { name: Some(format!("{}.{group}", kind.plural())), ..ObjectMeta::default() },

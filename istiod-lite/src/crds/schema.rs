@@ -37,6 +37,10 @@ pub fn one_of(what: &str, values: &[&str]) -> Schema {
     Schema { enum_: Some(values.iter().map(|value| JSON(json!(value))).collect()), ..typed("string", what) }
 }
 
+pub fn flag(what: &str) -> Schema {
+    typed("boolean", what)
+}
+
 /// A port of TCP or UDP.
 pub fn port(what: &str) -> Schema {
     number(what, 1, u32::from(u16::MAX))

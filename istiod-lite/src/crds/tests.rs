@@ -12,12 +12,14 @@ use crate::admission::check::tests::good;
 use crate::admission::review::decide;
 use crate::objects::istio::{ServiceEntrySpec, WorkloadEntrySpec};
 use crate::objects::policy::{AuthorizationPolicySpec, PeerAuthenticationSpec};
+use crate::objects::rate_limit::RateLimitSpec;
 
 /// Where and why a value is refused, as an API server would; as much of it as our schemas use.
 fn refused(schema: &Schema, value: &Value, at: &str) -> Result<(), String> {
     let is_typed = match (schema.type_.as_deref(), value) {
         (Some("object"), Value::Object(_)) | (Some("array"), Value::Array(_)) | (Some("string"), Value::String(_)) => true,
         (Some("integer"), Value::Number(number)) => number.is_i64() || number.is_u64(),
+        (Some("boolean"), Value::Bool(_)) => true,
         (None, value) => schema.any_of.iter().flatten().any(|one| refused(one, value, at).is_ok()),
         _ => false,
     };
@@ -62,6 +64,7 @@ fn sample(schema: &Schema) -> Value {
     }
     match schema.type_.as_deref().unwrap() {
         "string" => json!("x"),
+        "boolean" => json!(true),
         "integer" => json!(schema.minimum.unwrap() as u32 + 1),
         "array" => match &schema.items {
             Some(JSONSchemaPropsOrArray::Schema(items)) => json!([sample(items)]),
@@ -98,6 +101,7 @@ fn read(kind: Kind, spec: &Value) -> Result<(), String> {
         Kind::ServiceEntry => as_spec::<ServiceEntrySpec>(spec),
         Kind::WorkloadEntry => as_spec::<WorkloadEntrySpec>(spec),
         Kind::AuthorizationPolicy => as_spec::<AuthorizationPolicySpec>(spec),
+        Kind::RateLimit => as_spec::<RateLimitSpec>(spec),
         _ => as_spec::<PeerAuthenticationSpec>(spec),
     }
 }

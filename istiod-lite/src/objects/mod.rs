@@ -19,6 +19,7 @@ pub mod virtual_service;
 pub mod destination_rule;
 pub mod route;
 pub mod request;
+pub mod rate_limit;
 pub mod read;
 pub mod stand_in;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use mesh_config::{ConfigMap, MeshConfig};
 pub use meta::{Labels, Meta, NsName, ObjectKey};
 pub use pod::Pod;
 pub use policy::{AuthorizationPolicy, PeerAuthentication};
+pub use rate_limit::RateLimit;
 pub use request::{RequestAuthentication, Telemetry};
 pub use route::{BackendTlsPolicy, GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute};
 pub use virtual_service::VirtualService;
@@ -63,6 +65,7 @@ macro_rules! with_kinds {
             DestinationRule "DestinationRule" "destinationrules" "networking.istio.io" ["v1", "v1beta1", "v1alpha3"] destination_rules;
             VirtualService "VirtualService" "virtualservices" "networking.istio.io" ["v1", "v1beta1", "v1alpha3"] virtual_services;
             Telemetry "Telemetry" "telemetries" "telemetry.istio.io" ["v1", "v1alpha1"] telemetries;
+            RateLimit "RateLimit" "ratelimits" "isthmus.io" ["v1alpha1"] rate_limits;
             // The one that holds the mesh's configuration.
             ConfigMap "ConfigMap" "configmaps" "" ["v1"] config_maps;
         }

@@ -193,6 +193,7 @@ fn object(from: From<'_>, kind: Kind) -> Result<Read, Fault> {
         Kind::DestinationRule => from.held(kind, |meta, spec| Object::DestinationRule(DestinationRule { meta, spec }.into()))?,
         Kind::VirtualService => from.held(kind, |meta, spec| Object::VirtualService(VirtualService { meta, spec }.into()))?,
         Kind::Telemetry => from.held(kind, |meta, spec| Object::Telemetry(Telemetry { meta, spec }.into()))?,
+        Kind::RateLimit => from.held(kind, |meta, spec| Object::RateLimit(RateLimit { meta, spec }.into()))?,
         Kind::Gateway => {
             let (meta, spec, status) = from.custom::<GatewaySpec, GatewayStatus>(kind)?;
             known(Object::Gateway(Gateway::of(meta, spec, status).into()))

@@ -31,6 +31,7 @@ pub mod network_gateway;
 pub mod resource;
 pub mod served;
 pub mod route;
+pub mod rate_limit;
 mod retry;
 mod mesh_config;
 mod touched;

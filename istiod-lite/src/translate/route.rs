@@ -202,7 +202,7 @@ fn is_one_prefix(matches: &[crate::objects::route::HttpRouteMatch]) -> bool {
     }
 }
 
-fn http_match(path: &Option<AskedPath>, headers: &[AskedKey], query: &[AskedKey], method: Option<&str>) -> Result<HttpMatch, String> {
+pub(super) fn http_match(path: &Option<AskedPath>, headers: &[AskedKey], query: &[AskedKey], method: Option<&str>) -> Result<HttpMatch, String> {
     let method = match method {
         None => None,
         Some("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH") => method.map(exact),

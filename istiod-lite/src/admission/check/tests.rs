@@ -38,6 +38,20 @@ pub fn good() -> Vec<(Kind, Value)> {
                 "subjectAltNames": ["spiffe://cluster.local/ns/x/sa/y"], "exportTo": ["."],
             }),
         ),
+        (
+            Kind::RateLimit,
+            json!({
+                "targetRefs": [{ "group": "", "kind": "Service", "name": "cart" }], "phase": "BeforeAuthentication", "headers": true, "shadow": true, "grpcStatus": "ResourceExhausted",
+                "local": [{
+                    "name": "each", "requests": 10, "per": "1s", "burst": 20, "shared": true, "by": [{ "type": "SourcePrincipal", "key": "who", "optional": true }],
+                    "matches": [{ "path": { "type": "Exact", "value": "/cart" }, "method": "POST", "headers": [{ "type": "Exact", "name": "x-a", "value": "1" }], "queryParams": [{ "name": "a", "value": "1" }] }],
+                }],
+                "global": {
+                    "domain": "shop", "service": { "name": "ratelimit", "namespace": "infra", "port": 8081 }, "failureMode": "Closed", "timeout": "20ms",
+                    "descriptors": [{ "by": [{ "type": "Path", "key": "who" }] }],
+                },
+            }),
+        ),
         (Kind::WorkloadEntry, json!({ "address": "vm.example", "ports": { "http": 8080 }, "labels": { "app": "vm" }, "network": "n1", "locality": "r", "weight": 1, "serviceAccount": "vm" })),
     ]
 }
