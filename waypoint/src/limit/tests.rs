@@ -330,3 +330,5 @@ fn what_cannot_be_is_refused_with_what_to_do() {
         assert!(wrong.contains(expected), "{wrong}");
     }
 }
+
+mod real;
