@@ -1,9 +1,10 @@
 //! Where keys are fetched. Pure.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use http::Uri;
+
+use crate::call::is_of_this_machine;
 
 /// With a scheme of HTTP, a host, and nothing that would make this proxy ask itself or its machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -67,13 +68,5 @@ impl Url {
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.uri, f)
-    }
-}
-
-/// Addresses that mean whoever dials them, or the machine's own services (the metadata of a cloud among them).
-pub fn is_of_this_machine(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast(),
     }
 }
