@@ -30,6 +30,7 @@ mod kube {
     pub mod traffic;
     pub mod tutorial;
     pub mod upgrade;
+    pub mod waypoint;
 }
 
 use std::process::ExitCode;
@@ -38,7 +39,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use kube::cluster::Cluster;
 use kube::{
     authority, chart, churn, crowd, enrolment, entries, inputs, install, membership, policy, probes, rollouts, rules, stand, traffic, tutorial,
-    upgrade,
+    upgrade, waypoint,
 };
 
 /// Leaves one room of the day.
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         rollouts::checks(),
         crowd::checks(),
         upgrade::checks(),
+        waypoint::checks(),
     ];
     if std::env::var_os("ISTHMUS_E2E_ROTATE").is_some() {
         take_turns(&mut scenarios, SystemTime::now());

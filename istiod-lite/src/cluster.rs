@@ -37,6 +37,13 @@ pub struct Change {
     pub after: Option<Object>,
 }
 
+/// What a policy is for, by the kind and the name that its targetRef has.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    pub kind: Arc<str>,
+    pub name: NsName,
+}
+
 #[derive(Debug)]
 pub struct Cluster {
     scope: Scope,
@@ -52,6 +59,8 @@ pub struct Cluster {
     slices_of_service: Pairs<NsName, NsName>,
     slices_of_pod: Pairs<NsName, NsName>,
     pods_of_account: Pairs<NsName, NsName>,
+    /// What policies name in their targetRefs, to the policies.
+    targeting: Pairs<Target, ObjectKey>,
     /// Network to the Gateways with its label.
     gateways_of_network: Pairs<Arc<str>, NsName>,
     /// Parent to the routes of the Gateway API that name it.
@@ -88,6 +97,7 @@ impl Cluster {
             slices_of_service: Pairs::default(),
             slices_of_pod: Pairs::default(),
             pods_of_account: Pairs::default(),
+            targeting: Pairs::default(),
             gateways_of_network: Pairs::default(),
             routes_of_parent: Pairs::default(),
             virtual_services_of_host: Pairs::default(),
@@ -219,6 +229,9 @@ impl Cluster {
         if let Some(selector) = selector(object) {
             self.selecting.insert_first(&key, selector);
         }
+        for target in targets_of(object) {
+            self.targeting.insert(target, key.clone());
+        }
         match object {
             Object::Pod(pod) => self.pods_of_account.insert(account_of(pod), key.name),
             Object::Gateway(gateway) => {
@@ -260,6 +273,9 @@ impl Cluster {
         }
         if let Some(selector) = selector(object) {
             self.selecting.remove_first(&key, selector);
+        }
+        for target in targets_of(object) {
+            self.targeting.remove(target, key.clone());
         }
         match object {
             Object::Pod(pod) => self.pods_of_account.remove(account_of(pod), key.name),
@@ -337,6 +353,16 @@ impl Cluster {
         self.pods_of_account.of(account).filter_map(|name| self.pods.get(name))
     }
 
+    /// Whether any policy has targetRefs.
+    pub fn has_targets(&self) -> bool {
+        !self.targeting.is_empty()
+    }
+
+    /// Policies that name this in their targetRefs, in order of their names.
+    pub fn policies_of(&self, target: &Target) -> impl Iterator<Item = &ObjectKey> {
+        self.targeting.of(target)
+    }
+
     /// Gateways with the label of a network.
     pub fn gateways_of_network(&self, network: &Arc<str>) -> impl Iterator<Item = &Arc<Gateway>> {
         self.gateways_of_network.of(network).filter_map(|name| self.gateways.get(name))
@@ -392,6 +418,20 @@ fn selector(object: &Object) -> Option<&Labels> {
         Object::PeerAuthentication(policy) => policy.selector(),
         _ => None,
     }
+}
+
+/// What the targetRefs of a policy name. A class has no namespace; everything else lies, if nothing is said, in the
+/// policy's own.
+pub fn targets_of(object: &Object) -> Vec<Target> {
+    let (meta, targets): (_, Vec<_>) = match object {
+        Object::AuthorizationPolicy(policy) => (&policy.meta, policy.targets().collect()),
+        _ => return Vec::new(),
+    };
+    let target = |target: &&policy::TargetRef| {
+        let namespace = if &*target.kind == "GatewayClass" { "".into() } else { target.namespace.clone().unwrap_or_else(|| meta.namespace.clone()) };
+        Target { kind: target.kind.clone(), name: NsName { namespace, name: target.name.clone() } }
+    };
+    targets.iter().map(target).collect()
 }
 
 /// The network that a Gateway leads to.

@@ -125,6 +125,10 @@ pub struct Config {
     /// Open workloads behind a waypoint to that waypoint, and thereby close them to everybody whom no other policy allows
     #[arg(long, env = "PILOT_AUTO_ALLOW_WAYPOINT_POLICY", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub auto_allow_waypoints: bool,
+    /// Close workloads to everybody but the waypoints of their services while a policy with targetRefs is in force there, so that
+    /// nobody goes past it; whom another policy allows still comes
+    #[arg(long, env = "CLOSE_BEHIND_WAYPOINTS", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub close_behind_waypoints: bool,
     /// Give addresses to hosts of ServiceEntries that have none
     #[arg(long, env = "PILOT_ENABLE_IP_AUTOALLOCATE", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub ip_autoallocate: bool,
@@ -216,6 +220,7 @@ impl Config {
             root_namespace: self.namespace.as_str().into(),
             sends_dry_run: self.dry_run_policies,
             allows_waypoints: self.auto_allow_waypoints,
+            closes_behind_waypoints: self.close_behind_waypoints,
             vip_pools: self.ip_autoallocate.then_some((self.ipv4_pool, self.ipv6_pool)),
         };
         let lifetimes = Lifetimes { default: self.default_cert_ttl, max: self.max_cert_ttl };

@@ -19,6 +19,10 @@ impl<K: Ord + Clone, V: Least> Pairs<K, V> {
         self.0.insert((key, value));
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn remove(&mut self, key: K, value: V) {
         self.0.remove(&(key, value));
     }

@@ -322,7 +322,7 @@ async fn create_class(client: &Client) {
         "apiVersion": resource.api_version,
         "kind": resource.kind,
         "metadata": { "name": CLASS },
-        "spec": { "controllerName": CONTROLLER, "description": "A waypoint: policy and routes at layer 7 for services of the mesh" },
+        "spec": { "controllerName": CONTROLLER, "description": "A waypoint: routes and policy at layer 7 for services" },
     });
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
     let Ok(class) = serde_json::from_value(class) else { return };

@@ -12,7 +12,7 @@ use mesh_model::service::Service;
 use mesh_model::workload::Workload;
 use mesh_policy::Policy;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Target};
 use crate::objects::mesh_config::Visible;
 use crate::objects::{Kind, Labels, MeshConfig, Meta, Namespace, Node, NsName, Object, ObjectKey, ServiceEntry};
 use crate::pairs::Least;
@@ -90,6 +90,8 @@ pub enum Read {
     Routes(ObjectKey),
     /// Who claims a hostname in any namespace.
     Claims(Arc<str>),
+    /// Which policies name something in their targetRefs.
+    Policies(Target),
 }
 
 impl Least for Unit {

@@ -93,6 +93,12 @@ pub fn is_sent(policy: &AuthorizationPolicy, settings: &Settings) -> bool {
         && (settings.sends_dry_run || !is_dry_run(policy))
 }
 
+/// Whether a policy can refuse a request: AUDIT and dry runs only take notes, and a DENY without rules denies nothing.
+pub fn can_refuse(policy: &AuthorizationPolicy) -> bool {
+    let action = policy.spec.action.as_deref();
+    action != Some("AUDIT") && !is_dry_run(policy) && (action != Some("DENY") || !policy.spec.rules.is_empty())
+}
+
 fn meaning(policy: &AuthorizationPolicy) -> Meaning {
     match policy.spec.action.as_deref() {
         None | Some("ALLOW") => Meaning::Enforced(Action::Allow),

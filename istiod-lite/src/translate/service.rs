@@ -84,6 +84,9 @@ pub fn host(lens: &Lens<'_>, namespace: &Arc<str>, hostname: &Arc<str>) -> Deriv
         }
         derived.say(key, report);
     }
+    for service in &derived.services {
+        derived.policies.extend(only_from_waypoints(lens, &service.key()).map(Arc::new));
+    }
     derived
 }
 
@@ -220,12 +223,23 @@ fn unhonoured(entry: &ServiceEntry, report: &mut Report) {
 
 /// The waypoint of a service that is published.
 pub fn bound(lens: &Lens<'_>, key: &NamespacedHostname) -> Option<Bound> {
+    owned(lens, key).map(|(_, bound)| bound)
+}
+
+/// The policy that keeps the workloads of a published service to its waypoints, where there is reason to.
+pub fn only_from_waypoints(lens: &Lens<'_>, key: &NamespacedHostname) -> Option<mesh_policy::Policy> {
+    let (meta, bound) = owned(lens, key)?;
+    waypoint::cover::only_from_waypoints(lens, key, meta, &bound)
+}
+
+fn owned<'a>(lens: &Lens<'a>, key: &NamespacedHostname) -> Option<(&'a Meta, Bound)> {
     let owner = lens.owner(&key.namespace, &key.hostname)?;
     lens.note_object(owner.kind, &owner.name);
-    match owner.kind {
-        Kind::Service => Some(waypoint::of_service(lens, &lens.cluster.services.get(&owner.name)?.meta, Visibility::Public)),
-        _ => Some(waypoint::of_service(lens, &lens.cluster.service_entries.get(&owner.name)?.meta, visibility(lens, &key.namespace))),
-    }
+    let (meta, visibility) = match owner.kind {
+        Kind::Service => (&lens.cluster.services.get(&owner.name)?.meta, Visibility::Public),
+        _ => (&lens.cluster.service_entries.get(&owner.name)?.meta, visibility(lens, &key.namespace)),
+    };
+    Some((meta, waypoint::of_service(lens, meta, visibility)))
 }
 
 fn bind(lens: &Lens<'_>, meta: &Meta, service: &mut Service, report: &mut Report) -> Bound {

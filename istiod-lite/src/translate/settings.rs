@@ -15,6 +15,8 @@ pub struct Settings {
     pub sends_dry_run: bool,
     /// Workloads behind a waypoint are open to the waypoint alone.
     pub allows_waypoints: bool,
+    /// Workloads of services with a policy at layer 7 take connections from their waypoints only.
+    pub closes_behind_waypoints: bool,
     /// `None` of both: ServiceEntries without addresses get none.
     pub vip_pools: Option<(Ipv4Net, Ipv6Net)>,
 }
@@ -28,6 +30,7 @@ impl Default for Settings {
             root_namespace: "istio-system".into(),
             sends_dry_run: false,
             allows_waypoints: false,
+            closes_behind_waypoints: true,
             vip_pools: Some(default_vip_pools()),
         }
     }

@@ -20,6 +20,7 @@ mod peer_authentication;
 mod vips;
 mod scope;
 mod claims;
+mod cover;
 mod network;
 mod incremental;
 mod checklist;

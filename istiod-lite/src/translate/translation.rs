@@ -16,7 +16,7 @@ use super::touched::touched;
 use super::claims::Claims;
 use super::vips::{Claim, Vips};
 use super::{Account, Derived, Lens, Memory, Read, Report, Resource, ResourceKey, Settings, Unit, derive, merged, policy};
-use crate::cluster::{Change, Cluster, Event, network_of};
+use crate::cluster::{targets_of, Change, Cluster, Event, network_of};
 use crate::objects::{Kind, NsName, Object, ObjectKey};
 use crate::pairs::Pairs;
 
@@ -117,6 +117,7 @@ impl Translation {
     /// Takes a batch of events and returns all that came out differently.
     pub fn apply(&mut self, events: impl IntoIterator<Item = Event>) -> Changes {
         let mut changes = Changes::default();
+        let had_targets = self.cluster.has_targets();
         let mut objects: BTreeMap<ObjectKey, Change> = BTreeMap::new();
         for event in events {
             let Some(event) = self.admit(event, &mut changes) else { continue };
@@ -140,7 +141,8 @@ impl Translation {
         }
         self.modes(&objects, &mut units);
         self.addresses(&objects, &mut units);
-        if self.network_changed(&objects) | visibility_changed(self.cluster.config_key(), &objects) {
+        let first_targets = had_targets != self.cluster.has_targets();
+        if self.network_changed(&objects) | visibility_changed(self.cluster.config_key(), &objects) | first_targets {
             units.extend(self.units.keys().cloned());
         }
         changes.pods = objects.values().filter(|change| change.key.kind == Kind::Pod).map(event).collect();
@@ -207,9 +209,12 @@ impl Translation {
         }
     }
 
-    /// Who asked for the way into a network, or for the instances of a Gateway.
+    /// Who asked for the way into a network, for the instances of a Gateway, or for the policies of something.
     fn gateways(&self, change: &Change, units: &mut BTreeSet<Unit>) {
         for object in change.before.iter().chain(&change.after) {
+            for target in targets_of(object) {
+                self.readers_of(&Read::Policies(target), units);
+            }
             match object {
                 Object::Gateway(gateway) => {
                     if let Some(network) = network_of(gateway) {

@@ -9,10 +9,11 @@ use mesh_model::service::{Visibility, WeightedWaypoint};
 use mesh_model::workload::{ApplicationTunnel, ApplicationTunnelProtocol, PolicyKey, Workload};
 use mesh_policy::{Action, Entry, Group, Match, Policy, Rule, Scope, StringMatch};
 
-use super::{Derived, Lens, Read, Report, service};
+use super::{Derived, Lens, Report, service};
 use crate::objects::gateway::{Listener, RouteNamespaces};
 use crate::objects::{Gateway, Kind, Labels, Meta, NsName, ObjectKey};
 
+pub mod cover;
 mod serving;
 
 pub use serving::{CLASS, CONTROLLER, is_class, is_waypoint, ready_instances, serving};
@@ -63,8 +64,18 @@ pub enum Bound {
     /// None was asked for.
     Free,
     To { waypoint: Box<Waypoint>, canary: Option<Box<(Waypoint, u32)>>, remark: String },
-    /// One was asked for and there is none to use: traffic goes straight to the workload.
-    Refused { reason: &'static str, message: String, is_own: bool },
+    /// One was asked for and there is none to use: traffic goes straight to the workload, or, where a policy could not be
+    /// enforced then, nowhere: node daemons are still told to send it through that waypoint, and refuse.
+    Refused { reason: &'static str, message: String, is_own: bool, closed: Option<Box<Closed>> },
+}
+
+/// The waypoint that traffic is not to go past.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Closed {
+    pub name: NsName,
+    pub address: GatewayAddress,
+    /// What covers the service.
+    pub policy: ObjectKey,
 }
 
 impl Traffic {
@@ -87,7 +98,8 @@ impl Bound {
     pub fn address(&self) -> Option<GatewayAddress> {
         match self {
             Bound::To { waypoint, .. } => waypoint.address.clone(),
-            _ => None,
+            Bound::Refused { closed, .. } => closed.as_ref().map(|closed| closed.address.clone()),
+            Bound::Free => None,
         }
     }
 
@@ -114,7 +126,10 @@ impl Bound {
             Bound::To { waypoint, remark, .. } => {
                 report.holds("istio.io/WaypointBound", "WaypointAccepted", format!("attached to {}{remark}", waypoint.name));
             }
-            Bound::Refused { reason, message, .. } => report.fails("istio.io/WaypointBound", reason, message),
+            Bound::Refused { reason, message, closed: None, .. } => report.fails("istio.io/WaypointBound", reason, message),
+            Bound::Refused { reason, message, closed: Some(closed), .. } => {
+                report.fails("istio.io/WaypointBound", reason, format!("{message}; connections are refused meanwhile, because {} could not be enforced", closed.policy));
+            }
         }
     }
 }
@@ -124,14 +139,14 @@ pub fn of_service(lens: &Lens<'_>, meta: &Meta, visibility: Visibility) -> Bound
     if is_managed(meta) {
         return Bound::Free;
     }
-    let mut bound = resolve(lens, &meta.namespace, &meta.labels, Traffic::Service);
+    let mut bound = resolve(lens, &meta.namespace, &meta.labels, Some(meta), Traffic::Service);
     // There, clients of other namespaces would see what only its own may see.
     if let Bound::To { waypoint, .. } = &bound
         && visibility == Visibility::Namespace
         && waypoint.name.namespace != meta.namespace
     {
         let message = format!("waypoint {} is in another namespace, and only clients of {} may see this host", waypoint.name, meta.namespace);
-        return Bound::Refused { reason: "CrossNamespaceWaypointForbidden", message, is_own: true };
+        return Bound::Refused { reason: "CrossNamespaceWaypointForbidden", message, is_own: true, closed: cover::closed(lens, Some(meta), &waypoint.name) };
     }
     if let Bound::To { waypoint, canary, remark } = &mut bound {
         match canary_of(lens, meta, waypoint) {
@@ -149,7 +164,7 @@ fn is_managed(meta: &Meta) -> bool {
 
 /// The waypoint for traffic to a workload's own address.
 pub fn of_workload(lens: &Lens<'_>, namespace: &Arc<str>, labels: &Labels) -> Bound {
-    let bound = resolve(lens, namespace, labels, Traffic::Workload);
+    let bound = resolve(lens, namespace, labels, None, Traffic::Workload);
     // A namespace that has a waypoint for services says nothing wrong about its workloads.
     match bound {
         Bound::Refused { reason: "UnsupportedTrafficType", is_own: false, .. } => Bound::Free,
@@ -157,9 +172,15 @@ pub fn of_workload(lens: &Lens<'_>, namespace: &Arc<str>, labels: &Labels) -> Bo
     }
 }
 
-fn resolve(lens: &Lens<'_>, namespace: &Arc<str>, labels: &Labels, asked: Traffic) -> Bound {
+/// `service`: what is asked for, unless it is a workload.
+fn resolve(lens: &Lens<'_>, namespace: &Arc<str>, labels: &Labels, service: Option<&Meta>, asked: Traffic) -> Bound {
     let Some((name, is_own)) = wanted(lens, namespace, labels, USE, USE_NAMESPACE) else { return Bound::Free };
-    let refused = |reason, message| Bound::Refused { reason, message, is_own };
+    let refused = |reason, message| {
+        // A waypoint that is there and is not for this says nothing about it by its own policies.
+        let is_its = reason == "WaypointIsNotReady";
+        let closed = if is_its { cover::closed(lens, service, &name) } else { cover::closed_by_own(lens, service, &name) };
+        Bound::Refused { reason, message, is_own, closed }
+    };
     let waypoint = match usable(lens, namespace, &name, asked) {
         Ok(waypoint) => waypoint,
         Err((reason, message)) => return refused(reason, message),
@@ -329,13 +350,11 @@ pub fn implicit_allow(lens: &Lens<'_>, name: &NsName) -> Option<Policy> {
         return None;
     }
     by_name(lens, name)?;
-    lens.note(Read::Instances(name.clone()));
-    let instances = lens.cluster.selected(Kind::Pod, Some(&name.namespace), &Labels::from_iter([(GATEWAY_NAME.into(), name.name.clone())]));
-    let accounts: std::collections::BTreeSet<&Arc<str>> = instances.iter().filter_map(|key| Some(&lens.cluster.pods.get(&key.name)?.service_account)).collect();
+    let accounts = cover::instances(lens, name);
     if accounts.is_empty() {
         return None;
     }
-    let principal = |account: &Arc<str>| Entry::Value(StringMatch::exact(&format!("{}/ns/{}/sa/{account}", lens.settings.trust_domain, name.namespace)));
+    let principal = |account: Arc<str>| Entry::Value(StringMatch::exact(&format!("{}/ns/{}/sa/{account}", lens.settings.trust_domain, name.namespace)));
     let principals = accounts.into_iter().map(principal).collect();
     let group = Group::new([Rule::new([Match { principals, ..Match::default() }])]);
     let policy = Policy::new(&name.namespace, &implicit_name(name), Scope::WorkloadSelector, Action::Allow);
@@ -358,6 +377,14 @@ pub fn allowing(lens: &Lens<'_>, labels: &Labels, workload: &Workload) -> std::c
         _ => None,
     });
     waypoints.filter_map(|name| Some(implicit_allow(lens, &name)?.key())).collect()
+}
+
+/// The policies that keep a workload to the waypoints of its services.
+pub fn closing(lens: &Lens<'_>, labels: &Labels, workload: &Workload) -> std::collections::BTreeSet<PolicyKey> {
+    if gateway_of(lens, &workload.namespace, labels).is_some() {
+        return Default::default();
+    }
+    workload.services.keys().filter_map(|key| Some(service::only_from_waypoints(lens, key)?.key())).collect()
 }
 
 /// What is to be said about a Gateway itself.

@@ -274,6 +274,10 @@ fn list_policies(lens: &Lens<'_>, labels: &Labels, workload: &mut Workload) {
     if lens.settings.allows_waypoints {
         listed.extend(waypoint::allowing(lens, labels, workload));
     }
+    // Where no policy has targets at all, which is most of the time, nobody looks at services for each workload.
+    if lens.settings.closes_behind_waypoints && lens.cluster.has_targets() {
+        listed.extend(waypoint::closing(lens, labels, workload));
+    }
     workload.authorization_policies = listed;
 }
 

@@ -283,7 +283,7 @@ fn policies_for_waypoints_are_not_for_node_daemons() {
         apiVersion: v1\nkind: Service\nmetadata: {namespace: shop, name: bound, labels: {istio.io/use-waypoint: wp}}\n---\n\
         apiVersion: v1\nkind: Service\nmetadata: {namespace: shop, name: free}\n---\n";
     let with = |refs: &str| [policy(&format!("targetRefs: [{refs}], rules: [{{}}]")), waypoint.into()].concat();
-    let last = |yaml: String| printed(&super::translated(&yaml)).lines().filter(|line| line.contains("pol")).map(|line| line.to_owned() + "\n").collect::<String>();
+    let last = |yaml: String| printed(&super::translated(&yaml)).lines().filter(|line| line.contains("/pol:")).map(|line| line.to_owned() + "\n").collect::<String>();
     expect![[r#"
         AuthorizationPolicy shop/pol: WaypointAccepted=True Accepted: bound to its waypoints
         AuthorizationPolicy shop/pol: note: a policy with targetRefs is enforced by waypoints only, and this controller does not configure waypoints yet
