@@ -1,5 +1,5 @@
 # The commands of this project. `make demo` and `make test` do their own set-up.
-.PHONY: help demo test lint bench bench-control parity fuzz images cluster cluster-down e2e-kubernetes
+.PHONY: help demo test lint bench bench-control parity fuzz images cluster cluster-down e2e-kubernetes conformance
 
 help:            ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -43,3 +43,6 @@ cluster-down:    ## remove it without a trace
 
 e2e-kubernetes:  ## the mesh on that cluster, or on the one of KUBECONFIG: install, enrol, prove, remove
 	@scripts/e2e-kubernetes.sh $(ARGS)
+
+conformance:     ## the conformance suite of the Gateway API, its mesh profiles, on that cluster; writes docs/conformance (as root)
+	@e2e/conformance/run $(ARGS)

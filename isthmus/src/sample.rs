@@ -6,11 +6,12 @@ use std::path::Path;
 use anyhow::Context;
 
 /// Names of the files and what is in them.
-pub const FILES: [(&str, &str); 4] = [
+pub const FILES: [(&str, &str); 5] = [
     ("00-namespaces.yaml", include_str!("../sample/00-namespaces.yaml")),
     ("10-shop.yaml", include_str!("../sample/10-shop.yaml")),
     ("20-outside.yaml", include_str!("../sample/20-outside.yaml")),
     ("30-policies.yaml", include_str!("../sample/30-policies.yaml")),
+    ("40-waypoint.yaml", include_str!("../sample/40-waypoint.yaml")),
 ];
 
 /// Writes the sample into an empty folder.

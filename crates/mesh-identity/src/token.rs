@@ -5,6 +5,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use rcgen::{KeyPair, PublicKeyData};
 use serde::{Deserialize, Serialize};
@@ -138,6 +140,14 @@ impl Minter {
     /// What verifiers need.
     pub fn public_pem(&self) -> String {
         self.pair.public_key_pem()
+    }
+
+    /// The same as a set of JSON Web Keys (RFC 7517, RFC 7518 6.2), as those want it who verify tokens of end users.
+    pub fn public_jwks(&self) -> String {
+        // An uncompressed point: 4, x, y.
+        let point = self.pair.public_key_raw();
+        let [x, y] = [point.get(1..33), point.get(33..65)].map(|part| URL_SAFE_NO_PAD.encode(part.unwrap_or_default()));
+        format!(r#"{{"keys":[{{"kty":"EC","crv":"P-256","alg":"ES256","use":"sig","x":"{x}","y":"{y}"}}]}}"#)
     }
 
     /// A token for `subject` with the given audience; `life` is cut to `MAX_LIFE`.

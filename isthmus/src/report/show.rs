@@ -27,7 +27,7 @@ pub fn show(report: &Report) {
     }
     let mut waypoints = table(["WAYPOINT", "FOR", "READY", "SERVES", "STATE"]);
     for waypoint in &report.waypoints {
-        let serves = waypoint.serves.iter().map(|(namespace, count)| format!("{count} of {namespace}")).collect();
+        let serves = waypoint.serves.iter().map(|(namespace, count)| format!("{count} service{} of {namespace}", if *count == 1 { "" } else { "s" })).collect();
         waypoints.add_row([waypoint.name.clone(), waypoint.traffic.clone(), ratio(waypoint.ready, waypoint.instances), joined(serves), waypoint.why.clone()]);
     }
     for (table, is_empty) in [(parts, report.parts.is_empty()), (nodes, report.nodes.is_empty()), (namespaces, report.namespaces.is_empty()), (waypoints, report.waypoints.is_empty()), (pods, report.pods.is_empty())] {

@@ -79,9 +79,19 @@ pub async fn speak(stream: TcpStream) -> anyhow::Result<SendRequest<Empty<Bytes>
 }
 
 pub async fn ask(connection: &mut SendRequest<Empty<Bytes>>, authority: &str, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+    ask_with(connection, authority, path, &[]).await
+}
+
+/// With headers, each `NAME: VALUE`.
+async fn ask_with(connection: &mut SendRequest<Empty<Bytes>>, authority: &str, path: &str, headers: &[String]) -> anyhow::Result<(StatusCode, Bytes)> {
     let answer = async {
         connection.ready().await?;
-        let request = Request::get(path).header("host", authority).header("x-note", MARKER).body(Empty::new())?;
+        let mut request = Request::get(path).header("host", authority).header("x-note", MARKER);
+        for header in headers {
+            let (name, value) = header.split_once(':').with_context(|| format!("{header:?} is not NAME: VALUE"))?;
+            request = request.header(name.trim(), value.trim());
+        }
+        let request = request.body(Empty::new())?;
         let response = connection.send_request(request).await?;
         let status = response.status();
         let body = http_body_util::Limited::new(response.into_body(), BODY_MAX).collect().await.map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -114,18 +124,19 @@ pub async fn load(url: &str, rate: f64) -> anyhow::Result<()> {
     }
 }
 
-pub async fn get_times(url: &str, times: u32, limit: Duration) -> anyhow::Result<()> {
+/// Prints status, length and the first line of each answer.
+pub async fn get_times(url: &str, times: u32, headers: &[String], limit: Duration) -> anyhow::Result<()> {
     let place = Place::parse(url)?;
     for _ in 0..times {
         let once = async {
             let mut connection = connect(&place.authority).await?;
-            ask(&mut connection, &place.authority, &place.path).await
+            ask_with(&mut connection, &place.authority, &place.path, headers).await
         };
         let (status, body) = tokio::time::timeout(limit, once).await.map_err(|_| anyhow::anyhow!("{url} does not answer within {} ms", limit.as_millis()))??;
         if !status.is_success() {
             bail!("{url} answers {status}: {}", String::from_utf8_lossy(&body));
         }
-        println!("{status} {} bytes", body.len());
+        println!("{status} {} bytes: {}", body.len(), String::from_utf8_lossy(&body).lines().next().unwrap_or_default());
     }
     Ok(())
 }

@@ -26,7 +26,11 @@ enum Role {
         cart: String,
     },
     /// What is for sale.
-    Catalog,
+    Catalog {
+        /// Said in each answer: which of several it is.
+        #[arg(long, default_value = "v1")]
+        edition: String,
+    },
     /// What is in the basket: kept in the database.
     Cart {
         #[arg(long)]
@@ -49,6 +53,9 @@ enum Role {
         /// Milliseconds for each request.
         #[arg(long, default_value_t = 3000)]
         timeout_ms: u64,
+        /// NAME: VALUE, sent with each request.
+        #[arg(long)]
+        header: Vec<String>,
     },
     /// Asks again and again on one connection and says when it is cut, in milliseconds since 1970.
     Hold { url: String },
@@ -82,11 +89,11 @@ pub fn main() -> ExitCode {
 async fn play(role: Role) -> anyhow::Result<()> {
     match role {
         Role::Front { catalog, cart } => services::front(&catalog, &cart).await,
-        Role::Catalog => services::catalog().await,
+        Role::Catalog { edition } => services::catalog(&edition).await,
         Role::Cart { db } => services::cart(&db).await,
         Role::Db => services::db().await,
         Role::Load { url, rate } => client::load(&url, rate).await,
-        Role::Get { url, times, timeout_ms } => client::get_times(&url, times, Duration::from_millis(timeout_ms)).await,
+        Role::Get { url, times, timeout_ms, header } => client::get_times(&url, times, &header, Duration::from_millis(timeout_ms)).await,
         Role::Hold { url } => client::hold(&url).await,
         Role::Spoof { from, to } => intrude::spoof(from, to),
         Role::RawSocket => intrude::raw_socket(),

@@ -55,8 +55,13 @@ async fn serve<F: Future<Output = Answer> + Send + 'static>(answer: impl Fn(Stri
     }
 }
 
-pub async fn catalog() -> anyhow::Result<()> {
-    serve(|_| async { (StatusCode::OK, format!("anchors, ropes and maps; {MARKER}\n")) }).await
+pub async fn catalog(edition: &str) -> anyhow::Result<()> {
+    let said = format!("anchors, ropes and maps, edition {edition}; {MARKER}\n");
+    serve(move |_| {
+        let said = said.clone();
+        async move { (StatusCode::OK, said) }
+    })
+    .await
 }
 
 pub async fn front(catalog: &str, cart: &str) -> anyhow::Result<()> {

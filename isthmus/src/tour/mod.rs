@@ -5,6 +5,7 @@ pub mod packet;
 pub mod records;
 pub mod evidence;
 pub mod wire;
+mod layer7;
 mod steps;
 
 use std::io::{BufRead as _, IsTerminal as _};

@@ -9,17 +9,18 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 
 use super::wire::Wire;
-use super::{Cast, Fact, held, told};
+use super::{Cast, Fact, held, layer7, told};
 use crate::exec;
 use crate::lab::netns;
 use crate::lab::state::{PodState, write_whole};
 use crate::mesh::{self, token};
 use crate::shop::{Attempt, FORGED, MARK_NOTE, MARKER};
 
-pub const TITLES: [&str; 4] = [
+pub const TITLES: [&str; 5] = [
     "What crosses the wire between the nodes is TLS, and the plain text is not in it",
     "A policy takes effect within a second, also on a connection that is open",
     "A caller outside the mesh is accepted under PERMISSIVE and refused under STRICT",
+    "A waypoint splits a service's requests, routes by a header, and lets in only who shows a token",
     "A pod cannot reach the mesh's secrets, sockets and rules, nor slip past capture",
 ];
 
@@ -33,6 +34,7 @@ pub async fn take(index: usize, cast: &Cast<'_>, wire: &Wire) -> anyhow::Result<
         0 => wire_is_tls(cast, wire).await,
         1 => policy_cuts(cast).await,
         2 => strict_refuses(cast).await,
+        3 => layer7::waypoint(cast).await,
         _ => isolation(cast, wire).await,
     }
 }
@@ -260,10 +262,10 @@ fn targets(cast: &Cast<'_>) -> Vec<(&'static str, String)> {
 }
 
 /// A file of the tour in the operator's folder. Gone when the step is over, however it ends.
-struct TourFile(PathBuf);
+pub(super) struct TourFile(PathBuf);
 
 impl TourFile {
-    fn write(cast: &Cast<'_>, name: &str, text: &str) -> anyhow::Result<TourFile> {
+    pub(super) fn write(cast: &Cast<'_>, name: &str, text: &str) -> anyhow::Result<TourFile> {
         let path = cast.state.folder.join(name);
         write_whole(&path, text.as_bytes())?;
         Ok(TourFile(path))

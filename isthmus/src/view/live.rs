@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::fit::{HEAD, cut, fit};
 use super::metrics::samples;
 use super::refusals::{self, Refusal};
-use super::traffic::{Row, bytes, rows};
+use super::traffic::{REQUESTS, Row, bytes, requests, rows};
 use super::verdicts;
 use crate::lab::state::State;
 use crate::mesh::ask::{METRICS_PORT, get};
@@ -28,6 +28,8 @@ const PRINT_EVERY: Duration = Duration::from_secs(10);
 const KEY_PATIENCE: Duration = Duration::from_millis(100);
 /// Lines below which there is no table to speak of.
 const HEIGHT_MIN: u16 = 6;
+/// How programs of waypoints are called (`mesh::waypoint`).
+const WAYPOINTS: &str = "waypoint.";
 /// Refusals that are shown.
 const REFUSALS: usize = 5;
 
@@ -68,6 +70,12 @@ pub async fn picture(state: &State) -> Picture {
     }
     picture.rows = rows(&all);
     verdicts::ask(state, &mut picture.rows).await;
+    for waypoint in state.programs.iter().filter(|program| program.name.starts_with(WAYPOINTS)) {
+        // One that is only starting has counted nothing yet.
+        if let Ok(text) = get(&waypoint.netns, METRICS_PORT, "/stats/prometheus").await {
+            picture.rows.extend(requests(&samples(&String::from_utf8_lossy(&text))));
+        }
+    }
     picture.refusals = refusals::recent(state, REFUSALS);
     picture
 }
@@ -112,7 +120,7 @@ fn cells(row: &Row, refusals: &[Refusal]) -> [String; 7] {
 /// What is decided now, and what was refused until now; where nobody could be asked, what the counters say.
 fn verdict(row: &Row, refusals: &[Refusal]) -> String {
     if let Some(now) = &row.verdict {
-        return if row.denied > 0 { format!("{now}; {} refused", row.denied) } else { now.clone() };
+        return if row.denied > 0 && !now.starts_with(REQUESTS) { format!("{now}; {} refused", row.denied) } else { now.clone() };
     }
     let refused = row.denied > 0;
     let by = refusals.iter().rev().find(|refusal| refusal.concerns(&row.source, &row.destination)).and_then(|refusal| refusal.policy.clone());

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 
 use super::metrics::Sample;
 
+/// How the verdict of a row of requests begins.
+pub const REQUESTS: &str = "HTTP";
+
 /// One line of the view.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
@@ -74,6 +77,38 @@ pub fn rows(samples: &[Sample]) -> Vec<Row> {
         }
     }
     told_once(by_end)
+}
+
+/// What waypoints say of requests: one row for each caller, endpoint and service, with how often each status came.
+pub fn requests(samples: &[Sample]) -> Vec<Row> {
+    let mut rows: BTreeMap<(String, String, String), (Row, BTreeMap<String, u64>)> = BTreeMap::new();
+    for sample in samples.iter().filter(|sample| sample.name == "istio_requests_total") {
+        let label = |key: &str| sample.labels.get(key).map_or("unknown", String::as_str);
+        let source = (label("source_workload_namespace").to_owned(), label("source_workload").to_owned());
+        // What was refused has reached no workload: then the service is all there is to say.
+        let destination = (label("destination_workload_namespace").to_owned(), label("destination_workload").to_owned());
+        let service = format!("{}.{}", label("destination_service_name"), label("destination_service_namespace"));
+        let to = if destination.1 == "unknown" { "-".to_owned() } else { format!("{}/{}", destination.0, destination.1) };
+        let (row, codes) = rows.entry((label("source_principal").to_owned(), to.clone(), service.clone())).or_default();
+        row.source = name(label("source_principal"), &source);
+        row.destination = to.clone();
+        row.service = service;
+        row.encrypted = label("connection_security_policy") == "mutual_tls";
+        row.from = format!("{}/{}", source.0, source.1);
+        row.to = to;
+        let (code, count) = (label("response_code"), sample.value.max(0.0) as u64);
+        *codes.entry(code.to_owned()).or_default() += count;
+        row.opened += count;
+        if matches!(code, "401" | "403") {
+            row.denied += count;
+        }
+    }
+    let told = |(mut row, codes): (Row, BTreeMap<String, u64>)| {
+        let codes: Vec<String> = codes.iter().map(|(code, count)| format!("{count}× {code}")).collect();
+        row.verdict = Some(format!("{REQUESTS} {}", codes.join(", ")));
+        row
+    };
+    rows.into_values().map(told).collect()
 }
 
 /// Drops the source's word where the destination has spoken too, and adds up what is left.
@@ -161,6 +196,24 @@ mod tests {
                 verdict: None,
             }]
         );
+    }
+
+    #[test]
+    fn requests_are_told_by_their_status() {
+        let line = |destination: &str, code: u16, value: u64| {
+            format!(
+                "istio_requests_total{{reporter=\"waypoint\",source_workload=\"front\",source_workload_namespace=\"shop\",source_principal=\"spiffe://cluster.local/ns/shop/sa/front\",\
+                 destination_workload=\"{destination}\",destination_workload_namespace=\"shop\",destination_service_name=\"catalog\",destination_service_namespace=\"shop\",\
+                 connection_security_policy=\"mutual_tls\",response_code=\"{code}\"}} {value}\n"
+            )
+        };
+        let text = line("catalog", 200, 90) + &line("catalog-v2", 200, 10) + &line("catalog", 500, 1) + &line("unknown", 403, 3);
+        let told: Vec<String> = requests(&samples(&text)).into_iter().map(|row| format!("{} {} {} {} {}", row.source, row.destination, row.service, row.denied, row.verdict.unwrap())).collect();
+        assert_eq!(told, [
+            "ns/shop/sa/front - catalog.shop 3 HTTP 3× 403",
+            "ns/shop/sa/front shop/catalog catalog.shop 0 HTTP 90× 200, 1× 500",
+            "ns/shop/sa/front shop/catalog-v2 catalog.shop 0 HTTP 10× 200",
+        ]);
     }
 
     #[test]

@@ -1,6 +1,4 @@
 use super::*;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::testing::{DAY, start};
@@ -252,4 +250,18 @@ fn mutated_tokens_never_panic_and_never_pass() {
             assert!(is_object_name(&subject.namespace) && is_object_name(&subject.service_account.name));
         }
     });
+}
+
+#[test]
+fn the_key_as_a_json_web_key_verifies_what_was_minted() {
+    let minter = minter();
+    let set: jsonwebtoken::jwk::JwkSet = serde_json::from_str(&minter.public_jwks()).unwrap();
+    let token = minter.mint(&subject(), "shop", MAX_LIFE, start()).unwrap();
+    let mut validation = Validation::new(Algorithm::ES256);
+    validation.set_audience(&["shop"]);
+    (validation.validate_exp, validation.validate_nbf) = (false, false);
+    let key = DecodingKey::from_jwk(&set.keys[0]).unwrap();
+    assert_eq!(jsonwebtoken::decode::<Value>(&token, &key, &validation).unwrap().claims["iss"], ISSUER);
+    let another = serde_json::from_str::<jsonwebtoken::jwk::JwkSet>(&Minter::generate(ISSUER).unwrap().public_jwks()).unwrap();
+    assert!(jsonwebtoken::decode::<Value>(&token, &DecodingKey::from_jwk(&another.keys[0]).unwrap(), &validation).is_err());
 }
