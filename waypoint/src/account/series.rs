@@ -2,7 +2,7 @@
 //! (spec/waypoint.md 6.1). No text is made for a request whose like has been seen.
 
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -13,7 +13,6 @@ use mesh_telemetry::Recorder;
 use mesh_telemetry::families::{self, Family, waypoint as ours};
 use mesh_telemetry::labels::{self, End, Labelled, Reporter, Security, UNKNOWN, fixed};
 use mesh_telemetry::recorder::LabelText;
-use mesh_telemetry::traffic::Same;
 use metrics::{Counter, Histogram, Label};
 use parking_lot::RwLock;
 
@@ -27,24 +26,26 @@ use crate::error::Flags;
 #[derive(Debug)]
 pub struct Book {
     recorder: Recorder,
-    pairs: RwLock<HashMap<Key, Arc<Pair>>>,
+    /// By the hash of their keys, so that a request finds its pair without making a key of its own.
+    pairs: RwLock<HashMap<u64, Vec<Arc<Pair>>>>,
 }
 
-/// Who talks to whom, and by which settings it is told.
-#[derive(Clone, Debug)]
+/// Who talks to whom, and by which settings it is told. Workloads and services are the same where they are one: those of
+/// the directory's snapshot.
+#[derive(Debug)]
 struct Key {
-    source: Option<Same<Workload>>,
+    source: Option<Arc<Workload>>,
     principal: SpiffeId,
-    destination: Option<Same<Workload>>,
-    service: Option<Same<Service>>,
+    destination: Option<Arc<Workload>>,
+    service: Option<Arc<Service>>,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
 pub struct Pair {
+    key: Key,
     /// Without what a single request decides.
     labels: Vec<Label>,
-    metrics: Arc<Metrics>,
     outcomes: RwLock<HashMap<Outcome, Arc<Handles>>>,
     messages: OnceLock<[Counter; 2]>,
     /// Asked for since the last sweep.
@@ -71,6 +72,8 @@ enum Handles {
 
 /// Pairs at hand: as many as the recorder has room for, at a handful of series each.
 const PAIRS: usize = 8_192;
+/// Pairs of one hash that are kept: by chance there are not two.
+const ALIKE: usize = 4;
 /// Outcomes at hand of one pair. More are told correctly, each at the price of its labels' text.
 const OUTCOMES: usize = 64;
 /// A tag whose value is longer is an accident, and a peer may have made it.
@@ -113,9 +116,9 @@ impl Book {
     }
 
     fn live_messages(&self, pair: &Pair) -> Live {
-        let counter = |metric, family| match pair.metrics.disabled(metric) {
+        let counter = |metric, family| match pair.key.metrics.disabled(metric) {
             true => Counter::noop(),
-            false => self.recorder.counter(&family, &edited(&pair.labels, &pair.metrics, metric, &[])),
+            false => self.recorder.counter(&family, &edited(&pair.labels, &pair.key.metrics, metric, &[])),
         };
         let [request, response] = pair
             .messages
@@ -157,33 +160,43 @@ impl Book {
     /// Lets go of what was not asked for since the last sweep; then the recorder may let go of the series. Called
     /// before each scrape.
     pub fn sweep(&self) {
-        self.pairs.write().retain(|_, pair| Arc::strong_count(pair) > 1 || pair.used.swap(false, Ordering::Relaxed));
+        self.pairs.write().retain(|_, pairs| {
+            pairs.retain(|pair| Arc::strong_count(pair) > 1 || pair.used.swap(false, Ordering::Relaxed));
+            !pairs.is_empty()
+        });
     }
 
     fn pair(&self, told: &Told, metrics: &Arc<Metrics>) -> Arc<Pair> {
-        let key = Key {
-            source: told.arrival.source_workload.clone().map(Same),
-            principal: told.arrival.identity.clone(),
-            destination: told.endpoint.clone().map(Same),
-            service: told.service.clone().map(Same),
-            metrics: metrics.clone(),
-        };
-        if let Some(pair) = self.pairs.read().get(&key) {
+        let hash = hash(told, metrics);
+        let find = |pairs: &[Arc<Pair>]| pairs.iter().find(|pair| pair.key.is_of(told, metrics)).cloned();
+        if let Some(pair) = self.pairs.read().get(&hash).and_then(|pairs| find(pairs)) {
             if !pair.used.load(Ordering::Relaxed) {
                 pair.used.store(true, Ordering::Relaxed);
             }
-            return pair.clone();
+            return pair;
         }
+        let key = Key {
+            source: told.arrival.source_workload.clone(),
+            principal: told.arrival.identity.clone(),
+            destination: told.endpoint.clone(),
+            service: told.service.clone(),
+            metrics: metrics.clone(),
+        };
         let pair = Arc::new(Pair {
             labels: key.labels(),
-            metrics: metrics.clone(),
+            key,
             outcomes: RwLock::default(),
             messages: OnceLock::new(),
             used: AtomicBool::new(true),
         });
         let mut pairs = self.pairs.write();
         if pairs.len() < PAIRS {
-            return pairs.entry(key).or_insert(pair).clone();
+            let pairs = pairs.entry(hash).or_default();
+            match find(pairs) {
+                Some(known) => return known,
+                None if pairs.len() < ALIKE => pairs.push(pair.clone()),
+                None => {}
+            }
         }
         pair
     }
@@ -211,7 +224,7 @@ impl Book {
         labels.push(Label::new("response_flags", outcome.flags.to_string()));
         // Both ends of a tunnel have proved who they are.
         labels.push(fixed("connection_security_policy", Security::MutualTls.as_str()));
-        let mut text = Texts { metrics: &pair.metrics, labels: &labels, values: &outcome.values, last: None };
+        let mut text = Texts { metrics: &pair.key.metrics, labels: &labels, values: &outcome.values, last: None };
         match kind {
             Kind::Request { .. } => Handles::Request {
                 count: text.of(Metric::RequestCount).map(|text| self.recorder.counter_at(&ours::REQUESTS, &text)),
@@ -297,44 +310,50 @@ fn outcome(view: &View<'_>, metrics: &Metrics, code: u16, grpc_status: Option<u3
     }
 }
 
+/// Pointers, which no peer chooses. The identity goes in where no workload stands for it.
+fn hash(told: &Told, metrics: &Metrics) -> u64 {
+    let place = |place: Option<*const ()>| place.map_or(0, |place| place as u64);
+    let of = |workload: &Option<Arc<Workload>>| place(workload.as_ref().map(|workload| Arc::as_ptr(workload).cast()));
+    let service = place(told.service.as_ref().map(|service| Arc::as_ptr(service).cast()));
+    let parts = [of(&told.arrival.source_workload), of(&told.endpoint), service, metrics.digest()];
+    let identity = match &told.arrival.source_workload {
+        Some(_) => 0,
+        None => {
+            let mut hasher = DefaultHasher::new();
+            told.arrival.identity.hash(&mut hasher);
+            hasher.finish()
+        }
+    };
+    // Multiplication by the golden ratio spreads what is aligned.
+    parts.into_iter().fold(identity, |hash, part| (hash.rotate_left(23) ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.is_none() && other.is_none(),
+    }
+}
+
 impl Key {
+    fn is_of(&self, told: &Told, metrics: &Arc<Metrics>) -> bool {
+        same(&self.source, &told.arrival.source_workload)
+            && same(&self.destination, &told.endpoint)
+            && same(&self.service, &told.service)
+            && self.principal == told.arrival.identity
+            && (Arc::ptr_eq(&self.metrics, metrics) || self.metrics == *metrics)
+    }
+
     fn labels(&self) -> Vec<Label> {
-        let end = |workload: &Option<Same<Workload>>| workload.as_ref().map(|workload| workload.0.clone());
-        let (source, destination) = (end(&self.source), end(&self.destination));
-        let identity = destination.as_ref().map(|workload| workload.identity());
+        let identity = self.destination.as_ref().map(|workload| workload.identity());
         labels::waypoint(&Labelled {
             reporter: Reporter::Waypoint,
-            source: source.as_deref().map_or(End::Unknown, End::Known),
+            source: self.source.as_deref().map_or(End::Unknown, End::Known),
             source_principal: Some(&self.principal),
-            destination: destination.as_deref().map_or(End::Unknown, End::Known),
+            destination: self.destination.as_deref().map_or(End::Unknown, End::Known),
             destination_principal: identity.as_ref(),
-            service: self.service.as_ref().map(|service| &*service.0),
+            service: self.service.as_deref(),
             security: Security::MutualTls,
         })
-    }
-}
-
-impl PartialEq for Key {
-    fn eq(&self, other: &Key) -> bool {
-        self.source == other.source
-            && self.destination == other.destination
-            && self.service == other.service
-            && self.principal == other.principal
-            && (Arc::ptr_eq(&self.metrics, &other.metrics) || self.metrics == other.metrics)
-    }
-}
-
-impl Eq for Key {}
-
-impl Hash for Key {
-    /// The identity goes in where no workload stands for it: mostly the pointers tell.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        match &self.source {
-            Some(source) => source.hash(state),
-            None => self.principal.hash(state),
-        }
-        self.destination.hash(state);
-        self.service.hash(state);
-        self.metrics.hash(state);
     }
 }
