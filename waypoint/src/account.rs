@@ -21,8 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, StatusCode, Version, header, request};
-use mesh_model::service::Service;
+use http::{HeaderMap, Request, StatusCode, Version, header, request};
 use mesh_model::workload::Workload;
 
 pub use self::books::{Books, LIMITS};
@@ -34,8 +33,10 @@ use self::told::{Kind, Seen, Told, kept};
 use self::trace::Trace;
 pub use self::view::Own;
 use self::view::View;
+use crate::choose::BackendKey;
 use crate::error::{Flags, Reason};
-use crate::facts::Arrival;
+use crate::facts::{Arrival, Target};
+use crate::hygiene;
 
 /// One request's or stream's account.
 pub struct Account {
@@ -71,8 +72,6 @@ impl Account {
             head: None,
             route: None,
             service: None,
-            port: arrival.target.port(),
-            subset: empty(),
             endpoint: None,
             upstream: None,
             upstream_local: None,
@@ -106,19 +105,22 @@ impl Account {
         self.plan = plan.clone();
     }
 
+    /// The head as the client sent it: how large it is, and whether it is gRPC. First of all.
+    pub fn arrived<B>(&mut self, request: &Request<B>) {
+        let version = request.version();
+        let grpc = version == Version::HTTP_2 && hygiene::is_grpc(request.headers());
+        self.told.kind = Kind::Request { version, grpc };
+        self.request_framing = framing(version, request.headers());
+        let target = request.uri().path_and_query().map_or(1, |path| path.as_str().len());
+        // `METHOD target HTTP/1.1`, and the empty line.
+        let around = request.method().as_str().len() + target + 14;
+        let frame = if version == Version::HTTP_2 { HTTP2_FRAME_HEAD } else { 0 };
+        self.told.flows.request.around.store(around as u64 + headers_bytes(request.headers()) + frame, Relaxed);
+    }
+
     /// The head as it stands: once when it has been found sound, and again when it is forwarded. The later is told; the
-    /// client's own path and size are those of the first.
+    /// client's own path is that of the first.
     pub fn head(&mut self, parts: &request::Parts) {
-        let Kind::Request { version, grpc } = &mut self.told.kind else { return };
-        if self.told.flows.request.around.load(Relaxed) == 0 {
-            *grpc = is_grpc(&parts.headers);
-            self.request_framing = framing(*version, &parts.headers);
-            let target = parts.uri.path_and_query().map_or(1, |path| path.as_str().len());
-            // `METHOD target HTTP/1.1`, and the empty line.
-            let around = parts.method.as_str().len() + target + 14;
-            let frame = if *version == Version::HTTP_2 { HTTP2_FRAME_HEAD } else { 0 };
-            self.told.flows.request.around.store(around as u64 + headers_bytes(&parts.headers) + frame, Relaxed);
-        }
         if !self.plan.looks.head {
             return;
         }
@@ -164,15 +166,16 @@ impl Account {
     }
 
     /// What it is for, after routing. Of several calls the last counts.
-    pub fn backend(&mut self, service: Option<&Arc<Service>>, port: u16, subset: &Arc<str>) {
-        self.told.service = service.cloned();
-        self.told.port = port;
-        self.told.subset = subset.clone();
+    pub fn backend(&mut self, service: &BackendKey) {
+        self.told.service = Some(service.clone());
     }
 
-    /// It is sent to this endpoint.
+    /// It is sent to this address, and to this endpoint where it is known already.
     pub fn attempt(&mut self, endpoint: Option<&Arc<Workload>>, address: Option<SocketAddr>) {
-        self.told.endpoint = endpoint.cloned();
+        self.told.endpoint = match &self.told.arrival.target {
+            Target::Workload { workload, .. } => Some(workload.clone()),
+            Target::Service { .. } => endpoint.cloned(),
+        };
         self.told.upstream = address;
         self.told.attempts += 1;
         self.told.attempted = Some(Instant::now());
@@ -180,10 +183,12 @@ impl Account {
 
     /// The endpoint of the last attempt, where it is a workload.
     pub fn reached(&mut self, endpoint: Option<&Arc<Workload>>) {
-        self.told.endpoint = endpoint.cloned();
+        if let Some(endpoint) = endpoint {
+            self.told.endpoint = Some(endpoint.clone());
+        }
     }
 
-    /// The head of the endpoint's response is here.
+    /// The head of the endpoint's response is here. After `reached`.
     pub fn answered(&mut self) {
         self.told.answered = Some(Instant::now());
         if self.told.grpc()
@@ -226,6 +231,12 @@ impl Account {
         let words = reason.words();
         self.told.flags = self.told.flags.and(words.flags);
         self.told.details = Some(words.details);
+        match reason {
+            Reason::Rbac { .. } => self.books.refused.rbac.increment(1),
+            Reason::Jwt { .. } => self.books.refused.jwt.increment(1),
+            Reason::ExtAuthz { .. } => self.books.refused.ext_authz.increment(1),
+            _ => {}
+        }
         if let Reason::Fault(crate::exchange::Fault::Connect(error)) = reason {
             self.told.transport_failure = Some(error.to_string());
         }
@@ -306,17 +317,6 @@ impl Drop for Account {
             self.end();
         }
     }
-}
-
-fn empty() -> Arc<str> {
-    static EMPTY: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| "".into());
-    EMPTY.clone()
-}
-
-/// Not `grpc-web`, which has its status in the body.
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let rest = headers.get(header::CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
 }
 
 fn framing(version: Version, headers: &HeaderMap) -> Framing {

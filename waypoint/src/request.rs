@@ -152,7 +152,12 @@ impl<'a> Page<'a> {
             Target::Workload { .. } => None,
         };
         let policies = view.as_ref().map_or_else(|| settings.gateway(), |view| view.policies(None)).clone();
-        let account = cx.books.request(&policies.telemetry, &connection.arrival, incoming.version());
+        let mut account = cx.books.request(&policies.telemetry, &connection.arrival, incoming.version());
+        account.arrived(incoming);
+        // What is refused before a backend is drawn was for the service that was dialled.
+        if let Some(view) = &view {
+            account.backend(&view.backend.key);
+        }
         let spoken = incoming.version();
         Page {
             cx,
@@ -418,6 +423,7 @@ impl<'a> Page<'a> {
         };
         let sent = match &chosen.to {
             To::Backend(backend) => {
+                outgoing.account.backend(&backend.key);
                 let errand = Errand {
                     backend,
                     destination: &self.cx.reach.backends.destination(&backend.key),
@@ -452,9 +458,9 @@ impl<'a> Page<'a> {
             Reason::RequestTimeout if within == found.grpc_timeout => Reason::DeadlineExceeded,
             reason => reason,
         })?;
-        self.account.answered();
         self.account.flag(sent.flags);
         self.account.reached(workload(sent.endpoint.as_ref()));
+        self.account.answered();
         if let Some(expectation) = expectation {
             expectation.answered(sent.response.status());
         }

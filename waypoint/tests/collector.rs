@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, StatusCode, Version as HttpVersion};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_model::address::NamespacedHostname;
@@ -130,8 +130,10 @@ fn ask(books: &Arc<Books>, name: &str, plan: Arc<account::Plan>) {
     });
     let request =
         Request::get(format!("/{name}")).header("host", "cart").header("traceparent", format!("00-{TRACE}-{PARENT}-01"));
-    let (mut parts, ()) = request.body(()).expect("a request").into_parts();
-    let mut account = books.request(&plan, &arrival, HttpVersion::HTTP_11);
+    let request = request.body(()).expect("a request");
+    let mut account = books.request(&plan, &arrival, request.version());
+    account.arrived(&request);
+    let (mut parts, ()) = request.into_parts();
     account.head(&parts);
     account.trace(&mut parts.headers);
     account.because(&Reason::NoHealthyUpstream);

@@ -136,9 +136,9 @@ pub fn traffic(what: &Labelled<'_>, flags: ResponseFlags) -> Vec<Label> {
 }
 
 /// The labels that say whom a series of a waypoint is about (spec/waypoint.md 6.1); what it is about is added by the caller.
-/// The namespace of a source is that of its identity, which is proven; a destination that is no service is called by its
-/// endpoint's canonical name.
-pub fn waypoint(what: &Labelled<'_>) -> Vec<Label> {
+/// The namespace of a source is that of its identity, which is proven. `service`: hostname, namespace, name; a destination
+/// that is no service is called by its endpoint's canonical name.
+pub fn waypoint(what: &Labelled<'_>, service: Option<[Arc<str>; 3]>) -> Vec<Label> {
     let (mut source, destination) = (Shown::of(what.source), Shown::of(what.destination));
     if let Some(identity) = what.source_principal {
         source.namespace = identity.namespace.clone();
@@ -146,10 +146,8 @@ pub fn waypoint(what: &Labelled<'_>) -> Vec<Label> {
     if source.canonical_revision.is_empty() {
         source.canonical_revision = LATEST.into();
     }
-    let service = match what.service {
-        Some(service) => [service.hostname.clone(), service.namespace.clone(), service.name.clone()],
-        None => [&destination.canonical_service, &destination.namespace, &destination.canonical_service].map(Arc::clone),
-    };
+    let of_endpoint = || [&destination.canonical_service, &destination.namespace, &destination.canonical_service].map(Arc::clone);
+    let service = service.unwrap_or_else(of_endpoint);
     ends(what, &source, &destination, &service)
 }
 

@@ -1,6 +1,6 @@
 //! What all accounts share: the recorder, the handles, the files, the queue to the collectors. One per process.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::OpenOptions;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use mesh_telemetry::families::{BUILD, LINES_DROPPED};
 use mesh_telemetry::labels::fixed;
 use mesh_telemetry::lines::{Lines, ROOM_BYTES, WhenFull};
 use mesh_telemetry::recorder::{Exposition, Limits, Recorder};
-use metrics::{Gauge, Label};
+use metrics::{Counter, Gauge, Label};
 use parking_lot::Mutex;
 
 use super::export::{Item, Queue, Taken};
@@ -27,8 +27,37 @@ pub struct Books {
     pub(super) book: Book,
     pub(super) requests_open: Gauge,
     pub(super) streams_open: Gauge,
+    pub(super) refused: Refused,
     files: Mutex<HashMap<String, Option<Lines>>>,
     queue: Queue,
+}
+
+/// Requests that policy refused.
+pub(super) struct Refused {
+    pub rbac: Counter,
+    pub jwt: Counter,
+    pub ext_authz: Counter,
+}
+
+impl Refused {
+    fn new(recorder: &Recorder) -> Refused {
+        let by = |by| recorder.counter(&families::REQUESTS_REFUSED, &[fixed("by", by)]);
+        Refused { rbac: by("rbac"), jwt: by("jwt"), ext_authz: by("ext_authz") }
+    }
+}
+
+/// Settings were published. `resources`: all that are held, each with its type and whether all of it is in force.
+pub fn configured<'r>(recorder: &Recorder, resources: impl Iterator<Item = (&'r str, bool)>) {
+    let mut by_type: BTreeMap<&str, [f64; 2]> = mesh_xds::messages::waypoint::ALL.map(|type_url| (type_url, [0.0; 2])).into();
+    for (type_url, whole) in resources {
+        by_type.entry(type_url).or_default()[usize::from(!whole)] += 1.0;
+    }
+    for (type_url, [whole, partial]) in by_type {
+        let of_type = [Label::new("type", type_url.rsplit('.').next().unwrap_or(type_url).to_owned())];
+        recorder.gauge(&families::RESOURCES, &of_type).set(whole + partial);
+        recorder.gauge(&families::RESOURCES_PARTIAL, &of_type).set(partial);
+    }
+    recorder.counter(&families::CONFIG_CHANGES, &[]).increment(1);
 }
 
 /// Series of a waypoint. A request's four share their labels' text; with 20,000 the text is at most some 10 MB, and each
@@ -50,6 +79,7 @@ impl Books {
             book: Book::new(recorder.clone()),
             requests_open: recorder.gauge(&families::REQUESTS_OPEN, &[]),
             streams_open: recorder.gauge(&families::STREAMS_OPEN, &[]),
+            refused: Refused::new(&recorder),
             recorder,
             files: Mutex::default(),
             queue,

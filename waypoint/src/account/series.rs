@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use mesh_model::identity::SpiffeId;
-use mesh_model::service::Service;
 use mesh_model::workload::Workload;
 use mesh_telemetry::Recorder;
 use mesh_telemetry::families::{self, Family, waypoint as ours};
@@ -20,6 +19,7 @@ use super::measure::Live;
 use super::plan::{Edit, Metric, Metrics};
 use super::told::{Kind, Told};
 use super::view::View;
+use crate::choose::BackendKey;
 use crate::error::Flags;
 
 /// All handles. One per process.
@@ -30,14 +30,14 @@ pub struct Book {
     pairs: RwLock<HashMap<u64, Vec<Arc<Pair>>>>,
 }
 
-/// Who talks to whom, and by which settings it is told. Workloads and services are the same where they are one: those of
-/// the directory's snapshot.
+/// Who talks to whom, and by which settings it is told. Workloads are the same where they are one: those of the
+/// directory's snapshot.
 #[derive(Debug)]
 struct Key {
     source: Option<Arc<Workload>>,
     principal: SpiffeId,
     destination: Option<Arc<Workload>>,
-    service: Option<Arc<Service>>,
+    service: Option<BackendKey>,
     metrics: Arc<Metrics>,
 }
 
@@ -314,8 +314,9 @@ fn outcome(view: &View<'_>, metrics: &Metrics, code: u16, grpc_status: Option<u3
 fn hash(told: &Told, metrics: &Metrics) -> u64 {
     let place = |place: Option<*const ()>| place.map_or(0, |place| place as u64);
     let of = |workload: &Option<Arc<Workload>>| place(workload.as_ref().map(|workload| Arc::as_ptr(workload).cast()));
-    let service = place(told.service.as_ref().map(|service| Arc::as_ptr(service).cast()));
-    let parts = [of(&told.arrival.source_workload), of(&told.endpoint), service, metrics.digest()];
+    let mut service = DefaultHasher::new();
+    told.service.hash(&mut service);
+    let parts = [of(&told.arrival.source_workload), of(&told.endpoint), service.finish(), metrics.digest()];
     let identity = match &told.arrival.source_workload {
         Some(_) => 0,
         None => {
@@ -326,6 +327,16 @@ fn hash(told: &Told, metrics: &Metrics) -> u64 {
     };
     // Multiplication by the golden ratio spreads what is aligned.
     parts.into_iter().fold(identity, |hash, part| (hash.rotate_left(23) ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// Hostname, namespace and short name. A host of the cluster is called by its first label, another by all of it.
+fn service(key: &BackendKey) -> [Arc<str>; 3] {
+    let (hostname, namespace) = (&key.host.hostname, &key.host.namespace);
+    let name = match hostname.split_once('.') {
+        Some((name, rest)) if rest.strip_prefix(&**namespace).is_some_and(|rest| rest.starts_with(".svc.")) => name.into(),
+        _ => hostname.clone(),
+    };
+    [hostname.clone(), namespace.clone(), name]
 }
 
 fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
@@ -339,21 +350,22 @@ impl Key {
     fn is_of(&self, told: &Told, metrics: &Arc<Metrics>) -> bool {
         same(&self.source, &told.arrival.source_workload)
             && same(&self.destination, &told.endpoint)
-            && same(&self.service, &told.service)
+            && self.service == told.service
             && self.principal == told.arrival.identity
             && (Arc::ptr_eq(&self.metrics, metrics) || self.metrics == *metrics)
     }
 
     fn labels(&self) -> Vec<Label> {
         let identity = self.destination.as_ref().map(|workload| workload.identity());
-        labels::waypoint(&Labelled {
+        let what = Labelled {
             reporter: Reporter::Waypoint,
             source: self.source.as_deref().map_or(End::Unknown, End::Known),
             source_principal: Some(&self.principal),
             destination: self.destination.as_deref().map_or(End::Unknown, End::Known),
             destination_principal: identity.as_ref(),
-            service: self.service.as_deref(),
+            service: None,
             security: Security::MutualTls,
-        })
+        };
+        labels::waypoint(&what, self.service.as_ref().map(service))
     }
 }

@@ -22,7 +22,7 @@ pub struct Bench {
     pub books: Arc<Books>,
     pub taken: Taken,
     pub arrival: Arc<Arrival>,
-    pub service: Arc<Service>,
+    pub service: BackendKey,
     pub endpoint: Arc<Workload>,
 }
 
@@ -62,18 +62,20 @@ impl Bench {
                 port: 80,
             },
         });
-        let service = Arc::new(Service::named("shop", "cart.shop.svc.cluster.local"));
+        let host = NamespacedHostname { namespace: "shop".into(), hostname: "cart.shop.svc.cluster.local".into() };
+        let service = BackendKey { host, port: 80, subset: "".into() };
         Bench { books, taken, arrival, service, endpoint: workload("cart-1", "cart") }
     }
 
     /// A request that is answered with this status.
     pub fn ask(&self, plan: &Arc<Plan>, request: Request<()>, status: u16) -> Request<()> {
+        let mut account = self.books.request(plan, &self.arrival, request.version());
+        account.arrived(&request);
         let (mut parts, ()) = request.into_parts();
-        let mut account = self.books.request(plan, &self.arrival, parts.version);
         account.head(&parts);
         account.trace(&mut parts.headers);
         account.route(&"shop/cart/0".into());
-        account.backend(Some(&self.service), 80, &empty());
+        account.backend(&self.service);
         account.attempt(Some(&self.endpoint), Some("10.1.0.3:8080".parse().unwrap()));
         account.answered();
         account.responded(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
@@ -203,16 +205,15 @@ fn who_is_unknown_is_called_so() {
 #[test]
 fn grpc_messages_and_status_are_told() {
     let bench = Bench::new();
-    let (parts, ()) = Request::builder()
+    let request = Request::builder()
         .uri("http://cart/shop.Cart/Add")
         .version(Version::HTTP_2)
         .header("content-type", "application/grpc+proto")
         .body(())
-        .unwrap()
-        .into_parts();
-    let mut account = bench.books.request(&Arc::default(), &bench.arrival, Version::HTTP_2);
-    account.head(&parts);
-    account.backend(Some(&bench.service), 80, &empty());
+        .unwrap();
+    let mut account = bench.books.request(&Arc::default(), &bench.arrival, request.version());
+    account.arrived(&request);
+    account.backend(&bench.service);
     let mut up = account.tap(Direction::Request);
     up.data(&[0, 0, 0, 0, 1, 9]);
     account.attempt(Some(&bench.endpoint), None);
@@ -233,13 +234,34 @@ fn grpc_messages_and_status_are_told() {
 }
 
 #[test]
+fn what_policy_refuses_and_what_is_configured_is_told() {
+    let bench = Bench::new();
+    let mut account = bench.books.request(&Arc::default(), &bench.arrival, Version::HTTP_11);
+    account.because(&Reason::Rbac { details: "rbac_access_denied_matched_policy[none]".into() });
+    account.close();
+    let route = mesh_xds::messages::waypoint::HTTP_ROUTE;
+    super::books::configured(bench.books.recorder(), [(route, true), (route, false)].into_iter());
+    let text = bench.scrape();
+    for line in [
+        "waypoint_requests_refused_total{by=\"rbac\"} 1",
+        "waypoint_requests_refused_total{by=\"jwt\"} 0",
+        "waypoint_resources{type=\"HttpRoute\"} 2",
+        "waypoint_resources{type=\"TlsRoute\"} 0",
+        "waypoint_resources_partial{type=\"HttpRoute\"} 1",
+        "waypoint_config_changes_total 1",
+    ] {
+        assert!(text.lines().any(|one| one == line), "{line}: {text}");
+    }
+}
+
+#[test]
 fn a_stream_is_told_while_it_lives() {
     use mesh_net::relay::Meter as _;
     let bench = Bench::new();
     let mut account = bench.books.stream(&Arc::default(), &bench.arrival, Some("db.example"));
     let meter = account.meter();
     meter.forward(3);
-    account.backend(Some(&bench.service), 80, &empty());
+    account.backend(&bench.service);
     account.attempt(Some(&bench.endpoint), Some("10.1.0.3:5432".parse().unwrap()));
     account.opened();
     meter.forward(4);
@@ -360,9 +382,10 @@ fn the_standard_line_reads_as_the_field_has_it() {
         .body(())
         .unwrap();
     bench.ask(&plan, request, 503);
-    let mut account = bench.books.request(&plan, &bench.arrival, Version::HTTP_2);
-    let (parts, ()) = Request::builder().uri("http://cart/x").version(Version::HTTP_2).body(()).unwrap().into_parts();
-    account.head(&parts);
+    let request = Request::builder().uri("http://cart/x").version(Version::HTTP_2).body(()).unwrap();
+    let mut account = bench.books.request(&plan, &bench.arrival, request.version());
+    account.arrived(&request);
+    account.head(&request.into_parts().0);
     account.because(&Reason::Fault(Fault::Connect(ConnectError::new(crate::upstream::Kind::Refused, "refused"))));
     account.responded(StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new());
     account.close();

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
-use mesh_model::service::Service;
 use mesh_model::workload::Workload;
 
 use super::measure::Flows;
 use super::trace::Trace;
+use crate::choose::BackendKey;
 use crate::error::Flags;
 use crate::facts::{Arrival, Target};
 
@@ -24,9 +24,8 @@ pub struct Told {
     /// Where somebody looks at it; else nothing is kept.
     pub head: Option<Box<Seen>>,
     pub route: Option<Arc<str>>,
-    pub service: Option<Arc<Service>>,
-    pub port: u16,
-    pub subset: Arc<str>,
+    /// After routing.
+    pub service: Option<BackendKey>,
     pub endpoint: Option<Arc<Workload>>,
     pub upstream: Option<SocketAddr>,
     pub upstream_local: Option<SocketAddr>,
@@ -154,8 +153,9 @@ impl Told {
     /// dialled, `outbound|…` for another.
     pub fn cluster(&self) -> Option<String> {
         let service = self.service.as_ref()?;
-        let own = matches!(&self.arrival.target, Target::Service { key, .. } if key.hostname == service.hostname && key.namespace == service.namespace);
-        let (port, host, subset) = (self.port, &service.hostname, &self.subset);
+        let own = matches!(&self.arrival.target, Target::Service { key, .. } if *key == service.host);
+        let BackendKey { host, port, subset } = service;
+        let host = &host.hostname;
         Some(match (own, self.kind, subset.is_empty()) {
             (true, Kind::Stream, _) => format!("inbound-vip|{port}|tcp|{host}"),
             (true, Kind::Request { .. }, true) => format!("inbound-vip|{port}|http|{host}"),

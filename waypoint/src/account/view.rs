@@ -155,7 +155,7 @@ impl Asked for View<'_> {
             DestinationCluster => of(self.destination(), |workload| &workload.cluster_id),
             DestinationCanonicalService => of(self.destination(), |workload| &workload.canonical_name),
             DestinationRevision => of(self.destination(), |workload| &workload.canonical_revision),
-            DestinationService => told.service.as_ref().map(|service| owned(service.hostname.to_string())),
+            DestinationService => told.service.as_ref().map(|service| owned(service.host.hostname.to_string())),
         }
     }
 

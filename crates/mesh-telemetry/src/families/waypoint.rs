@@ -25,18 +25,14 @@ pub const RESPONSE_MESSAGES: Family = Family::counter("istio_response_messages_t
 
 pub const REQUESTS_OPEN: Family = Family::gauge("waypoint_requests_open", "Requests that are being answered");
 pub const STREAMS_OPEN: Family = Family::gauge("waypoint_streams_open", "Opaque streams that are open");
-/// Label: level = tunnel | http.
-pub const POOL_CONNECTIONS: Family = Family::gauge("waypoint_pool_connections", "Connections to endpoints that are kept");
-/// Label: action = allow | deny | audit | custom; result.
-pub const AUTHZ_DECISIONS: Family = Family::counter("waypoint_authz_decisions_total", "Decisions of authorization");
-/// Labels: issuer, result.
-pub const JWKS_FETCHES: Family = Family::counter("waypoint_jwks_fetches_total", "Times that keys of an issuer were fetched");
-/// Label: type_url.
-pub const RESOURCES: Family = Family::gauge("waypoint_resources", "Resources of the controller that are in force");
-/// Label: type_url.
-pub const RESOURCES_REJECTED: Family =
-    Family::gauge("waypoint_resources_rejected", "Resources of the controller that are not in force as they stand");
-pub const CONFIG_VERSION: Family = Family::gauge("waypoint_config_version", "Changes of settings since the start");
+/// Label: by = rbac | jwt | ext_authz.
+pub const REQUESTS_REFUSED: Family = Family::counter("waypoint_requests_refused_total", "Requests that policy refused");
+/// Label: type.
+pub const RESOURCES: Family = Family::gauge("waypoint_resources", "Resources of the controller that are held");
+/// Label: type.
+pub const RESOURCES_PARTIAL: Family =
+    Family::gauge("waypoint_resources_partial", "Resources of the controller of which not all is in force");
+pub const CONFIG_CHANGES: Family = Family::counter("waypoint_config_changes_total", "Times that settings were published");
 /// Label: provider.
 pub const SPANS_SENT: Family = Family::counter("waypoint_spans_sent_total", "Spans that a collector took");
 /// Labels: provider, reason = queue_full | refused | failed.
@@ -60,12 +56,10 @@ pub const ALL: &[Family] = &[
     XDS_BYTES,
     REQUESTS_OPEN,
     STREAMS_OPEN,
-    POOL_CONNECTIONS,
-    AUTHZ_DECISIONS,
-    JWKS_FETCHES,
+    REQUESTS_REFUSED,
     RESOURCES,
-    RESOURCES_REJECTED,
-    CONFIG_VERSION,
+    RESOURCES_PARTIAL,
+    CONFIG_CHANGES,
     SPANS_SENT,
     SPANS_DROPPED,
     CPU,
