@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::proxy::{Proxy, VERSION};
 
+pub mod why;
+
 /// Everything that is shown.
 pub struct Admin {
     pub proxy: Arc<Proxy>,

@@ -238,7 +238,8 @@ impl Answer {
         // Below 200 an answer is no answer yet.
         let status = u16::try_from(direct.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
         let status = status.filter(|status| status.as_u16() >= 200);
-        let status = status.ok_or_else(|| Rejection::new("UnsupportedValue", format!("{} is no status of an answer", direct.status)))?;
+        let status =
+            status.ok_or_else(|| Rejection::new("UnsupportedValue", format!("{} is no status of an answer", direct.status)))?;
         if direct.body.len() > DIRECT_BODY_BYTES_MAX {
             return Err(Rejection::new("UnsupportedValue", format!("a body of more than {DIRECT_BODY_BYTES_MAX} bytes")));
         }
@@ -259,7 +260,6 @@ pub(crate) fn host_of(authority: &str) -> &str {
         _ => authority,
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -197,6 +197,5 @@ fn milliseconds(number: u64) -> Option<Duration> {
     (number != 0).then(|| Duration::from_millis(number))
 }
 
-
 #[cfg(test)]
 pub(crate) mod tests;

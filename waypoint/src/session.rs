@@ -197,7 +197,11 @@ fn read(text: &[u8]) -> Option<Held> {
         return None;
     }
     Some(Held {
-        backend: BackendKey { host: NamespacedHostname::new(namespace, hostname), port: u16::from_be_bytes(*port), subset: subset.into() },
+        backend: BackendKey {
+            host: NamespacedHostname::new(namespace, hostname),
+            port: u16::from_be_bytes(*port),
+            subset: subset.into(),
+        },
         endpoint: endpoint.to_owned(),
         began: time(began)?,
         used: time(used)?,
@@ -278,7 +282,9 @@ mod tests {
         // A token of another session cannot be renamed.
         let mut renamed = HeaderMap::new();
         renamed.insert("other", HeaderValue::try_from(token).unwrap());
-        assert!(open(&Session { name: "other".into(), ..session(SessionKind::Header) }, &renamed, &keys(&["one"]), at(0)).is_none());
+        assert!(
+            open(&Session { name: "other".into(), ..session(SessionKind::Header) }, &renamed, &keys(&["one"]), at(0)).is_none()
+        );
         for short in ["", "AAAA", "====", "é"] {
             let mut headers = HeaderMap::new();
             headers.insert(NAME, HeaderValue::from_bytes(short.as_bytes()).unwrap());
@@ -297,7 +303,10 @@ mod tests {
         let headers = first(&idle, &keys(&["one"]));
         assert!(open(&idle, &headers, &keys(&["one"]), at(10)).is_none());
         let held = open(&idle, &headers, &keys(&["one"]), at(9)).unwrap();
-        let renewed = returned(SessionKind::Cookie, answer(&idle, Some(&held), &key("web"), "pod-1", false, &keys(&["one"]), at(9), [9; 12]));
+        let renewed = returned(
+            SessionKind::Cookie,
+            answer(&idle, Some(&held), &key("web"), "pod-1", false, &keys(&["one"]), at(9), [9; 12]),
+        );
         let held = open(&idle, &renewed, &keys(&["one"]), at(18)).unwrap();
         assert_eq!((held.began, held.used), (at(0), at(9)), "renewal does not make it younger");
         let soon = Held { used: at(18), ..held };
@@ -321,8 +330,17 @@ mod tests {
 
     #[test]
     fn a_name_or_a_path_cannot_write_another_header() {
-        let named = |name: &str, path: &str| check(&Session { path: path.into(), ..Session { name: name.into(), ..Session::default() } });
-        for (name, path, good) in [("a", "/x", true), ("a", "", true), ("", "/", false), ("a;b", "/", false), ("a\r\nb", "/", false), ("a", "/; Secure", false), ("a", "/\r\n", false)] {
+        let named =
+            |name: &str, path: &str| check(&Session { path: path.into(), ..Session { name: name.into(), ..Session::default() } });
+        for (name, path, good) in [
+            ("a", "/x", true),
+            ("a", "", true),
+            ("", "/", false),
+            ("a;b", "/", false),
+            ("a\r\nb", "/", false),
+            ("a", "/; Secure", false),
+            ("a", "/\r\n", false),
+        ] {
             assert_eq!(named(name, path).is_ok(), good, "{name:?} {path:?}");
         }
     }

@@ -20,12 +20,12 @@ use crate::choose::{self, BackendKey};
 use crate::route::{Rule, StreamRule, Table, TlsTable};
 use crate::{account, ext_authz, session};
 
+pub mod dump;
+pub mod file;
+mod host;
 pub mod policies;
 mod resource;
-mod host;
 mod store;
-pub mod file;
-pub mod dump;
 pub mod why;
 
 pub use policies::{HttpSettings, Policies};
@@ -119,7 +119,11 @@ impl Settings {
     pub fn backend(&self, key: &BackendKey) -> Arc<choose::Backend> {
         match self.backends.get(key) {
             Some(backend) => backend.clone(),
-            None => Arc::new(host::backend(key, self.treatments.get(&key.host).map(|treatment| &**treatment), &self.treatment_of_mesh)),
+            None => Arc::new(host::backend(
+                key,
+                self.treatments.get(&key.host).map(|treatment| &**treatment),
+                &self.treatment_of_mesh,
+            )),
         }
     }
 
@@ -152,7 +156,8 @@ impl Mesh {
         let session_keys = if secrets.is_empty() { of_process.clone() } else { session::Keys::of_secrets(&secrets) };
         let domains = std::iter::once(&wire.trust_domain).chain(&wire.trust_domain_aliases);
         let trust_domains = domains.filter(|domain| !domain.is_empty()).map(|domain| domain.as_str().into()).collect();
-        let connect_timeout = if wire.connect_timeout_ms == 0 { CONNECT_TIMEOUT } else { Duration::from_millis(wire.connect_timeout_ms) };
+        let connect_timeout =
+            if wire.connect_timeout_ms == 0 { CONNECT_TIMEOUT } else { Duration::from_millis(wire.connect_timeout_ms) };
         Mesh { wire, session_keys, trust_domains, connect_timeout }
     }
 }
@@ -195,7 +200,6 @@ impl ServiceView {
         rule.and_then(|rule| self.policies_of_rules.get(&rule.resource)).unwrap_or(&self.policies)
     }
 }
-
 
 #[cfg(test)]
 mod tests;

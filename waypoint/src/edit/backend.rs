@@ -44,7 +44,8 @@ pub fn compile_backends(backends: &[wire::WeightedBackend], wrong: &mut Vec<Stri
             // The controller says that it cannot be used: then it may say no more.
             _ if invalid.is_some() => BackendKey { host: NamespacedHostname::new("", ""), port: 0, subset: "".into() },
             broken => {
-                let why = broken.and_then(Result::err).map_or_else(|| "it names no service".to_owned(), |rejection| rejection.message);
+                let why =
+                    broken.and_then(Result::err).map_or_else(|| "it names no service".to_owned(), |rejection| rejection.message);
                 wrong.push(format!("backend {at}: {why}"));
                 invalid = Some(Answer::invalid(&why));
                 BackendKey { host: NamespacedHostname::new("", ""), port: 0, subset: "".into() }
@@ -59,7 +60,8 @@ pub fn key_of(wire: &wire::BackendRef) -> Result<BackendKey, Rejection> {
     let host = wire.host.as_ref().filter(|host| !host.hostname.is_empty());
     let host = host.ok_or_else(|| Rejection::new("UnsupportedValue", "a backend without a host"))?;
     let port = u16::try_from(wire.port).ok().filter(|port| *port != 0);
-    let port = port.ok_or_else(|| Rejection::new("UnsupportedValue", format!("port {} of the backend {}", wire.port, host.hostname)))?;
+    let port =
+        port.ok_or_else(|| Rejection::new("UnsupportedValue", format!("port {} of the backend {}", wire.port, host.hostname)))?;
     Ok(BackendKey { host: NamespacedHostname::new(&host.namespace, &host.hostname), port, subset: wire.subset.as_str().into() })
 }
 

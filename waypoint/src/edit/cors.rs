@@ -29,7 +29,10 @@ enum Origin {
     Any,
     Exact(Box<str>),
     /// One star, which stands for one or more labels.
-    Wildcard { before: Box<str>, after: Box<str> },
+    Wildcard {
+        before: Box<str>,
+        after: Box<str>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -121,7 +124,9 @@ impl Cors {
 
 /// A browser's question whether a request would be allowed.
 pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
-    method == Method::OPTIONS && headers.contains_key(header::ORIGIN) && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+    method == Method::OPTIONS
+        && headers.contains_key(header::ORIGIN)
+        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 impl Origin {
@@ -141,11 +146,18 @@ impl Origin {
             Origin::Any => true,
             Origin::Exact(wanted) => origin.eq_ignore_ascii_case(wanted),
             Origin::Wildcard { before, after } => {
-                let (Some(head), Some(middle_end)) = (origin.get(..before.len()), origin.len().checked_sub(after.len())) else { return false };
-                let (Some(middle), Some(tail)) = (origin.get(before.len()..middle_end), origin.get(middle_end..)) else { return false };
+                let (Some(head), Some(middle_end)) = (origin.get(..before.len()), origin.len().checked_sub(after.len())) else {
+                    return false;
+                };
+                let (Some(middle), Some(tail)) = (origin.get(before.len()..middle_end), origin.get(middle_end..)) else {
+                    return false;
+                };
                 // A label, no port and no other host.
                 let of_host = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'.' || c == b'_';
-                head.eq_ignore_ascii_case(before) && tail.eq_ignore_ascii_case(after) && !middle.is_empty() && middle.bytes().all(of_host)
+                head.eq_ignore_ascii_case(before)
+                    && tail.eq_ignore_ascii_case(after)
+                    && !middle.is_empty()
+                    && middle.bytes().all(of_host)
             }
         }
     }
@@ -179,13 +191,16 @@ fn joined(entries: &[String]) -> Result<Option<HeaderValue>, Rejection> {
     if entries.is_empty() {
         return Ok(None);
     }
-    let value = HeaderValue::try_from(entries.join(", ")).map_err(|_| Rejection::new("UnsupportedValue", "a list of CORS is no header"))?;
+    let value = HeaderValue::try_from(entries.join(", "))
+        .map_err(|_| Rejection::new("UnsupportedValue", "a list of CORS is no header"))?;
     Ok(Some(value))
 }
 
 fn vary(headers: &mut HeaderMap, name: HeaderName) {
     let says = |value: &HeaderValue| {
-        value.to_str().is_ok_and(|value| value.split(',').any(|one| one.trim() == "*" || one.trim().eq_ignore_ascii_case(name.as_str())))
+        value
+            .to_str()
+            .is_ok_and(|value| value.split(',').any(|one| one.trim() == "*" || one.trim().eq_ignore_ascii_case(name.as_str())))
     };
     if !headers.get_all(header::VARY).iter().any(says) {
         headers.append(header::VARY, HeaderValue::from(name));

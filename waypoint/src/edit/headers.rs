@@ -13,8 +13,17 @@ pub const VALUE_BYTES_MAX: usize = 4096;
 
 /// What delimits messages is written by whoever sends them, never by a rule: else a rule could split a message in two
 /// (spec/waypoint.md 9).
-const FRAMING: [&str; 9] =
-    ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "content-length", "upgrade", "te", "trailer", "http2-settings"];
+const FRAMING: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "transfer-encoding",
+    "content-length",
+    "upgrade",
+    "te",
+    "trailer",
+    "http2-settings",
+];
 
 #[derive(Clone, Debug, Default)]
 pub struct HeaderEdit {
@@ -63,7 +72,6 @@ impl HeaderEdit {
             rewrite::set_authority(headers, authority);
         }
     }
-
 }
 
 fn is_authority(name: &str) -> bool {

@@ -10,7 +10,8 @@ use super::{Answer, Reason, Site, host_of};
 use crate::facts::Rejection;
 
 /// What a client wrote into its target and may not stand in a header as it is.
-const UNSAFE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'\\').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+const UNSAFE: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'\\').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
 
 #[derive(Clone, Debug)]
 pub struct Redirect {
@@ -45,7 +46,8 @@ impl Redirect {
         // VirtualServices may write the port with the host; it is an explicit one then.
         let written = (!wire.hostname.is_empty()).then(|| authority(&wire.hostname)).transpose()?;
         let host: Option<Box<str>> = written.as_ref().map(|written| host_of(written).into());
-        let of_host = written.as_ref().zip(host.as_ref()).and_then(|(written, host)| written[host.len()..].strip_prefix(':')?.parse().ok());
+        let of_host =
+            written.as_ref().zip(host.as_ref()).and_then(|(written, host)| written[host.len()..].strip_prefix(':')?.parse().ok());
         Ok(Redirect {
             scheme,
             host,
@@ -67,7 +69,8 @@ impl Redirect {
         let host = self.host.as_deref().unwrap_or_else(|| host_of(site.authority));
         let path = match &self.path {
             Some(edit) => edit.apply(parts.uri.path(), site),
-            None => parts.uri.path().to_owned(),
+            // `OPTIONS *` asks about no path.
+            None => if parts.uri.path().starts_with('/') { parts.uri.path() } else { "/" }.to_owned(),
         };
         let target = with_query(&path, parts.uri.query());
         let port = if port == usual { String::new() } else { format!(":{port}") };

@@ -17,7 +17,8 @@ use crate::route::text;
 pub const PATH_BYTES_MAX: usize = 16 * 1024;
 
 /// What may not stand in a path as it is, beside what is not ASCII. `%` is left: what is configured is already escaped.
-const UNSAFE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'\\').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+const UNSAFE: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'\\').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
 
 #[derive(Clone, Debug)]
 pub struct Rewrite {
@@ -32,13 +33,19 @@ pub enum PathEdit {
     Elements(Box<str>),
     /// In the place of the matched text.
     Text(Box<str>),
-    Pattern { pattern: Regex, substitution: Box<str> },
+    Pattern {
+        pattern: Regex,
+        substitution: Box<str>,
+    },
 }
 
 impl Rewrite {
     pub fn compile(wire: &wire::Rewrite) -> Result<Rewrite, Rejection> {
         let hostname = (!wire.hostname.is_empty()).then_some(wire.hostname.as_str());
-        Ok(Rewrite { authority: hostname.map(authority).transpose()?, path: wire.path.as_ref().map(PathEdit::compile).transpose()? })
+        Ok(Rewrite {
+            authority: hostname.map(authority).transpose()?,
+            path: wire.path.as_ref().map(PathEdit::compile).transpose()?,
+        })
     }
 
     pub fn apply(&self, parts: &mut Parts, site: &Site<'_>) -> Result<(), Answer> {
@@ -55,7 +62,8 @@ impl Rewrite {
 
 impl PathEdit {
     pub fn compile(wire: &wire::PathEdit) -> Result<PathEdit, Rejection> {
-        let kind = wire.kind.as_ref().ok_or_else(|| Rejection::new("UnsupportedValue", "a rewrite of the path that says no path"))?;
+        let kind =
+            wire.kind.as_ref().ok_or_else(|| Rejection::new("UnsupportedValue", "a rewrite of the path that says no path"))?;
         let escaped = |text: &str| -> Result<Box<str>, Rejection> {
             if text.len() > PATH_BYTES_MAX {
                 return Err(Rejection::new("UnsupportedValue", format!("a path of more than {PATH_BYTES_MAX} bytes")));
@@ -68,22 +76,29 @@ impl PathEdit {
             PathEditKind::PrefixString(path) => PathEdit::Text(escaped(path)?),
             PathEditKind::Regex(edit) => {
                 escaped(&edit.substitution)?;
-                PathEdit::Pattern { pattern: text::anywhere(&edit.pattern)?, substitution: substitution(&edit.substitution).into() }
+                PathEdit::Pattern {
+                    pattern: text::anywhere(&edit.pattern)?,
+                    substitution: substitution(&edit.substitution).into(),
+                }
             }
         })
     }
 
     /// The new path for this one; it begins with `/`.
     pub fn apply(&self, path: &str, site: &Site<'_>) -> String {
-        let matched = || site.matched.map_or("/", |matched| matched.matcher().matched_of(path));
+        // No rule: as if it were for every path.
+        let matched = || site.matched.map_or(Some("/"), |matched| matched.matcher().matched_of(path));
         let new = match self {
             PathEdit::Full(new) => Cow::Borrowed(&**new),
-            PathEdit::Elements(new) => {
+            PathEdit::Elements(new) => match matched() {
                 // Where the elements end there is a slash, or nothing.
-                let rest = &path[matched().trim_end_matches('/').len().min(path.len())..];
-                Cow::Owned(format!("{new}{rest}"))
-            }
-            PathEdit::Text(new) => Cow::Owned(format!("{new}{}", &path[matched().len()..])),
+                Some(matched) => Cow::Owned(format!("{new}{}", &path[matched.trim_end_matches('/').len()..])),
+                None => Cow::Borrowed(path),
+            },
+            PathEdit::Text(new) => match matched() {
+                Some(matched) => Cow::Owned(format!("{new}{}", &path[matched.len()..])),
+                None => Cow::Borrowed(path),
+            },
             PathEdit::Pattern { pattern, substitution } => pattern.replace_all(path, &**substitution),
         };
         if new.starts_with('/') { new.into_owned() } else { format!("/{new}") }
@@ -113,8 +128,9 @@ fn set_path(parts: &mut Parts, path: &str) -> Result<(), Answer> {
     if path.len() > PATH_BYTES_MAX {
         return Err(Answer::invalid("the rewritten path is too long"));
     }
-    let target: PathAndQuery =
-        with_query(path, parts.uri.query()).parse().map_err(|_| Answer::invalid("the rewritten path cannot stand in a request"))?;
+    let target: PathAndQuery = with_query(path, parts.uri.query())
+        .parse()
+        .map_err(|_| Answer::invalid("the rewritten path cannot stand in a request"))?;
     let mut uri = parts.uri.clone().into_parts();
     uri.path_and_query = Some(target);
     parts.uri = Uri::from_parts(uri).map_err(|_| Answer::invalid("the rewritten path cannot stand in a request"))?;
@@ -132,7 +148,9 @@ pub fn with_query<'p>(path: &'p str, query: Option<&str>) -> Cow<'p, str> {
 /// An authority that can stand in a request.
 pub fn authority(text: &str) -> Result<Box<str>, Rejection> {
     let readable = text.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'));
-    readable.map(|authority| authority.as_str().into()).ok_or_else(|| Rejection::new("UnsupportedValue", format!("{text:?} is no host")))
+    readable
+        .map(|authority| authority.as_str().into())
+        .ok_or_else(|| Rejection::new("UnsupportedValue", format!("{text:?} is no host")))
 }
 
 /// Whom the request is for. After hygiene `Host` says so in every version of HTTP, and nothing else does.

@@ -56,7 +56,8 @@ fn headers_are_set_then_added_then_removed() {
     );
     let mut parts = parts("/", &[("x-set", "a"), ("x-set", "b"), ("X-Add", "some-other"), ("x-remove", "c"), ("kept", "d")]);
     edit.request(&mut parts, &SITE).unwrap();
-    let lines = |name: &str| parts.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>().join(",");
+    let lines =
+        |name: &str| parts.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>().join(",");
     assert_eq!(lines("x-set"), "set-overwrites");
     assert_eq!(lines("x-add"), "some-other,added");
     assert_eq!(lines("x-new"), "new");
@@ -70,7 +71,9 @@ fn headers_are_set_then_added_then_removed() {
     assert!(!parts.headers.contains_key("x-header-set"), "an edit of the answer does not touch the request");
     // Whom the request is for can be set like a header.
     let mut parts = self::parts("/", &[]);
-    filters("[{kind: {requestHeaders: {set: [{name: ':authority', value: other.example}]}}}]").request(&mut parts, &SITE).unwrap();
+    filters("[{kind: {requestHeaders: {set: [{name: ':authority', value: other.example}]}}}]")
+        .request(&mut parts, &SITE)
+        .unwrap();
     assert_eq!(parts.headers["host"], "other.example");
 }
 
@@ -134,7 +137,12 @@ fn paths_and_hosts_are_rewritten_as_the_kind_says() {
         ("{path: {kind: PREFIX_STRING, value: /FOO, ignoreCase: true}}", "{prefixString: /bar}", "/fooX", "/barX"),
         ("{path: {kind: EXACT, value: /foo}}", "{prefixString: /bar}", "/foo", "/bar"),
         ("{}", "{prefixString: /bar}", "/foo", "/barfoo"),
-        ("{}", "{regex: {pattern: '^/service/([^/]+)(/.*)$', substitution: '\\2/instance/\\1'}}", "/service/foo/v1/api?x", "/v1/api/instance/foo?x"),
+        (
+            "{}",
+            "{regex: {pattern: '^/service/([^/]+)(/.*)$', substitution: '\\2/instance/\\1'}}",
+            "/service/foo/v1/api?x",
+            "/v1/api/instance/foo?x",
+        ),
         ("{}", "{regex: {pattern: one, substitution: '$0-two'}}", "/xxx/one/yyy/one/zzz", "/xxx/$0-two/yyy/$0-two/zzz"),
         ("{}", "{regex: {pattern: '/x', substitution: ''}}", "/x", "/"),
     ] {
@@ -144,6 +152,20 @@ fn paths_and_hosts_are_rewritten_as_the_kind_says() {
     }
     let parts = rewritten("{}", "{rewrite: {hostname: one.example.org}}", "/a?b");
     assert_eq!((parts.uri.to_string().as_str(), &parts.headers["host"]), ("/a?b", &HeaderValue::from_static("one.example.org")));
+}
+
+#[test]
+fn a_backends_rewrite_comes_after_the_rules() {
+    let wire: HttpRoute = serde_saphyr::from_str("{matches: [{path: {kind: PREFIX_SEGMENT, value: /foo}}]}").unwrap();
+    let matched = Table::new([std::sync::Arc::new(Rule::compile("r", &wire).0)]).find(&tests::asked("/foo/bar", &[]).head());
+    let site = Site { matched: matched.as_ref(), ..SITE };
+    let prefix = |with: &str| filters(&format!("[{{kind: {{rewrite: {{path: {{kind: {{prefix: {with}}}}}}}}}}}]"));
+    for (of_rule, of_backend, expected) in [("/foo/a", "/b", "/b/a/bar"), ("/x", "/b", "/x/bar"), ("/é", "/b", "/%C3%A9/bar")] {
+        let mut parts = parts("/foo/bar", &[]);
+        prefix(of_rule).request(&mut parts, &site).unwrap();
+        prefix(of_backend).request(&mut parts, &site).unwrap();
+        assert_eq!(parts.uri.path(), expected, "{of_rule} then {of_backend}");
+    }
 }
 
 #[test]
@@ -184,6 +206,8 @@ fn a_location_has_the_scheme_host_and_port_that_spec_2_4_says() {
         assert_eq!(answer.reason, Reason::Redirect);
         assert!(filters.answers());
     }
+    let answer = filters("[{kind: {redirect: {hostname: a}}}]").request(&mut parts("*", &[]), &SITE).unwrap_err();
+    assert_eq!(answer.headers["location"], "http://a/");
     for redirect in ["status: 200", "scheme: ftp", "hostname: 'a b'", "hostname: 'user@a'", "port: 70000", "path: {}"] {
         wrong(&format!("[{{kind: {{redirect: {{{redirect}}}}}}}]"));
     }
@@ -202,7 +226,8 @@ fn a_redirect_replaces_the_part_of_the_path_that_matched() {
         ("/original-prefix/?a=b", "http://example.org/replacement-prefix/?a=b"),
     ] {
         let matched = table.find(&tests::asked(target, &[]).head()).unwrap();
-        let answer = matched.rule.filters.request(&mut parts(target, &[]), &Site { matched: Some(&matched), ..SITE }).unwrap_err();
+        let answer =
+            matched.rule.filters.request(&mut parts(target, &[]), &Site { matched: Some(&matched), ..SITE }).unwrap_err();
         assert_eq!(answer.headers["location"], location);
     }
 }
@@ -281,13 +306,14 @@ fn a_preflight_is_answered_as_its_origin_deserves() {
         (FULL, "null", vec![]),
         (STARS, "https://any.com", stars.clone()),
         (STARS_WITH_CREDENTIALS, "https://any.com", with_credentials),
-        ("allowOriginMatches: [{kind: {regex: 'https://[a-z]+[.]foo'}}]", "https://x.foo", vec![
-            "ac-allow-origin: https://x.foo".into(),
-            "ac-max-age: 5".into(),
-            "vary: origin".into(),
-        ]),
+        (
+            "allowOriginMatches: [{kind: {regex: 'https://[a-z]+[.]foo'}}]",
+            "https://x.foo",
+            vec!["ac-allow-origin: https://x.foo".into(), "ac-max-age: 5".into(), "vary: origin".into()],
+        ),
     ] {
-        let headers = [("origin", origin), ("access-control-request-method", "DELETE"), ("access-control-request-headers", "x-z")];
+        let headers =
+            [("origin", origin), ("access-control-request-method", "DELETE"), ("access-control-request-headers", "x-z")];
         let answer = cors(config).cors().unwrap().preflight(&Method::OPTIONS, &parts("/", &headers).headers).unwrap();
         assert_eq!(answer.status, StatusCode::OK);
         let mut found = told(&answer.headers);
@@ -321,7 +347,10 @@ fn an_answer_says_who_may_read_it() {
     assert_eq!(lines(ONE, "https://a", None), [&good[..], &["vary: origin"]].concat());
     assert_eq!(lines(ONE, "https://a", Some("Accept, Origin")), [&good[..], &["vary: Accept, Origin"]].concat());
     assert_eq!(lines(ONE, "https://b", None), ["vary: origin"]);
-    assert_eq!(lines("allowOrigins: ['*'], exposeHeaders: ['*']", "https://b", None), ["ac-allow-origin: *", "ac-expose-headers: *"]);
+    assert_eq!(
+        lines("allowOrigins: ['*'], exposeHeaders: ['*']", "https://b", None),
+        ["ac-allow-origin: *", "ac-expose-headers: *"]
+    );
     // With credentials a star is no wildcard.
     assert_eq!(
         lines("allowOrigins: ['*'], exposeHeaders: ['*', x], allowCredentials: true", "https://b", None),
@@ -353,14 +382,19 @@ fn chosen(backends: &[Backend]) -> std::collections::BTreeMap<String, u32> {
 
 #[test]
 fn backends_are_chosen_by_weight_and_those_that_cannot_be_used_count() {
-    let one = |weight: u32, host: &str| format!("{{weight: {weight}, backend: {{host: {{namespace: n, hostname: {host}}}, port: 80}}}}");
+    let one = |weight: u32, host: &str| {
+        format!("{{weight: {weight}, backend: {{host: {{namespace: n, hostname: {host}}}, port: 80}}}}")
+    };
     let (list, wrong) = backends(&format!("[{}, {}, {}]", one(70, "v1"), one(30, "v2"), one(0, "v3")));
     assert!(wrong.is_empty());
     let shares = chosen(&list);
     assert_eq!(shares.len(), 2);
     assert!(shares["v1"].abs_diff(7_000) < 250 && shares["v2"].abs_diff(3_000) < 250, "{shares:?}");
     // In proportion, with the status that is said.
-    let (list, _) = backends(&format!("[{}, {{weight: 25, invalid: {{reason: BackendNotFound}}}}, {{weight: 25, invalid: {{status: 503}}}}]", one(50, "v1")));
+    let (list, _) = backends(&format!(
+        "[{}, {{weight: 25, invalid: {{reason: BackendNotFound}}}}, {{weight: 25, invalid: {{status: 503}}}}]",
+        one(50, "v1")
+    ));
     let shares = chosen(&list);
     assert!(shares["500"].abs_diff(2_500) < 250 && shares["503"].abs_diff(2_500) < 250, "{shares:?}");
     // What cannot be read is as one that cannot be used.
@@ -377,8 +411,15 @@ fn backends_are_chosen_by_weight_and_those_that_cannot_be_used_count() {
 
 #[test]
 fn each_mirror_is_drawn_by_itself() {
-    let mirror = |host: &str, fraction: &str| format!("{{kind: {{mirror: {{backend: {{host: {{namespace: n, hostname: {host}}}, port: 80}}{fraction}}}}}}}");
-    let list = [mirror("all", ""), mirror("some", ", fraction: {numerator: 20}"), mirror("few", ", fraction: {numerator: 1, denominator: 1000}"), mirror("none", ", fraction: {numerator: 0}")];
+    let mirror = |host: &str, fraction: &str| {
+        format!("{{kind: {{mirror: {{backend: {{host: {{namespace: n, hostname: {host}}}, port: 80}}{fraction}}}}}}}")
+    };
+    let list = [
+        mirror("all", ""),
+        mirror("some", ", fraction: {numerator: 20}"),
+        mirror("few", ", fraction: {numerator: 1, denominator: 1000}"),
+        mirror("none", ", fraction: {numerator: 0}"),
+    ];
     let filters = filters(&format!("[{}]", list.join(", ")));
     let mut chance = SmallRng::seed_from_u64(1);
     let mut drawn = std::collections::BTreeMap::new();
@@ -395,7 +436,9 @@ fn each_mirror_is_drawn_by_itself() {
 
 #[test]
 fn the_host_of_an_authority_is_without_its_port() {
-    for (authority, host) in [("a", "a"), ("a:80", "a"), ("a:", "a"), ("[::1]", "[::1]"), ("[::1]:80", "[::1]"), ("a:b", "a:b"), ("", "")] {
+    for (authority, host) in
+        [("a", "a"), ("a:80", "a"), ("a:", "a"), ("[::1]", "[::1]"), ("[::1]:80", "[::1]"), ("a:b", "a:b"), ("", "")]
+    {
         assert_eq!(host_of(authority), host);
     }
 }

@@ -32,12 +32,24 @@ pub struct Matcher {
 #[derive(Clone, Debug)]
 pub enum Path {
     Any,
-    Exact { path: Box<str>, ignore_case: bool },
+    Exact {
+        path: Box<str>,
+        ignore_case: bool,
+    },
     /// Whole elements. Without the slash at its end; empty: all of them.
-    Elements { prefix: Box<str>, ignore_case: bool },
+    Elements {
+        prefix: Box<str>,
+        ignore_case: bool,
+    },
     /// Any text that begins so.
-    Text { prefix: Box<str>, ignore_case: bool },
-    Pattern { pattern: Regex, chars: usize },
+    Text {
+        prefix: Box<str>,
+        ignore_case: bool,
+    },
+    Pattern {
+        pattern: Regex,
+        chars: usize,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -89,7 +101,8 @@ impl Matcher {
 
     pub fn compile(wire: &HttpMatch) -> Result<Matcher, Rejection> {
         let text = |wire: &Option<_>| wire.as_ref().map(Text::compile).transpose();
-        let port = u16::try_from(wire.port).map_err(|_| Rejection::new("UnsupportedValue", format!("port {} of a match", wire.port)))?;
+        let port =
+            u16::try_from(wire.port).map_err(|_| Rejection::new("UnsupportedValue", format!("port {} of a match", wire.port)))?;
         Ok(Matcher {
             path: Path::compile(wire)?,
             method: text(&wire.method)?,
@@ -119,12 +132,14 @@ impl Matcher {
             && self.query.iter().all(|wanted| wanted.matches(head.query.unwrap_or_default()))
     }
 
-    /// What stands in the path in the place that a rewrite of the matched text replaces.
-    pub fn matched_of<'p>(&self, path: &'p str) -> &'p str {
+    /// What of the path a rewrite of the matched text replaces. None: the path has been rewritten since, and has nothing
+    /// of it any more.
+    pub fn matched_of<'p>(&self, path: &'p str) -> Option<&'p str> {
         match &self.path {
-            Path::Elements { prefix, .. } | Path::Text { prefix, .. } => path.get(..prefix.len()).unwrap_or(path),
-            Path::Any => path.get(..1).unwrap_or(path),
-            Path::Exact { .. } | Path::Pattern { .. } => path,
+            Path::Elements { prefix, .. } | Path::Text { prefix, .. } if self.path.matches(path) => path.get(..prefix.len()),
+            Path::Elements { .. } | Path::Text { .. } => None,
+            Path::Any => Some(path.get(..1).unwrap_or(path)),
+            Path::Exact { .. } | Path::Pattern { .. } => Some(path),
         }
     }
 }
@@ -133,7 +148,8 @@ impl Path {
     fn compile(wire: &HttpMatch) -> Result<Path, Rejection> {
         let Some(path) = &wire.path else { return Ok(Path::Any) };
         let ignore_case = path.ignore_case;
-        let kind = PathKind::try_from(path.kind).map_err(|_| Rejection::new("UnsupportedValue", format!("{} is no kind of path", path.kind)))?;
+        let kind = PathKind::try_from(path.kind)
+            .map_err(|_| Rejection::new("UnsupportedValue", format!("{} is no kind of path", path.kind)))?;
         if path.value.chars().count() > PATH_CHARS_MAX {
             return Err(Rejection::new("UnsupportedValue", format!("a path of more than {PATH_CHARS_MAX} characters")));
         }
@@ -168,7 +184,11 @@ fn begins(path: &str, prefix: &str, ignore_case: bool) -> bool {
 }
 
 /// Of several conditions on one name only the first counts (spec/waypoint.md 2.2).
-fn once_each<T>(wire: &[KeyMatch], compile: impl Fn(&KeyMatch) -> Result<T, Rejection>, same: impl Fn(&T, &T) -> bool) -> Result<Vec<T>, Rejection> {
+fn once_each<T>(
+    wire: &[KeyMatch],
+    compile: impl Fn(&KeyMatch) -> Result<T, Rejection>,
+    same: impl Fn(&T, &T) -> bool,
+) -> Result<Vec<T>, Rejection> {
     if wire.len() > CONDITIONS_MAX {
         return Err(Rejection::new("UnsupportedValue", format!("more than {CONDITIONS_MAX} conditions in one match")));
     }
@@ -217,7 +237,8 @@ impl HeaderKey {
         if name.eq_ignore_ascii_case("host") || name == ":authority" {
             return Ok(HeaderKey::Authority);
         }
-        let name = HeaderName::try_from(name).map_err(|_| Rejection::new("UnsupportedValue", format!("{name:?} is no name of a header")))?;
+        let name = HeaderName::try_from(name)
+            .map_err(|_| Rejection::new("UnsupportedValue", format!("{name:?} is no name of a header")))?;
         Ok(HeaderKey::Name(name))
     }
 
@@ -289,9 +310,9 @@ impl Grpc {
     fn compile(wire: &mesh_xds::messages::waypoint::GrpcMatch) -> Result<Grpc, Rejection> {
         use mesh_xds::messages::waypoint::{StrMatch, StrMatchKind};
         let chars = |wire: &Option<StrMatch>| match wire.as_ref().and_then(|wire| wire.kind.as_ref()) {
-            Some(StrMatchKind::Exact(text) | StrMatchKind::Prefix(text) | StrMatchKind::Suffix(text) | StrMatchKind::Regex(text)) => {
-                text.chars().count()
-            }
+            Some(
+                StrMatchKind::Exact(text) | StrMatchKind::Prefix(text) | StrMatchKind::Suffix(text) | StrMatchKind::Regex(text),
+            ) => text.chars().count(),
             Some(StrMatchKind::Present(_)) | None => 0,
         };
         Ok(Grpc {

@@ -111,7 +111,11 @@ impl TlsTable {
     pub fn find(&self, server_name: Option<&str>) -> Option<&Arc<StreamRule>> {
         let Some(name) = server_name else { return self.any.as_ref() };
         let name = name.strip_suffix('.').unwrap_or(name);
-        let name = if name.bytes().any(|c| c.is_ascii_uppercase()) { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) };
+        let name = if name.bytes().any(|c| c.is_ascii_uppercase()) {
+            Cow::Owned(name.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(name)
+        };
         if let Some(rule) = self.exact.get(&*name) {
             return Some(rule);
         }

@@ -284,7 +284,13 @@ fn a_claim_of_the_token_decides_where_it_is_asked_for() {
         (Some(serde_json::json!({"sub": "ann"})), "not-bob"),
         (None, "not-bob"),
     ] {
-        let claims = payload.clone().map(|payload| Claims { issuer: "i".into(), subject: None, audiences: Vec::new(), presenter: None, payload });
+        let claims = payload.clone().map(|payload| Claims {
+            issuer: "i".into(),
+            subject: None,
+            audiences: Vec::new(),
+            presenter: None,
+            payload,
+        });
         // A header of that name is no claim.
         let asked = Asked { claims, ..asked("/", &[("groups", "admin")]) };
         assert_eq!(found(&table, &asked), expected, "{payload:?}");
@@ -297,7 +303,11 @@ fn what_cannot_be_read_matches_nothing_and_is_told() {
         path: Some(PathMatch { kind: kind as i32, value: value.into(), ignore_case: false }),
         ..HttpMatch::default()
     };
-    let named = |name: &str| KeyMatch { name: name.into(), value: Some(StrMatch { kind: Some(StrMatchKind::Exact("x".into())) }), invert: false };
+    let named = |name: &str| KeyMatch {
+        name: name.into(),
+        value: Some(StrMatch { kind: Some(StrMatchKind::Exact("x".into())) }),
+        invert: false,
+    };
     for wrong in [
         path(PathKind::Regex, "/("),
         path(PathKind::Exact, "no-slash"),
@@ -373,7 +383,10 @@ fn a_server_name_falls_under_the_most_specific_name() {
 fn of_rules_for_tcp_the_oldest_has_all() {
     let rule = |name: &str, created_unix: u64| {
         let source = SourceRef { name: name.into(), ..SourceRef::default() };
-        let wire = mesh_xds::messages::waypoint::TcpRoute { meta: Some(Meta { source: Some(source), created_unix }), ..Default::default() };
+        let wire = mesh_xds::messages::waypoint::TcpRoute {
+            meta: Some(Meta { source: Some(source), created_unix }),
+            ..Default::default()
+        };
         Arc::new(StreamRule::of_tcp(name, &wire).0)
     };
     let oldest = |rules: &[Arc<StreamRule>]| stream::oldest(rules.iter().cloned()).map(|rule| rule.resource.to_string());

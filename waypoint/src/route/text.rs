@@ -83,7 +83,11 @@ pub fn anywhere(pattern: &str) -> Result<Regex, Rejection> {
 }
 
 fn bounded(pattern: &str, ignore_case: bool) -> Result<Regex, Rejection> {
-    let built = RegexBuilder::new(pattern).case_insensitive(ignore_case).size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX).build();
+    let built = RegexBuilder::new(pattern)
+        .case_insensitive(ignore_case)
+        .size_limit(PATTERN_BYTES_MAX)
+        .dfa_size_limit(PATTERN_BYTES_MAX)
+        .build();
     built.map_err(|error| {
         let why = error.to_string();
         let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();

@@ -33,7 +33,11 @@ impl Matcher {
             self.source_namespace.as_deref().map(Condition::SourceNamespace),
             self.port.map(Condition::Port),
         ];
-        conditions.into_iter().flatten().chain(self.headers.iter().map(Condition::Header)).chain(self.query.iter().map(Condition::Query))
+        conditions
+            .into_iter()
+            .flatten()
+            .chain(self.headers.iter().map(Condition::Header))
+            .chain(self.query.iter().map(Condition::Query))
     }
 
     /// The first condition that the request does not meet.
@@ -88,7 +92,9 @@ impl fmt::Display for Condition<'_> {
                 };
                 write!(f, "{name} {}{}", if header.invert { "not " } else { "" }, header.value)
             }
-            Condition::Query(query) => write!(f, "parameter {} {}{}", query.name, if query.invert { "not " } else { "" }, query.value),
+            Condition::Query(query) => {
+                write!(f, "parameter {} {}{}", query.name, if query.invert { "not " } else { "" }, query.value)
+            }
         }
     }
 }

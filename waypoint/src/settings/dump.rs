@@ -33,7 +33,8 @@ pub fn dump(settings: &Settings, only: Option<&str>) -> Value {
 
 pub fn service(settings: &Settings, view: &ServiceView) -> Value {
     let groups: BTreeMap<&str, Value> = view.groups().map(|(clients, group)| (&**clients, routes(settings, group))).collect();
-    let groups: Vec<Value> = groups.into_iter().map(|(clients, routes)| json!({"clients": clients_of(clients), "routes": routes})).collect();
+    let groups: Vec<Value> =
+        groups.into_iter().map(|(clients, routes)| json!({"clients": clients_of(clients), "routes": routes})).collect();
     json!({
         "service": view.host.to_string(),
         "port": view.port,
@@ -53,16 +54,23 @@ pub(super) fn clients_of(namespace: &str) -> String {
 
 fn routes(settings: &Settings, group: &Routes) -> Value {
     match group {
-        Routes::Http(table) => table.matches().map(|(matched, by)| {
-            let mut told = rule(settings, matched);
-            told["match"] = matched.matches[by].to_string().into();
-            told
-        }).collect(),
-        Routes::Tls(table) => table.names().into_iter().map(|(name, rule)| {
-            let mut told = stream_rule(settings, rule);
-            told["serverName"] = name.into();
-            told
-        }).collect(),
+        Routes::Http(table) => table
+            .matches()
+            .map(|(matched, by)| {
+                let mut told = rule(settings, matched);
+                told["match"] = matched.matches[by].to_string().into();
+                told
+            })
+            .collect(),
+        Routes::Tls(table) => table
+            .names()
+            .into_iter()
+            .map(|(name, rule)| {
+                let mut told = stream_rule(settings, rule);
+                told["serverName"] = name.into();
+                told
+            })
+            .collect(),
         Routes::Tcp(rule) => json!([stream_rule(settings, rule)]),
     }
 }

@@ -106,7 +106,8 @@ impl File {
                 }
             }
             "Service" => {
-                let service: address::Service = spec(document)?.ok_or((1, "a Service has a spec with hostname and namespace".to_owned()))?;
+                let service: address::Service =
+                    spec(document)?.ok_or((1, "a Service has a spec with hostname and namespace".to_owned()))?;
                 if self.services.insert(name.clone(), Arc::new(service.into_noun())).is_some() {
                     return twice("Service");
                 }

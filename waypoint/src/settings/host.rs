@@ -129,7 +129,11 @@ impl RouteKey {
 
 impl Host {
     pub fn is_empty(&self) -> bool {
-        self.http.is_empty() && self.tls.is_empty() && self.tcp.is_empty() && self.attached.is_empty() && self.treatment.is_empty()
+        self.http.is_empty()
+            && self.tls.is_empty()
+            && self.tcp.is_empty()
+            && self.attached.is_empty()
+            && self.treatment.is_empty()
     }
 
     /// The ports that are served, as requests will see them. `backend` finds the one of that name.
@@ -187,7 +191,8 @@ impl Host {
         let protocol = port.wire.protocol();
         let http = grouped(host, port.port, &self.http, !matches!(protocol, PortProtocol::Tcp | PortProtocol::Tls));
         let mut tls = grouped(host, port.port, &self.tls, matches!(protocol, PortProtocol::Tls | PortProtocol::Auto));
-        let mut tcp = grouped(host, port.port, &self.tcp, matches!(protocol, PortProtocol::Tcp | PortProtocol::Tls | PortProtocol::Auto));
+        let mut tcp =
+            grouped(host, port.port, &self.tcp, matches!(protocol, PortProtocol::Tcp | PortProtocol::Tls | PortProtocol::Auto));
         let mut groups = HashMap::new();
         // GRPCRoute, HTTPRoute, TLSRoute, TCPRoute: the first of these that there is (spec/waypoint.md 2.3).
         for (consumer, rules) in http {

@@ -145,7 +145,11 @@ impl Store {
             }
             Err(rejection) => {
                 if restricts(type_url) && known.is_none() {
-                    self.put(type_url, name, Held { bytes: bytes.into(), kept: resource::closed(), backends: Vec::new(), partial: true });
+                    self.put(
+                        type_url,
+                        name,
+                        Held { bytes: bytes.into(), kept: resource::closed(), backends: Vec::new(), partial: true },
+                    );
                 }
                 Err(Problem { state: ResourceState::Rejected, rejection, source: None })
             }
@@ -212,8 +216,9 @@ impl Store {
         let gateway = self.settings.gateway.clone();
         let telemetry = Telemetry { providers: &providers, of_gateway: Some(&gateway.telemetry) };
         let around = Around { mesh: &self.mesh, gateway: &self.gateway, merged: &gateway, telemetry, routes: &self.routes };
-        let hosts: Vec<&NamespacedHostname> =
-            if touched.treatment_of_mesh { self.hosts.keys().collect() } else { touched.hosts.iter().collect() };
+        // What is gone is among the touched only.
+        let all = self.hosts.keys().filter(|host| touched.treatment_of_mesh && !touched.hosts.contains(*host));
+        let hosts: Vec<&NamespacedHostname> = touched.hosts.iter().chain(all).collect();
         let mut built = Vec::new();
         for host in hosts {
             let views = self.hosts.get(host).map(|known| known.views(host, &around, |key| self.settings.backend(key)));

@@ -201,7 +201,8 @@ fn a_bad_resource_is_refused_alone_and_the_last_good_one_stays() {
     let status = problem.status(wire::HTTP_ROUTE, "good");
     assert_eq!((status.name.as_str(), status.source.unwrap().name.as_str()), ("good", "good"));
     // One that was never good is there, and does nothing that it does not say.
-    let problem = desk.take(wire::HTTP_ROUTE, "new", &route("new", "echo", "filters: [{kind: {redirect: {status: 999}}}]")).unwrap_err();
+    let problem =
+        desk.take(wire::HTTP_ROUTE, "new", &route("new", "echo", "filters: [{kind: {redirect: {status: 999}}}]")).unwrap_err();
     assert_eq!(problem.state, ResourceState::Partial);
     let matched = desk.view("echo", 80).routes("any").unwrap().find(&asked("/", &[]).head()).unwrap();
     assert!(matched.rule.filters.answers(), "not sent on as if there were no filter");
@@ -209,7 +210,13 @@ fn a_bad_resource_is_refused_alone_and_the_last_good_one_stays() {
     desk.route("new", "echo", "");
     desk.remove(wire::HTTP_ROUTE, "good");
     assert_eq!(desk.taken_by("echo", 80, "any", "/good"), "new");
-    for (type_url, content) in [(wire::HTTP_ROUTE, &b"\xff\xff"[..]), ("type.googleapis.com/other", b""), ("", b""), (wire::SERVICE_PORT, b""), (wire::HTTP_ROUTE, b"")] {
+    for (type_url, content) in [
+        (wire::HTTP_ROUTE, &b"\xff\xff"[..]),
+        ("type.googleapis.com/other", b""),
+        ("", b""),
+        (wire::SERVICE_PORT, b""),
+        (wire::HTTP_ROUTE, b""),
+    ] {
         assert_eq!(desk.store.take(type_url, "x", Some(content)).unwrap_err().state, ResourceState::Rejected, "{type_url}");
     }
     assert!(!desk.store.publish(), "nothing was touched");
@@ -263,11 +270,21 @@ fn policies_of_all_places_come_together() {
     let rule = desk.view("echo", 80).routes("any").unwrap().find(&asked("/", &[]).head()).unwrap().rule;
     let seen = |desk: &Desk| {
         let of = |host, port, rule: Option<&Rule>| names(desk.view(host, port).policies(rule));
-        [names(desk.settings().gateway()), of("other", 80, None), of("echo", 80, None), of("echo", 81, None), of("echo", 80, Some(&rule))]
+        [
+            names(desk.settings().gateway()),
+            of("other", 80, None),
+            of("echo", 80, None),
+            of("echo", 81, None),
+            of("echo", 80, Some(&rule)),
+        ]
     };
     assert_eq!(seen(&desk), ["ab", "ab", "abc", "abcd", "abce"]);
     // A policy of two places counts once.
-    desk.put(wire::AUTHZ_POLICY, "c-service", &format!("{{targets: [{{kind: {}}}, {{kind: {{mesh: {{}}}}}}]}}", echo.replace("PORT", "0")));
+    desk.put(
+        wire::AUTHZ_POLICY,
+        "c-service",
+        &format!("{{targets: [{{kind: {}}}, {{kind: {{mesh: {{}}}}}}]}}", echo.replace("PORT", "0")),
+    );
     assert_eq!(seen(&desk), ["abc", "abc", "abc", "abcd", "abce"]);
     desk.remove(wire::AUTHZ_POLICY, "a-mesh");
     desk.remove(wire::AUTHZ_POLICY, "e-rule");
@@ -282,8 +299,16 @@ fn policies_of_all_places_come_together() {
 fn the_most_specific_manners_win_field_by_field() {
     let mut desk = Desk::new();
     desk.port("echo", 80, "HTTP1");
-    desk.put(wire::HTTP_POLICY, "mesh", "{targets: [{kind: {mesh: {}}}], normalization: MERGE_SLASHES, bufferedBodyBytes: 10, streamIdleTimeoutMs: 5}");
-    desk.put(wire::HTTP_POLICY, "a", "{targets: [{kind: {service: {host: {namespace: shop, hostname: echo}}}}], bufferedBodyBytes: 20}");
+    desk.put(
+        wire::HTTP_POLICY,
+        "mesh",
+        "{targets: [{kind: {mesh: {}}}], normalization: MERGE_SLASHES, bufferedBodyBytes: 10, streamIdleTimeoutMs: 5}",
+    );
+    desk.put(
+        wire::HTTP_POLICY,
+        "a",
+        "{targets: [{kind: {service: {host: {namespace: shop, hostname: echo}}}}], bufferedBodyBytes: 20}",
+    );
     let http = desk.view("echo", 80).policies(None).http;
     assert_eq!((http.normalization, http.buffered_body_bytes), (wire::PathNormalization::MergeSlashes, 20));
     assert_eq!(http.stream_idle_timeout, Some(Duration::from_millis(5)));
@@ -308,7 +333,15 @@ fn a_backend_is_treated_as_the_most_specific_policy_says_group_by_group() {
         let policy = desk.settings().backend(&backend_key(host, port, subset)).policy.clone();
         (policy.pool.unwrap().connections.unwrap(), policy.outlier.unwrap().consecutive_5xx)
     };
-    let all = |desk: &Desk| [seen(desk, "echo", 80, "v1"), seen(desk, "echo", 81, "v1"), seen(desk, "echo", 80, ""), seen(desk, "echo", 81, ""), seen(desk, "x", 80, "")];
+    let all = |desk: &Desk| {
+        [
+            seen(desk, "echo", 80, "v1"),
+            seen(desk, "echo", 81, "v1"),
+            seen(desk, "echo", 80, ""),
+            seen(desk, "echo", 81, ""),
+            seen(desk, "x", 80, ""),
+        ]
+    };
     assert_eq!(all(&desk), [(5, 1), (4, 1), (3, 1), (2, 1), (1, 1)]);
     // The same where a route names them.
     desk.port("echo", 80, "HTTP1");
@@ -343,8 +376,25 @@ fn telemetry_of_the_gateway_serves_all_that_say_nothing_of_their_own() {
     desk.put(wire::AUTHZ_POLICY, "p", "{targets: [{kind: {service: {host: {namespace: shop, hostname: echo}}}}]}");
     let plans = [desk.view("echo", 80), desk.view("other", 80)].map(|view| view.policies(None).telemetry.clone());
     assert!(Arc::ptr_eq(&plans[0], &plans[1]));
-    desk.put(wire::TELEMETRY, "echo", "{targets: [{kind: {service: {host: {namespace: shop, hostname: echo}}}}], accessLog: {disabled: true}}");
+    desk.put(
+        wire::TELEMETRY,
+        "echo",
+        "{targets: [{kind: {service: {host: {namespace: shop, hostname: echo}}}}], accessLog: {disabled: true}}",
+    );
     assert_eq!((logs(&desk, "echo"), logs(&desk, "other")), (0, 1));
+}
+
+#[test]
+fn what_goes_while_everything_changes_is_gone() {
+    let mut desk = Desk::new();
+    desk.port("echo", 80, "HTTP1");
+    desk.port("other", 80, "HTTP1");
+    let content = bytes(wire::BACKEND_POLICY, "{pool: {maxConnections: 1}}");
+    desk.store.take(wire::BACKEND_POLICY, "mesh", Some(&content)).unwrap();
+    desk.store.take(wire::SERVICE_PORT, "shop/echo:80", None).unwrap();
+    desk.store.publish();
+    assert!(!desk.settings().serves(&key("echo")));
+    assert_eq!(desk.view("other", 80).backend.policy.pool.unwrap().connections, Some(1));
 }
 
 #[test]
@@ -386,8 +436,15 @@ fn secrets_of_sessions_are_not_shown() {
 fn an_edit_does_not_cost_the_size_of_the_mesh() {
     let mut desk = Desk::new();
     let (services, routes) = (10_000, 5_000);
-    let port = |at: usize| bytes(wire::SERVICE_PORT, &format!("{{host: {{namespace: shop, hostname: h{at}}}, port: 80, protocol: HTTP1}}"));
-    let route = |at: usize, path: &str| bytes(wire::HTTP_ROUTE, &route(&format!("r{at}"), &format!("h{at}"), &format!("matches: [{{path: {{kind: EXACT, value: {path}}}}}]")));
+    let port = |at: usize| {
+        bytes(wire::SERVICE_PORT, &format!("{{host: {{namespace: shop, hostname: h{at}}}, port: 80, protocol: HTTP1}}"))
+    };
+    let route = |at: usize, path: &str| {
+        bytes(
+            wire::HTTP_ROUTE,
+            &route(&format!("r{at}"), &format!("h{at}"), &format!("matches: [{{path: {{kind: EXACT, value: {path}}}}}]")),
+        )
+    };
     let (ports, rules): (Vec<_>, Vec<_>) = ((0..services).map(port).collect(), (0..routes).map(|at| route(at, "/a")).collect());
     let begun = Instant::now();
     for (at, content) in ports.iter().enumerate() {

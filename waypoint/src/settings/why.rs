@@ -31,10 +31,15 @@ pub struct Asked {
 
 pub fn why(settings: &Settings, asked: &Asked) -> Value {
     let Some(view) = settings.service(&asked.service, asked.port) else {
-        let why = if settings.serves(&asked.service) { "the service has no such port" } else { "the service is not bound to this waypoint" };
+        let why = if settings.serves(&asked.service) {
+            "the service has no such port"
+        } else {
+            "the service is not bound to this waypoint"
+        };
         return json!({"answer": "refused", "why": why});
     };
-    let plain = || json!({"answer": "forwarded", "why": "no route is attached for these clients", "policies": view.policies(None).names});
+    let plain =
+        || json!({"answer": "forwarded", "why": "no route is attached for these clients", "policies": view.policies(None).names});
     let Some(group) = view.group(&asked.client) else { return plain() };
     let own = view.groups().any(|(clients, _)| !asked.client.is_empty() && **clients == *asked.client);
     let clients = dump::clients_of(if own { &asked.client } else { "" });
@@ -43,7 +48,9 @@ pub fn why(settings: &Settings, asked: &Asked) -> Value {
             let arrival = asked.arrival();
             let head = asked.head(&arrival);
             let found = table.find(&head);
-            let is_found = |rule: &std::sync::Arc<_>, by| found.as_ref().is_some_and(|found| std::sync::Arc::ptr_eq(rule, &found.rule) && found.by == by);
+            let is_found = |rule: &std::sync::Arc<_>, by| {
+                found.as_ref().is_some_and(|found| std::sync::Arc::ptr_eq(rule, &found.rule) && found.by == by)
+            };
             let before = table.matches().take_while(|(rule, by)| !is_found(rule, *by));
             let passed = before.take(PASSED_MAX).map(|(rule, by)| {
                 let matcher = &rule.matches[by];
@@ -60,14 +67,20 @@ pub fn why(settings: &Settings, asked: &Asked) -> Value {
                     "policies": view.policies(Some(&found.rule)).names,
                     "passed": passed,
                 }),
-                None => json!({"answer": "404", "why": "routes are attached, and none matches", "clients": clients, "passed": passed}),
+                None => {
+                    json!({"answer": "404", "why": "routes are attached, and none matches", "clients": clients, "passed": passed})
+                }
             }
         }
         Routes::Tls(table) => match table.find(asked.server_name.as_deref()) {
-            Some(rule) => json!({"answer": "routed", "clients": clients, "rule": rule.name, "policies": view.policies(None).names}),
+            Some(rule) => {
+                json!({"answer": "routed", "clients": clients, "rule": rule.name, "policies": view.policies(None).names})
+            }
             None => json!({"answer": "closed", "why": "no route is for this server name", "clients": clients}),
         },
-        Routes::Tcp(rule) => json!({"answer": "routed", "clients": clients, "rule": rule.name, "policies": view.policies(None).names}),
+        Routes::Tcp(rule) => {
+            json!({"answer": "routed", "clients": clients, "rule": rule.name, "policies": view.policies(None).names})
+        }
     }
 }
 
@@ -109,7 +122,17 @@ mod tests {
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query.to_owned())));
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
         let service = NamespacedHostname::new("shop", "web");
-        Asked { service, port: 80, client: client.into(), method: Method::GET, authority: "web".into(), path: path.into(), query, headers, server_name: None }
+        Asked {
+            service,
+            port: 80,
+            client: client.into(),
+            method: Method::GET,
+            authority: "web".into(),
+            path: path.into(),
+            query,
+            headers,
+            server_name: None,
+        }
     }
 
     #[test]
@@ -162,8 +185,12 @@ spec: {targets: [{kind: {mesh: {}}}]}
         assert_eq!(told(&Asked { service: other, ..asked("/", "shop", &[]) })["answer"], "refused");
         let all = dump::dump(&settings, None);
         let service = &all["services"][0];
-        assert_eq!((&service["service"], &service["protocol"], &service["portName"]), (&json!("shop/web"), &json!("HTTP1"), &json!("http")));
-        let rules: Vec<&str> = service["groups"][0]["routes"].as_array().unwrap().iter().map(|rule| rule["rule"].as_str().unwrap()).collect();
+        assert_eq!(
+            (&service["service"], &service["protocol"], &service["portName"]),
+            (&json!("shop/web"), &json!("HTTP1"), &json!("http"))
+        );
+        let rules: Vec<&str> =
+            service["groups"][0]["routes"].as_array().unwrap().iter().map(|rule| rule["rule"].as_str().unwrap()).collect();
         assert_eq!(rules, ["shop/b", "shop/a/one"], "in the order in which they are tried");
         assert_eq!(dump::dump(&settings, Some("shop/x"))["services"], json!([]));
     }

@@ -31,8 +31,11 @@ fn text_holds(wanted: &StrMatch, text: &str) -> bool {
         StrMatchKind::Prefix(prefix) => text.strip_prefix(prefix.as_str()).is_some(),
         StrMatchKind::Suffix(suffix) => text.strip_suffix(suffix.as_str()).is_some(),
         StrMatchKind::Regex(pattern) => {
-            let covers = |pattern: &regex::Regex| pattern.find_iter(text).any(|found| found.start() == 0 && found.end() == text.len());
-            PATTERNS.with_borrow_mut(|known| covers(known.entry(pattern.clone()).or_insert_with(|| regex::Regex::new(pattern).unwrap())))
+            let covers =
+                |pattern: &regex::Regex| pattern.find_iter(text).any(|found| found.start() == 0 && found.end() == text.len());
+            PATTERNS.with_borrow_mut(|known| {
+                covers(known.entry(pattern.clone()).or_insert_with(|| regex::Regex::new(pattern).unwrap()))
+            })
         }
         StrMatchKind::Present(_) => true,
     }
@@ -101,7 +104,9 @@ fn holds(one: &HttpMatch, asked: &Asked) -> bool {
 
 fn chars(text: &Option<StrMatch>) -> usize {
     match text.as_ref().and_then(|text| text.kind.as_ref()) {
-        Some(StrMatchKind::Exact(text) | StrMatchKind::Regex(text) | StrMatchKind::Prefix(text) | StrMatchKind::Suffix(text)) => text.len(),
+        Some(StrMatchKind::Exact(text) | StrMatchKind::Regex(text) | StrMatchKind::Prefix(text) | StrMatchKind::Suffix(text)) => {
+            text.len()
+        }
         _ => 0,
     }
 }
@@ -200,14 +205,17 @@ fn one_match(chance: &mut SmallRng, grpc: bool) -> HttpMatch {
         let part = |chance: &mut SmallRng| chance.random_bool(0.6).then(|| text(chance)).flatten();
         one.grpc = chance.random_bool(0.8).then(|| GrpcMatch { service: part(chance), method: part(chance) });
     } else if chance.random_bool(0.8) {
-        let kind = *[PathKind::Exact, PathKind::PrefixSegment, PathKind::PrefixSegment, PathKind::PrefixString, PathKind::Regex].choose(chance).unwrap();
+        let kind = *[PathKind::Exact, PathKind::PrefixSegment, PathKind::PrefixSegment, PathKind::PrefixString, PathKind::Regex]
+            .choose(chance)
+            .unwrap();
         let value = match kind {
             PathKind::Regex => ["/.*", "/a/.*", "/[ab]", "/(a|b)/?", "/a"].choose(chance).unwrap().to_string(),
             _ => path(chance),
         };
         one.path = Some(PathMatch { kind: kind as i32, value, ignore_case: chance.random_ratio(1, 6) });
         if chance.random_ratio(1, 5) {
-            one.method = Some(StrMatch { kind: Some(StrMatchKind::Exact((*["GET", "POST"].choose(chance).unwrap()).to_owned())) });
+            one.method =
+                Some(StrMatch { kind: Some(StrMatchKind::Exact((*["GET", "POST"].choose(chance).unwrap()).to_owned())) });
         }
     }
     if chance.random_ratio(1, 3) {

@@ -64,7 +64,9 @@ struct Named(NamespacedHostname);
 impl<'de> Deserialize<'de> for Named {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Named, D::Error> {
         let text = String::deserialize(from)?;
-        NamespacedHostname::parse(&text).map(Named).ok_or_else(|| de::Error::custom(format!("{text:?} is no service: write namespace/hostname")))
+        NamespacedHostname::parse(&text)
+            .map(Named)
+            .ok_or_else(|| de::Error::custom(format!("{text:?} is no service: write namespace/hostname")))
     }
 }
 
@@ -117,7 +119,8 @@ impl<'de> Deserialize<'de> for Vip {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Vip, D::Error> {
         let text = String::deserialize(from)?;
         let (network, ip) = text.rsplit_once('/').unwrap_or(("", &text));
-        let ip = ip.parse().map_err(|_| de::Error::custom(format!("{text:?} is no address: write network/ip or the ip alone")))?;
+        let ip =
+            ip.parse().map_err(|_| de::Error::custom(format!("{text:?} is no address: write network/ip or the ip alone")))?;
         Ok(Vip(NetworkAddress::new(network, ip)))
     }
 }

@@ -65,7 +65,8 @@ impl Follow {
         let name = self.path.display().to_string();
         let next = File::parse(&name, &text)?;
         if self.world.is_none() && !(next.workloads.is_empty() && next.services.is_empty()) {
-            let why = "addresses come from the control plane: take Workload and Service out, or leave XDS_ADDRESS empty".to_owned();
+            let why =
+                "addresses come from the control plane: take Workload and Service out, or leave XDS_ADDRESS empty".to_owned();
             return Err(FileError { file: name, line: 1, why });
         }
         for (type_url, gone) in self.file.resources.keys().filter(|key| !next.resources.contains_key(*key)) {
@@ -75,7 +76,12 @@ impl Follow {
         for ((type_url, resource), content) in &next.resources {
             if let Err(problem) = self.store.take(type_url, resource, Some(&content.bytes)) {
                 let kind = short(type_url);
-                tracing::error!(state = problem.state.word(), "{name}:{}: {kind} {resource}: {}", content.line, problem.rejection);
+                tracing::error!(
+                    state = problem.state.word(),
+                    "{name}:{}: {kind} {resource}: {}",
+                    content.line,
+                    problem.rejection
+                );
             }
         }
         self.store.publish();

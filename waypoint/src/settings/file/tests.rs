@@ -37,7 +37,8 @@ spec:
 #[test]
 fn a_file_is_resources_and_addresses() {
     let file = File::parse("f.yaml", FILE).unwrap();
-    let names: Vec<(&str, &str, usize)> = file.resources.iter().map(|((kind, name), content)| (short(kind), name.as_str(), content.line)).collect();
+    let names: Vec<(&str, &str, usize)> =
+        file.resources.iter().map(|((kind, name), content)| (short(kind), name.as_str(), content.line)).collect();
     assert_eq!(names, [("HttpRoute", "shop/web", 6), ("ServicePort", "shop/web:80", 1)]);
     let content = &file.resources[&(wire::HTTP_ROUTE, "shop/web".to_owned())].bytes;
     assert_eq!(wire::HttpRoute::decode(content.as_slice()).unwrap().backends.len(), 1);
@@ -52,7 +53,8 @@ fn a_file_is_resources_and_addresses() {
     assert_eq!(directory.endpoints(service).count(), 1);
     assert_eq!(service.vips[1], mesh_model::address::NetworkAddress::new("net", IpAddr::from([10, 96, 0, 2])));
     // What is not in the next one goes.
-    let fewer = File::parse("f.yaml", "type: Service\nname: web\nspec: {namespace: shop, hostname: web, ports: {80: 1}}").unwrap();
+    let fewer =
+        File::parse("f.yaml", "type: Service\nname: web\nspec: {namespace: shop, hostname: web, ports: {80: 1}}").unwrap();
     for change in fewer.changes_from(&file) {
         directory.apply(change);
     }
@@ -73,7 +75,11 @@ fn every_type_can_stand_in_a_file() {
 fn a_fault_is_told_with_its_line() {
     for (text, line, word) in [
         ("type: HttpRoute\nname: a\nspec:\n  parnet: {}\n", 4, "parnet"),
-        ("type: HttpRoute\nname: a\n---\ntype: HttpRoute\nname: b\nspec:\n  matches:\n  - path: {kind: GLOB, value: /}\n", 8, "GLOB"),
+        (
+            "type: HttpRoute\nname: a\n---\ntype: HttpRoute\nname: b\nspec:\n  matches:\n  - path: {kind: GLOB, value: /}\n",
+            8,
+            "GLOB",
+        ),
         ("type: HttpRuote\nname: a\n", 1, "HttpRuote"),
         ("# first\n---\ntype: HttpRoute\nname: a\n---\ntype: HttpRoute\nname: a\n", 6, "twice"),
         ("type: Workload\nname: a\nspec:\n  workloadIps: [x]\n", 4, ""),

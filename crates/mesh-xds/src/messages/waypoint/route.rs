@@ -294,8 +294,36 @@ pub struct Cors {
 pub struct DirectResponse {
     #[prost(uint32, tag = "1")]
     pub status: u32,
+    /// In YAML a text, or a list of bytes where it is none.
     #[prost(bytes = "vec", tag = "2")]
+    #[serde(with = "text_or_bytes")]
     pub body: Vec<u8>,
+}
+
+/// Bytes that are written as text where they are text.
+mod text_or_bytes {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => to.serialize_str(text),
+            Err(_) => bytes.serialize(to),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        Ok(match Either::deserialize(from)? {
+            Either::Text(text) => text.into_bytes(),
+            Either::Bytes(bytes) => bytes,
+        })
+    }
 }
 
 #[derive(Clone, PartialEq, Serialize, Deserialize, prost::Message)]

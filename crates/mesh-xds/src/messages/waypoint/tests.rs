@@ -33,3 +33,13 @@ fn an_unknown_word_or_field_is_refused_with_what_is_known() {
     let wrong = serde_saphyr::from_str::<PathMatch>("{kind: EXACT, vlaue: /}").unwrap_err().to_string();
     assert!(wrong.contains("vlaue"), "{wrong}");
 }
+
+#[test]
+fn a_body_is_written_as_text_where_it_is_text() {
+    for (yaml, body) in [("{status: 200, body: hello}", &b"hello"[..]), ("{status: 200, body: [255, 0]}", &[255, 0]), ("{status: 200}", &[])] {
+        let read: DirectResponse = serde_saphyr::from_str(yaml).unwrap();
+        assert_eq!(read.body, body, "{yaml}");
+        let again: DirectResponse = serde_saphyr::from_str(&serde_json::to_string(&read).unwrap()).unwrap();
+        assert_eq!(again, read);
+    }
+}
