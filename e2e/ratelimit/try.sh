@@ -23,6 +23,11 @@ stop() { kill "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf
 pids=() && trap stop EXIT
 redis-server --port $redis --bind 127.0.0.1 --save '' --appendonly no --dir "$run" >"$run/redis.log" &
 pids+=($!)
+# It panics where there is no redis at its start.
+until [ "$(redis-cli -p $redis ping 2>/dev/null)" = PONG ]; do
+  kill -0 "${pids[0]}" || { cat "$run/redis.log"; exit 1; }
+  sleep 0.1
+done
 mkdir -p "$run/data/ratelimit/config" && cp "$here/shop.yaml" "$run/data/ratelimit/config/"
 env USE_STATSD=false LOG_LEVEL=warn REDIS_SOCKET_TYPE=tcp REDIS_URL=127.0.0.1:$redis RUNTIME_ROOT="$run/data" RUNTIME_SUBDIRECTORY=ratelimit \
   RUNTIME_WATCH_ROOT=false HOST=127.0.0.1 PORT=$http GRPC_HOST=127.0.0.1 GRPC_PORT=$grpc DEBUG_HOST=127.0.0.1 DEBUG_PORT=$debug \

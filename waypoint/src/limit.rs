@@ -7,6 +7,7 @@ pub mod bucket;
 pub mod descriptor;
 pub mod remote;
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -100,6 +101,25 @@ pub struct Refused {
 pub enum Note {
     Shadow { by: String },
     Unanswered { by: String, why: String },
+}
+
+impl Note {
+    /// What it is called in a span.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Note::Shadow { .. } => "rate_limit_shadow",
+            Note::Unanswered { .. } => "rate_limit_unanswered",
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Note::Shadow { by } => f.write_str(by),
+            Note::Unanswered { by, why } => write!(f, "{by}: {why}"),
+        }
+    }
 }
 
 /// # Errors

@@ -113,6 +113,7 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
     let traffic = config.traffic;
     let proxy = Proxy::new(Parts { own, gateway: config.place.service(), world: watched.clone(), credentials, tls, recorder, traffic, drain: drain.clone() }, net.clone());
     tokio::spawn(proxy.connector.clone().follow(watched));
+    tokio::spawn(crate::reach::forget(proxy.http.clone()));
     let quit = CancellationToken::new();
     let shown = Admin { proxy: proxy.clone(), log, workers: workers.clone(), ready: ready.clone(), quit: quit.clone() };
     let pages = admin::serve(shown, &config).await?;

@@ -292,6 +292,9 @@ impl<'a> Page<'a> {
             };
             limit::check(&self.policies.limits, phase, &subject, Instant::now(), &*self.cx.caller).await
         };
+        for note in &verdict.notes {
+            self.account.note(note.name(), note.to_string());
+        }
         parts.headers.extend(verdict.request_headers);
         self.extra.extend(verdict.answer_headers);
         let Some(refused) = verdict.refused else { return Ok(()) };
@@ -616,6 +619,9 @@ impl<'a> Page<'a> {
             // Where the next request begins is anybody's guess.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        if matches!(reason, Reason::Overflow) && self.policies.http.envoy_headers {
+            response.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
+        }
         self.account.because(&reason);
         self.close_with(response, None, None)
     }
@@ -634,6 +640,7 @@ impl<'a> Page<'a> {
 }
 
 const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 
 /// Where a request goes.

@@ -463,3 +463,5 @@ async fn a_deadline_of_grpc_is_handed_on_and_kept() {
     let response = site.http2().await.send_request(call).await.unwrap();
     assert_eq!(&response.headers()["grpc-status"], "4");
 }
+
+mod traffic;
