@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin};
 use crate::arrive::{Here, declared};
 use crate::config::{Config, End, Traffic};
-use crate::call::{self, CallError, Caller};
+use crate::call::{Caller, OverMesh};
 use crate::{account, jwt, settings};
 use crate::exchange::Exchange;
 use crate::facts::{Arrival, Target};
@@ -275,31 +275,21 @@ fn http(own: &Own, world: &Watched<World>, connector: &Connector, recorder: &Rec
         environment: Default::default(),
     };
     let (books, _) = account::Books::new(reporting, recorder.clone());
+    let settings = settings::store(None).1;
+    let reach = Arc::new(Reach::new(world.clone(), own.clone(), std::time::Instant::now()));
+    let exchange = Exchange::new(Arc::new(connector.clone()));
+    let caller: Arc<dyn Caller> =
+        Arc::new(OverMesh { settings: settings.clone(), world: world.clone(), reach: reach.clone(), exchange: exchange.clone() });
     Arc::new(Context {
-        settings: settings::store(None).1,
+        settings,
         world: world.clone(),
-        reach: Reach::new(world.clone(), own.clone(), std::time::Instant::now()),
-        exchange: Exchange::new(Arc::new(connector.clone())),
+        reach,
+        exchange,
         books,
         mirrors: Mirrors::default(),
-        keys: jwt::Keys::new(Arc::new(Nobody)),
-        caller: Arc::new(Nobody),
+        keys: jwt::Keys::new(caller.clone()),
+        caller,
     })
-}
-
-/// Whoever would be asked cannot be: what depends on it fails, closed where policy says so.
-struct Nobody;
-
-impl Caller for Nobody {
-    fn call<'a>(
-        &'a self,
-        _: call::To<'a>,
-        _: call::Version,
-        _: http::Request<bytes::Bytes>,
-        _: call::Limits,
-    ) -> futures_util::future::BoxFuture<'a, Result<call::Reply, CallError>> {
-        Box::pin(std::future::ready(Err(CallError::Connect("this waypoint asks nobody".to_owned()))))
-    }
 }
 
 fn own(config: &Config) -> Own {

@@ -58,7 +58,7 @@ use upgrade::Agreed;
 pub struct Context {
     pub settings: Watched<Settings>,
     pub world: Watched<World>,
-    pub reach: Reach,
+    pub reach: Arc<Reach>,
     pub exchange: Exchange,
     pub books: Arc<Books>,
     pub mirrors: Mirrors,

@@ -27,7 +27,7 @@ use mesh_xds::world::{Edit, WorldWriter, world};
 
 use crate::account::{self, Books};
 use crate::body::Body;
-use crate::call::{self, CallError, Caller};
+use crate::call::{Caller, OverMesh};
 use crate::exchange::{Connect, Exchange, Stream, Version};
 use crate::facts::{Arrival, Target};
 use crate::http1or2::{self, Connection};
@@ -159,21 +159,6 @@ pub fn arrival() -> Arc<Arrival> {
     })
 }
 
-/// Nobody can be asked.
-pub struct Nobody;
-
-impl Caller for Nobody {
-    fn call<'a>(
-        &'a self,
-        _: call::To<'a>,
-        _: call::Version,
-        _: Request<Bytes>,
-        _: call::Limits,
-    ) -> BoxFuture<'a, Result<call::Reply, CallError>> {
-        std::future::ready(Err(CallError::Connect("nobody can be asked".into()))).boxed()
-    }
-}
-
 const WORLD: &str = "
 node a: client 10.0.0.1 sa=shop/client
 node b: web    10.0.0.2 sa=shop/web
@@ -205,15 +190,19 @@ impl Site {
         writer.apply(mesh.changes.iter().cloned().map(Edit::Address).chain([Edit::AddressesSynced, Edit::PoliciesSynced]));
         let (store, settings) = crate::settings::store(None);
         let own = Own { identity: identity("wp"), network: "".into(), addresses: [Ipv4Addr::new(10, 0, 0, 9).into()].into() };
+        let reach = Arc::new(Reach::new(world.clone(), own, std::time::Instant::now()));
+        let exchange = Exchange::new(endpoints.clone());
+        let caller: Arc<dyn Caller> =
+            Arc::new(OverMesh { settings: settings.clone(), world: world.clone(), reach: reach.clone(), exchange: exchange.clone() });
         let cx = Arc::new(Context {
             settings,
-            world: world.clone(),
-            reach: Reach::new(world, own, std::time::Instant::now()),
-            exchange: Exchange::new(endpoints.clone()),
+            world,
+            reach,
+            exchange,
             books: books(),
             mirrors: Mirrors::default(),
-            keys: jwt::Keys::new(Arc::new(Nobody)),
-            caller: Arc::new(Nobody),
+            keys: jwt::Keys::new(caller.clone()),
+            caller,
         });
         let class = match upstream {
             Version::Http1 => PortProtocol::Http1,

@@ -1,5 +1,7 @@
 //! The order of the steps, and what the client and the log are told of each.
 
+mod page;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
