@@ -1,5 +1,7 @@
 //! What is asked, what an answer means, and what the service's troubles mean.
 
+mod real;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
