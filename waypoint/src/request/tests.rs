@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::testing::{Site, text};
 
+mod mesh;
+
 /// An endpoint that agrees to WebSockets and answers each byte with the same.
 fn sockets(site: &Site) {
     site.endpoints.http("web", Version::Http1, |mut request| async move {
