@@ -90,10 +90,17 @@ pub async fn run(attempts: &Attempts<'_>, send: &mut dyn Send) -> Result<Answere
         let avoid = if attempts.plan.other_endpoint { &tried[..] } else { &[] };
         let fail = |reason, endpoint, flags| Unanswered { reason, endpoint, attempts: made + 1, flags };
         let (chosen, last_resort, active, sent) = match attempts.reach.next(&attempts.errand, avoid, now()) {
-            Ok(Reached { chosen, to, last_resort, active }) => {
-                let began = Instant::now();
-                let sent = attempts.send(&to, send, made + 1).await;
-                (chosen, last_resort, Some(active), sent.map(|response| (response, began.elapsed())))
+            Ok(Reached { chosen, to, last_resort, mut active }) => {
+                let sent = match attempts.connection().await {
+                    Ok(connection) => {
+                        connection.into_iter().for_each(|connection| active.occupies(connection));
+                        let began = Instant::now();
+                        let sent = attempts.send(&to, send, made + 1).await;
+                        sent.map(|response| (response, began.elapsed()))
+                    }
+                    Err(reason) => return Err(fail(reason, Some(chosen), Flags::NONE)),
+                };
+                (chosen, last_resort, Some(active), sent)
             }
             Err(Unreached::None(none)) => return Err(fail(reason_of(none), None, Flags::NONE)),
             // As if it could not be connected to, so that another one is tried.
@@ -149,6 +156,19 @@ enum Failed {
 }
 
 impl Attempts<'_> {
+    /// In HTTP/1.1 an exchange has a connection to itself, of which the policy may allow so many (spec/waypoint.md 5.4).
+    async fn connection(&self) -> Result<Option<Held>, Reason> {
+        let policy = &self.errand.backend.policy;
+        if self.version == Version::Http2 || policy.pool().connections.is_none() {
+            return Ok(None);
+        }
+        let turn = self.errand.destination.turn(policy).map_err(|_| Reason::Overflow)?;
+        match self.deadline {
+            None => Ok(Some(turn.await)),
+            Some(deadline) => timeout_at(deadline, turn).await.map(Some).map_err(|_| Reason::RequestTimeout),
+        }
+    }
+
     async fn send(&self, to: &Endpoint, send: &mut dyn Send, attempt: u32) -> Result<Response<Body>, Failed> {
         let per_try = self.plan.per_try_timeout.map(|after| Instant::now() + after);
         let until = [per_try, self.deadline].into_iter().flatten().min();

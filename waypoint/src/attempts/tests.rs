@@ -256,3 +256,34 @@ async fn endpoints_that_fail_go_out_and_too_many_requests_are_turned_away() {
     drop(held);
     assert_eq!(status(&site.get(&plan(RETRY)).await), 200);
 }
+
+#[tokio::test(start_paused = true)]
+async fn requests_wait_for_a_connection_in_their_order_and_not_too_many() {
+    let site = Arc::new(site(1, "{pool: {maxConnections: 1, maxPendingRequests: 2}}"));
+    let most = Arc::new(AtomicUsize::new(0));
+    let (now, seen) = (Arc::new(AtomicUsize::new(0)), most.clone());
+    site.endpoints.http(&id(1), Version::Http1, move |_| {
+        let (now, seen) = (now.clone(), seen.clone());
+        async move {
+            seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            sleep(Duration::from_secs(1)).await;
+            now.fetch_sub(1, Ordering::SeqCst);
+            Response::new(Body::Empty)
+        }
+    });
+    let one = || {
+        let site = site.clone();
+        tokio::spawn(async move { status(&site.get(&Plan::NONE).await) })
+    };
+    let mut all = Vec::new();
+    for request in [one(), one(), one(), one(), one()] {
+        all.push(request.await.unwrap());
+    }
+    all.sort_unstable();
+    assert_eq!((all, most.load(Ordering::SeqCst)), (vec![200, 200, 200, 503, 503], 1));
+    // One that leaves while it waits holds nobody up.
+    let first = one();
+    let left = site.send(&Plan::NONE, Method::GET, false, Some(Duration::from_millis(100))).await;
+    assert_eq!(status(&left), 504);
+    assert_eq!((first.await.unwrap(), status(&site.get(&Plan::NONE).await)), (200, 200));
+}

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use rpds::HashTrieMapSync;
 
 use crate::choose::backend::BackendKey;
-use crate::choose::breaker::{Gauge, Held};
+use crate::choose::breaker::{Gauge, Held, Queue};
 use crate::choose::ewma::Ewma;
 use crate::choose::outcome::Outcome;
 use crate::choose::outlier::{Rows, Standing, duration, marks, may_eject};
@@ -34,6 +34,7 @@ pub struct Destination {
     epoch: Instant,
     pub(crate) connections: Gauge,
     pub(crate) pending: Gauge,
+    pub(super) queue: Queue,
     pub(crate) requests: Gauge,
     pub(crate) retries: Gauge,
     pub(crate) window: Mutex<Window>,
@@ -73,6 +74,8 @@ pub struct State {
 #[must_use = "the request counts as active as long as this lives"]
 pub struct Active {
     held: Held,
+    /// Its place among the connections, where it has one to itself.
+    connection: Option<Held>,
     state: Arc<State>,
     outlier: Option<Outlier>,
     /// The one request that tries an endpoint whose ejection is over.
@@ -127,6 +130,7 @@ impl Destination {
             epoch,
             connections: Gauge::default(),
             pending: Gauge::default(),
+            queue: Queue::default(),
             requests: Gauge::default(),
             retries: Gauge::default(),
             window: Mutex::default(),
@@ -298,7 +302,12 @@ impl Active {
     /// Counts a request at an endpoint that was claimed for it.
     pub(super) fn begin(held: Held, state: Arc<State>, outlier: Option<Outlier>, probe: bool) -> Active {
         state.active.fetch_add(1, Relaxed);
-        Active { held, state, outlier, probe, ended: false }
+        Active { held, connection: None, state, outlier, probe, ended: false }
+    }
+
+    /// As long as it counts, it has this connection.
+    pub fn occupies(&mut self, connection: Held) {
+        self.connection = Some(connection);
     }
 
     /// How it ended; it counts no more.

@@ -1,7 +1,13 @@
 //! Circuit breaking: how much may be under way to one destination from this proxy (spec/waypoint.md 5.4).
 
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
 
 use crate::choose::book::Destination;
 use crate::choose::policy::Policy;
@@ -21,6 +27,20 @@ pub enum Overflow {
 
 #[derive(Debug, Default)]
 pub(crate) struct Gauge(AtomicU32);
+
+/// Requests that wait for a connection, in the order in which they came.
+#[derive(Debug, Default)]
+pub(crate) struct Queue(Mutex<VecDeque<Waker>>);
+
+/// The wait for a connection.
+#[derive(Debug)]
+#[must_use = "it waits when it is polled"]
+pub struct Turn {
+    destination: Arc<Destination>,
+    bound: Option<u32>,
+    now: Option<Held>,
+    waits: Option<Held>,
+}
 
 /// One of what is counted, until it is dropped.
 #[derive(Debug)]
@@ -54,7 +74,7 @@ impl Gauge {
 }
 
 impl Destination {
-    /// Asked before a connection is opened; held as long as it is open.
+    /// Asked before a connection is opened that cannot wait; held as long as it is open.
     ///
     /// # Errors
     /// When `maxConnections` are open.
@@ -62,12 +82,15 @@ impl Destination {
         self.hold(Overflow::Connections, policy.pool().connections)
     }
 
-    /// Asked before a request waits for a connection; held as long as it waits.
+    /// A connection for one exchange, now or when another is over.
     ///
     /// # Errors
-    /// When `maxPendingRequests` wait.
-    pub fn pending(self: &Arc<Destination>, policy: &Policy) -> Result<Held, Overflow> {
-        self.hold(Overflow::Pending, policy.pool().pending)
+    /// When `maxPendingRequests` wait already.
+    pub fn turn(self: &Arc<Destination>, policy: &Policy) -> Result<Turn, Overflow> {
+        let bound = policy.pool().connections;
+        let now = self.hold(Overflow::Connections, bound).ok();
+        let waits = if now.is_some() { None } else { Some(self.hold(Overflow::Pending, policy.pool().pending)?) };
+        Ok(Turn { destination: self.clone(), bound, now, waits })
     }
 
     pub(crate) fn hold(self: &Arc<Destination>, kind: Overflow, bound: Option<u32>) -> Result<Held, Overflow> {
@@ -87,5 +110,52 @@ impl Destination {
 impl Drop for Held {
     fn drop(&mut self) {
         self.destination.gauge(self.kind).sub();
+        if self.kind == Overflow::Connections {
+            self.destination.queue.wake();
+        }
+    }
+}
+
+impl Queue {
+    fn wake(&self) {
+        let first = self.0.lock().pop_front();
+        if let Some(first) = first {
+            first.wake();
+        }
+    }
+
+    fn join(&self, waker: &Waker) {
+        let mut queue = self.0.lock();
+        if !queue.iter().any(|known| known.will_wake(waker)) {
+            queue.push_back(waker.clone());
+        }
+    }
+}
+
+impl Future for Turn {
+    type Output = Held;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Held> {
+        let (destination, bound) = (self.destination.clone(), self.bound);
+        let free = || destination.hold(Overflow::Connections, bound).ok();
+        let held = self.now.take().or_else(free).or_else(|| {
+            destination.queue.join(cx.waker());
+            // What became free between the look and the place in the queue.
+            free()
+        });
+        match held {
+            Some(held) => {
+                self.waits = None;
+                Poll::Ready(held)
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Whoever was woken and left wakes the next.
+        self.destination.queue.wake();
     }
 }

@@ -426,8 +426,11 @@ fn circuit_breakers() {
     assert_eq!(world.destination.connection(&world.backend.policy).unwrap_err(), Overflow::Connections);
     drop(held);
     assert!(world.destination.connection(&world.backend.policy).is_ok());
-    let _waits = world.destination.pending(&world.backend.policy).unwrap();
-    assert_eq!(world.destination.pending(&world.backend.policy).unwrap_err(), Overflow::Pending);
+    let held = futures_util::FutureExt::now_or_never(world.destination.turn(&world.backend.policy).unwrap()).unwrap();
+    let waits = world.destination.turn(&world.backend.policy).unwrap();
+    assert_eq!(world.destination.turn(&world.backend.policy).unwrap_err(), Overflow::Pending);
+    drop((held, waits));
+    assert!(futures_util::FutureExt::now_or_never(world.destination.turn(&world.backend.policy).unwrap()).is_some());
 }
 
 #[test]
