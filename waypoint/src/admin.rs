@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::Context;
 use http::{HeaderValue, StatusCode, header};
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::proxy::{Proxy, VERSION};
+use crate::settings;
 
 pub mod why;
 
@@ -70,10 +70,8 @@ fn metrics(admin: &Admin, ask: &Ask) -> Answer {
     let recorder = &admin.proxy.recorder;
     mesh_telemetry::process::record(recorder, &admin.workers);
     recorder.counter(&mesh_telemetry::families::LINES_DROPPED, &[]).absolute(admin.log.lines().dropped());
-    let now = Instant::now();
-    recorder.sweep(now);
     let said = |name| ask.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let body = recorder.expose(said(header::ACCEPT), said(header::ACCEPT_ENCODING), now);
+    let body = admin.proxy.books.expose(said(header::ACCEPT), said(header::ACCEPT_ENCODING));
     let mut answer = Answer::new(StatusCode::OK, body.content_type, body.body);
     if let Some(encoding) = body.content_encoding {
         answer = answer.header(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
@@ -138,6 +136,7 @@ fn config_dump(admin: &Admin) -> Value {
         "workloads": world.directory.workload_count(),
         "services": world.directory.service_count(),
         "certificates": identities,
+        "settings": settings::dump::dump(&proxy.settings.load(), None),
     })
 }
 

@@ -220,7 +220,7 @@ impl Failed {
     }
 }
 
-fn reason_of(none: NoEndpoint) -> Reason {
+pub fn reason_of(none: NoEndpoint) -> Reason {
     match none {
         NoEndpoint::NoSubset => Reason::NoCluster { status: http::StatusCode::SERVICE_UNAVAILABLE },
         NoEndpoint::OtherHost => Reason::NoCluster { status: http::StatusCode::NOT_FOUND },

@@ -36,6 +36,8 @@ pub struct Config {
     pub end: End,
     pub log: Log,
     pub metrics: mesh_telemetry::recorder::Limits,
+    /// All of it, for tags of spans that name a variable.
+    pub environment: BTreeMap<String, String>,
 }
 
 /// Where the proxy runs, and as whom.
@@ -150,7 +152,9 @@ impl Config {
         let workers = workers(knobs, told.cores);
         let end = end(knobs);
         let (log, metrics) = log(knobs);
-        Config { place, xds, ca, token, certificate_life, crl, key_exchange, file, traffic, ports, workers, end, log, metrics }
+        // What proves us to others is nobody's tag.
+        let environment = told.environment.iter().filter(|(key, _)| *key != "AUTH_TOKEN").map(|(key, value)| (key.clone(), value.clone())).collect();
+        Config { place, xds, ca, token, certificate_life, crl, key_exchange, file, traffic, ports, workers, end, log, metrics, environment }
     }
 }
 

@@ -151,8 +151,8 @@ async fn carry(proxy: &Arc<Proxy>, arrival: Arc<Arrival>, tunnel: mesh_hbone::Tu
     match protocol {
         Protocol::Http1 => http(proxy, arrival, arrived, Version::Http1, class).await,
         Protocol::Http2 => http(proxy, arrival, arrived, Version::Http2, class).await,
-        Protocol::Tls(hello) => stream::stream(proxy, &arrival, arrived, Some(&hello)).await,
-        Protocol::Opaque => stream::stream(proxy, &arrival, arrived, None).await,
+        Protocol::Tls(hello) => stream::stream(proxy, arrival, arrived, Some(&hello)).await,
+        Protocol::Opaque => stream::stream(proxy, arrival, arrived, None).await,
     }
 }
 

@@ -11,10 +11,7 @@ use mesh_hbone::Limits;
 use mesh_identity::clock::{Clock, SystemClock};
 use mesh_identity::store::Credentials;
 use mesh_identity::tls::Tls;
-use mesh_model::address::{NamespacedHostname, NetworkAddress};
-use mesh_model::balance::{self, Purpose};
-use mesh_model::directory::Directory;
-use mesh_model::workload::{TunnelProtocol, Workload};
+use mesh_model::address::NamespacedHostname;
 use mesh_net::linux::HostNet;
 use mesh_net::net::Net;
 use mesh_net::sockopt::{Options, Spoofing};
@@ -25,23 +22,26 @@ use mesh_telemetry::families;
 use mesh_telemetry::labels::fixed;
 use mesh_telemetry::log::Log;
 use mesh_telemetry::recorder::Recorder;
-use mesh_xds::messages::waypoint::PortProtocol;
-use mesh_xds::world::{Edit, World, WorldWriter, world};
+use mesh_xds::messages::waypoint::{GatewayTarget, PortProtocol};
+use mesh_xds::world::{World, world};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::account::{self, Books, export};
 use crate::admin::{self, Admin};
 use crate::arrive::{Here, declared};
-use crate::config::{Config, End, Traffic};
 use crate::call::{Caller, OverMesh};
-use crate::{account, jwt, settings};
+use crate::config::{Config, End, Traffic};
 use crate::exchange::Exchange;
-use crate::facts::{Arrival, Target};
+use crate::facts::Target;
+use crate::jwt;
 use crate::listen;
 use crate::reach::Reach;
 use crate::request::{Context, Mirrors};
-use crate::upstream::{Connector, Endpoint, Own};
+use crate::settings::{self, Settings};
+use crate::upstream::{Connector, Own};
 
 /// What version this is, wherever a version is asked for.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -52,6 +52,11 @@ pub struct Proxy {
     /// The service in front of our Gateway's pods.
     pub gateway: NamespacedHostname,
     pub world: Watched<World>,
+    pub settings: Watched<Settings>,
+    pub reach: Arc<Reach>,
+    pub books: Arc<Books>,
+    /// Whom policies make us ask.
+    pub caller: Arc<dyn Caller>,
     pub credentials: Credentials,
     pub tls: Tls,
     pub connector: Connector,
@@ -71,6 +76,8 @@ pub struct Parts {
     pub own: Own,
     pub gateway: NamespacedHostname,
     pub world: Watched<World>,
+    pub settings: Watched<Settings>,
+    pub books: Arc<Books>,
     pub credentials: Credentials,
     pub tls: Tls,
     pub recorder: Recorder,
@@ -97,23 +104,31 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
     tokio::spawn(credentials.clone().run());
 
     // the picture of the mesh, and what is served how
-    let (mut writer, watched) = world();
+    let (writer, world) = world();
+    let gateway = GatewayTarget { namespace: config.place.namespace.to_string(), name: config.place.gateway.to_string() };
+    let (store, settings) = settings::store(Some(gateway));
     let complete = Ready::new();
-    match &config.xds {
-        Some(xds) => control_plane::follow(&config, xds, &clock, writer, &recorder, &complete)?,
-        None => {
-            writer.apply([Edit::AddressesSynced, Edit::PoliciesSynced]);
-            tokio::spawn(async move { hold(writer).await });
-        }
-    }
+    control_plane::learn(&config, &clock, writer, store, &recorder, &complete).await?;
 
     // the way in and out
-    let own = own(&config);
     let net = HostNet::new(options());
-    let traffic = config.traffic;
-    let proxy = Proxy::new(Parts { own, gateway: config.place.service(), world: watched.clone(), credentials, tls, recorder, traffic, drain: drain.clone() }, net.clone());
-    tokio::spawn(proxy.connector.clone().follow(watched));
-    tokio::spawn(crate::reach::forget(proxy.http.clone()));
+    let (books, taken) = Books::new(teller(&config), recorder.clone());
+    let parts = Parts {
+        own: own(&config),
+        gateway: config.place.service(),
+        world,
+        settings,
+        books: books.clone(),
+        credentials,
+        tls,
+        recorder: recorder.clone(),
+        traffic: config.traffic,
+        drain: drain.clone(),
+    };
+    let proxy = Proxy::new(parts, net.clone());
+    tokio::spawn(proxy.clone().forget());
+    let told = CancellationToken::new();
+    let telling = tokio::spawn(export::run(taken, proxy.caller.clone(), recorder, told.clone()));
     let quit = CancellationToken::new();
     let shown = Admin { proxy: proxy.clone(), log, workers: workers.clone(), ready: ready.clone(), quit: quit.clone() };
     let pages = admin::serve(shown, &config).await?;
@@ -137,6 +152,10 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
     // From here on probes say no, while what others send before they have heard of it is still served.
     let _stopping = ready.block("stopping");
     stop(&drain, &closed, config.end, &mut signals).await;
+    // What became of the last requests is told before the way to whom it is told is cut.
+    told.cancel();
+    let _ = timeout(LAST_WORDS, telling).await;
+    books.flush(LAST_WORDS);
     proxy.connector.force();
     // Who asked for the end over HTTP is still to be told.
     if let Drained::Forced { left } = pages.shutdown(LAST_ANSWERS).await {
@@ -166,6 +185,8 @@ async fn stop(drain: &Drain, closed: &CancellationToken, end: End, signals: &mut
 
 /// An answer of the admin pages is a few KiB; whoever does not take it in this time is not waited for.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// For what is still to be told of requests, to files and to others each.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Between tries to get our own certificate.
 const CERTIFICATE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -181,13 +202,30 @@ async fn certified(proxy: &Proxy) {
 
 impl Proxy {
     pub fn new<N: Net>(parts: Parts, net: N) -> Arc<Proxy> {
-        let Parts { own, gateway, world, credentials, tls, recorder, traffic, drain } = parts;
+        let Parts { own, gateway, world, settings, books, credentials, tls, recorder, traffic, drain } = parts;
         let connector = Connector::new(own.clone(), net, tls.clone(), credentials.clone(), Limits::default());
+        let reach = Arc::new(Reach::new(world.clone(), own.clone(), tokio::time::Instant::now().into_std()));
+        let exchange = Exchange::new(Arc::new(connector.clone()));
+        let (asking, of, ways) = (exchange.clone(), settings.clone(), reach.clone());
+        let caller: Arc<dyn Caller> = Arc::new(OverMesh { settings: of, world: world.clone(), reach: ways, exchange: asking });
         Arc::new(Proxy {
-            http: http(&own, &world, &connector, &recorder),
+            http: Arc::new(Context {
+                settings: settings.clone(),
+                world: world.clone(),
+                reach: reach.clone(),
+                exchange,
+                books: books.clone(),
+                mirrors: Mirrors::default(),
+                keys: jwt::Keys::new(caller.clone()),
+                caller: caller.clone(),
+            }),
+            caller,
             own,
             gateway,
             world,
+            settings,
+            reach,
+            books,
             credentials,
             tls,
             connector,
@@ -203,93 +241,60 @@ impl Proxy {
 
     /// What arrivals are judged by, as it is now.
     pub fn with_here<R>(&self, judge: impl FnOnce(&Here<'_>) -> R) -> R {
+        let settings = self.settings.load();
+        let serves = |key: &NamespacedHostname, port: Option<u16>| match port {
+            Some(port) => settings.service(key, port).is_some(),
+            None => settings.serves(key),
+        };
         self.world.with(|world| {
-            let directory = &world.directory;
-            let serves = |key: &NamespacedHostname, port: Option<u16>| {
-                directory.service(key).is_some_and(|service| port.is_none_or(|port| service.ports.contains_key(&port)))
-            };
-            judge(&Here { own: &self.own, gateway: &self.gateway, directory, serves: &serves })
+            judge(&Here { own: &self.own, gateway: &self.gateway, directory: &world.directory, serves: &serves })
         })
     }
 
     /// What the port that was dialled declares to speak.
     pub fn declared(&self, target: &Target) -> PortProtocol {
-        self.world.with(|world| spoken(&world.directory, target))
-    }
-
-    /// The endpoint of a stream.
-    pub fn choose(&self, arrival: &Arrival) -> Option<Endpoint> {
-        self.world.with(|world| choose(&world.directory, &self.own, arrival))
+        match target {
+            Target::Service { key, port } => {
+                self.settings.with(|settings| settings.service(key, *port).map_or(PortProtocol::Auto, |view| view.protocol))
+            }
+            Target::Workload { workload, port } => self.world.with(|world| declared(&world.directory, workload, *port)),
+        }
     }
 
     pub fn refused(&self, reason: &'static str) {
         self.recorder.counter(&families::REFUSALS, &[fixed("reason", reason)]).increment(1);
     }
-}
 
-fn spoken(directory: &Directory, target: &Target) -> PortProtocol {
-    match target {
-        Target::Service { key, port } => directory.members(key).next().map_or(PortProtocol::Auto, |workload| {
-            let service = directory.service(key);
-            let target = service.and_then(|service| balance::target_port(service, workload, *port, Purpose::Traffic));
-            target.map_or(PortProtocol::Auto, |target| declared(directory, workload, target))
-        }),
-        Target::Workload { workload, port } => declared(directory, workload, *port),
-    }
-}
-
-fn choose(directory: &Directory, own: &Own, arrival: &Arrival) -> Option<Endpoint> {
-    let dialled = arrival.dialled.map(|address| address.ip());
-    match &arrival.target {
-        Target::Workload { workload, port } => Endpoint::of_workload(own, workload, *port, None, dialled).ok(),
-        Target::Service { key, port } => {
-            let (service, me) = (directory.service(key)?, me(directory, own));
-            let picked = balance::pick(directory, &me, service, *port, Purpose::Traffic, &mut rand::rng())?;
-            Endpoint::of_workload(own, picked.workload, picked.port, Some(service), dialled).ok()
+    /// Lets go of what belongs to workloads and backends that are gone, for as long as the process lives.
+    pub async fn forget(self: Arc<Proxy>) {
+        let (mut world, mut settings) = (self.world.clone(), self.settings.clone());
+        loop {
+            let (known, named) = (world.see(), settings.see());
+            self.connector.let_go(&known.directory);
+            self.http.exchange.retain(|endpoint| endpoint.stands(&known.directory));
+            self.reach.backends.keep(|key| named.names_backend(key) || named.serves(&key.host));
+            tokio::select! { () = world.changed() => {}, () = settings.changed() => {} }
         }
     }
 }
 
-/// Our own workload, as the directory has it.
-fn me(directory: &Directory, own: &Own) -> Arc<Workload> {
-    let at = |ip: &IpAddr| NetworkAddress { network: own.network.clone(), ip: *ip };
-    let mut here = own.addresses.iter().flat_map(|ip| directory.workloads_at(&at(ip)));
-    here.find(|workload| workload.identity() == own.identity).cloned().unwrap_or_else(|| {
-        let unknown = Workload::named("", &own.identity.namespace, "");
-        Arc::new(Workload { network: own.network.clone(), tunnel_protocol: TunnelProtocol::Hbone, ..unknown })
-    })
-}
-
-fn http(own: &Own, world: &Watched<World>, connector: &Connector, recorder: &Recorder) -> Arc<Context> {
-    let reporting = account::Own {
-        identity: own.identity.clone(),
-        workload: "".into(),
-        namespace: own.identity.namespace.clone(),
-        cluster: "".into(),
-        canonical_name: "".into(),
-        canonical_revision: "".into(),
-        mesh_id: "".into(),
-        node_id: "".into(),
-        hostname: "".into(),
+/// Who tells of requests.
+fn teller(config: &Config) -> account::Own {
+    let place = &config.place;
+    let said = |key: &str| place.metadata.get(key).cloned();
+    account::Own {
+        identity: place.identity(),
+        workload: said("WORKLOAD_NAME").map_or_else(|| place.gateway.clone(), Into::into),
+        namespace: place.namespace.clone(),
+        cluster: place.cluster_id.clone(),
+        canonical_name: place.gateway.clone(),
+        canonical_revision: "latest".into(),
+        mesh_id: said("MESH_ID").unwrap_or_default().into(),
+        node_id: control_plane::node(config).id.into(),
+        hostname: place.pod_name.as_str().into(),
         version: VERSION.into(),
-        environment: Default::default(),
-    };
-    let (books, _) = account::Books::new(reporting, recorder.clone());
-    let settings = settings::store(None).1;
-    let reach = Arc::new(Reach::new(world.clone(), own.clone(), std::time::Instant::now()));
-    let exchange = Exchange::new(Arc::new(connector.clone()));
-    let caller: Arc<dyn Caller> =
-        Arc::new(OverMesh { settings: settings.clone(), world: world.clone(), reach: reach.clone(), exchange: exchange.clone() });
-    Arc::new(Context {
-        settings,
-        world: world.clone(),
-        reach,
-        exchange,
-        books,
-        mirrors: Mirrors::default(),
-        keys: jwt::Keys::new(caller.clone()),
-        caller,
-    })
+        environment: config.environment.clone(),
+    }
 }
 
 fn own(config: &Config) -> Own {
@@ -323,12 +328,6 @@ fn limits() -> Limits {
         stream_window_max: 1 << 20,
         ..Limits::default()
     }
-}
-
-/// Readers of a world whose writer is gone would see it as closed.
-async fn hold(writer: WorldWriter) {
-    let _writer = writer;
-    std::future::pending::<()>().await;
 }
 
 #[cfg(test)]

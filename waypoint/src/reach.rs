@@ -11,7 +11,6 @@ use mesh_xds::world::World;
 
 use crate::choose::{self, Active, Backend, Backends, Destination, NoEndpoint, Question};
 use crate::facts::Arrival;
-use crate::request::Context;
 use crate::upstream::{Alpn, ConnectError, Endpoint, Going, Own};
 
 /// What every choice is made from. One for the process.
@@ -87,18 +86,6 @@ impl Reach {
     fn way(&self, directory: &Directory, errand: &Errand<'_>, chosen: &choose::Endpoint) -> Result<Endpoint, ConnectError> {
         let going = Going { own: &self.own, directory, arrival: errand.arrival, connect_timeout: errand.connect_timeout };
         Endpoint::of_picked(&going, chosen, errand.backend, errand.alpn)
-    }
-}
-
-/// What is known of destinations that nobody names any more is forgotten, for as long as the process lives.
-pub async fn forget(cx: Arc<Context>) {
-    let mut settings = cx.settings.clone();
-    loop {
-        {
-            let now = settings.see();
-            cx.reach.backends.keep(|key| now.names_backend(key) || now.serves(&key.host));
-        }
-        settings.changed().await;
     }
 }
 

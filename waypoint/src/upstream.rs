@@ -25,8 +25,6 @@ use mesh_model::identity::SpiffeId;
 use mesh_model::workload::Uid;
 use mesh_net::net::{Net, Source};
 use mesh_net::readahead::ReadAhead;
-use mesh_runtime::Watched;
-use mesh_xds::world::{Follower, World};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
@@ -126,17 +124,12 @@ impl Connector {
         timeout(after, self.shared.open(to)).await.map_err(late)?
     }
 
-    /// Lets go of connections to whoever has left the directory, for as long as the process lives. What is on them lives
-    /// on, unless the address has a new owner: then the old one is certainly gone.
-    pub async fn follow(self, world: Watched<World>) {
-        let network = self.shared.own.network.clone();
-        let (mut follower, mut now) = Follower::new(world);
-        loop {
-            let directory = &now.directory;
-            self.shared.pool.sever(|key| fate(key, directory, &network) == Fate::Replaced);
-            self.shared.pool.retire(|key| fate(key, directory, &network) == Fate::Gone);
-            (now, _) = follower.next().await;
-        }
+    /// Lets go of connections to whoever has left the directory. What is on them lives on, unless the address has a new
+    /// owner: then the old one is certainly gone.
+    pub fn let_go(&self, directory: &Directory) {
+        let network = &self.shared.own.network;
+        self.shared.pool.sever(|key| fate(key, directory, network) == Fate::Replaced);
+        self.shared.pool.retire(|key| fate(key, directory, network) == Fate::Gone);
     }
 
     /// Tunnel connections there are, for operators.

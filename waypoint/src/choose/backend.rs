@@ -82,6 +82,15 @@ pub enum Place {
     Address(IpAddr),
 }
 
+impl Endpoint {
+    pub fn workload(&self) -> Option<&Arc<Workload>> {
+        match &self.place {
+            Place::Workload(workload) => Some(workload),
+            Place::Name(_) | Place::Address(_) => None,
+        }
+    }
+}
+
 impl Kind {
     pub fn of(port: &wire::ServicePort) -> Kind {
         let host = port.host.as_ref().map_or("", |host| &host.hostname);

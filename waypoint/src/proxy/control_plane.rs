@@ -13,12 +13,15 @@ use mesh_telemetry::families;
 use mesh_telemetry::labels::fixed;
 use mesh_telemetry::recorder::Recorder;
 use mesh_xds::client::{Client, ClientConfig, ClientLimits, NodeMetadata, Observe, Sink, Termination, waypoint_node};
+use mesh_xds::messages::discovery::Node;
 use mesh_xds::messages::waypoint as wire;
-use mesh_xds::world::WorldWriter;
+use mesh_xds::world::{Edit, WorldWriter};
 use rand::SeedableRng;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Remote};
+use crate::settings::Store;
+use crate::settings::file::follow::Follow;
 
 pub(super) fn revocations(config: &Config, clock: &Arc<dyn Clock>) -> Arc<Revocations> {
     let Some(path) = config.crl.clone() else { return Revocations::disabled() };
@@ -41,28 +44,47 @@ fn channel_tls(config: &Config, to: &Remote, clock: &Arc<dyn Clock>) -> anyhow::
     Ok(Arc::new(ChannelTls::new(to.roots.clone(), &to.address.host, alternative, config.key_exchange, clock.clone())?))
 }
 
-pub(super) fn follow(
+/// Learns who is where and what is served how: from the control plane, from a file, or the one from here and the other from
+/// there. `complete` is ready when all of it is known.
+pub(super) async fn learn(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    mut writer: WorldWriter,
+    store: Store,
+    recorder: &Recorder,
+    complete: &Ready,
+) -> anyhow::Result<()> {
+    match (&config.xds, &config.file) {
+        (Some(xds), None) => follow(config, xds, clock, writer, Box::new(store), recorder, complete),
+        (Some(xds), Some(file)) => {
+            let file = Follow::begin(file, store, None).await.context("WAYPOINT_CONFIG_FILE")?;
+            tokio::spawn(file.run());
+            follow(config, xds, clock, writer, Box::new(Elsewhere), recorder, complete)
+        }
+        (None, Some(file)) => {
+            writer.apply([Edit::AddressesSynced, Edit::PoliciesSynced]);
+            let file = Follow::begin(file, store, Some(writer)).await.context("WAYPOINT_CONFIG_FILE")?;
+            tokio::spawn(file.run());
+            Ok(())
+        }
+        (None, None) => anyhow::bail!("XDS_ADDRESS is empty and there is no WAYPOINT_CONFIG_FILE: there is nobody to learn from"),
+    }
+}
+
+fn follow(
     config: &Config,
     xds: &Remote,
     clock: &Arc<dyn Clock>,
     writer: WorldWriter,
+    sink: Box<dyn Sink>,
     recorder: &Recorder,
     complete: &Ready,
 ) -> anyhow::Result<()> {
     let tls = channel_tls(config, xds, clock).context("XDS_ADDRESS")?;
     let (place, address) = (&config.place, xds.address.clone());
-    let metadata = place.metadata.iter().map(|(key, value)| NodeMetadata::text(key, value));
     let client_config = ClientConfig {
         server: format!("https://{}:{}", address.host, address.port).parse()?,
-        node: waypoint_node(
-            &place.pod_name,
-            &place.namespace,
-            &place.node,
-            place.instance_ip,
-            &place.gateway,
-            &place.cluster_domain,
-            metadata,
-        ),
+        node: node(config),
         cluster_id: place.cluster_id.to_string(),
         headers: xds.headers.clone(),
         on_demand: false,
@@ -78,17 +100,25 @@ pub(super) fn follow(
     let source = config.token.clone();
     let token = move || read_token(&source);
     let client = Client::new(client_config, dial, token, writer, rand::rngs::SmallRng::from_os_rng())
-        .instead_of_policies(&wire::ALL, Box::new(Nowhere))
+        .instead_of_policies(&wire::ALL, sink)
         .observed_by(Counted(recorder.clone()))
         .blocking(complete.block("control plane"));
     tokio::spawn(client.run(CancellationToken::new()));
     Ok(())
 }
 
-/// Resources that nobody keeps.
-struct Nowhere;
+/// Who this is, to the control plane.
+pub(super) fn node(config: &Config) -> Node {
+    let place = &config.place;
+    let metadata = place.metadata.iter().map(|(key, value)| NodeMetadata::text(key, value));
+    let (name, namespace, domain) = (&place.pod_name, &place.namespace, &place.cluster_domain);
+    waypoint_node(name, namespace, &place.node, place.instance_ip, &place.gateway, domain, metadata)
+}
 
-impl Sink for Nowhere {
+/// The control plane's resources, where a file has taken their place.
+struct Elsewhere;
+
+impl Sink for Elsewhere {
     fn take(&mut self, _: &str, _: &str, _: Option<&[u8]>) -> Result<(), Box<wire::ResourceStatus>> {
         Ok(())
     }

@@ -16,11 +16,14 @@ use mesh_model::fixture;
 use mesh_model::identity::SpiffeId;
 use mesh_net::net::{Accept, Source};
 use mesh_sim::clock::SimClock;
+use mesh_xds::messages::waypoint as wire;
+use mesh_xds::world::{Edit, WorldWriter};
 use mesh_sim::fabric::{Fabric, SimNet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::config::Traffic;
+use crate::settings::Store;
 
 const WORLD: &str = "
 node a: client 10.0.0.1 sa=shop/client
@@ -39,6 +42,7 @@ struct Way {
     ca: Arc<Ca>,
     fabric: Fabric,
     writer: WorldWriter,
+    store: Store,
     proxy: Arc<Proxy>,
     closed: CancellationToken,
     client: Pool<()>,
@@ -66,12 +70,13 @@ impl Way {
         let (mut writer, watched) = world();
         let mesh = fixture::parse(WORLD).unwrap();
         writer.apply(mesh.changes.iter().cloned().map(Edit::Address).chain([Edit::AddressesSynced]));
-        let proxy = waypoint(&ca, &clock, &fabric, watched);
+        let (store, settings) = served();
+        let proxy = waypoint(&ca, &clock, &fabric, watched, settings);
         let (asked, closed) = (Arc::default(), CancellationToken::new());
         let listener = fabric.daemon(ip(9)).listen(SocketAddr::new(ip(9), 15008)).await.unwrap();
         tokio::spawn(listen::listen::<SimNet>(proxy.clone(), listener, closed.clone()));
         let client = node(&ca, &clock, &fabric);
-        let way = Way { clock, ca, fabric, writer, proxy, closed, client, asked };
+        let way = Way { clock, ca, fabric, writer, store, proxy, closed, client, asked };
         way.endpoint("server").await;
         way
     }
@@ -123,20 +128,57 @@ fn identity(ca: &Arc<Ca>, clock: &Arc<SimClock>) -> (Credentials, Tls) {
     (credentials, Tls::new(Default::default(), clock, mesh_identity::Revocations::disabled()))
 }
 
-fn waypoint(ca: &Arc<Ca>, clock: &Arc<SimClock>, fabric: &Fabric, world: Watched<World>) -> Arc<Proxy> {
+/// Both ports of the service `web`, which declare nothing.
+fn served() -> (Store, Watched<Settings>) {
+    let (mut store, settings) = crate::settings::store(None);
+    for port in [80, 81] {
+        put(&mut store, wire::SERVICE_PORT, &format!("shop/web:{port}"), &wire::ServicePort { host: Some(host("web")), port, ..Default::default() });
+    }
+    store.publish();
+    (store, settings)
+}
+
+fn host(name: &str) -> wire::Host {
+    wire::Host { namespace: "shop".into(), hostname: format!("{name}.shop.svc.cluster.local") }
+}
+
+fn put(store: &mut Store, type_url: &str, name: &str, message: &impl prost::Message) {
+    store.take(type_url, name, Some(&message.encode_to_vec())).unwrap();
+}
+
+fn teller() -> account::Own {
+    account::Own {
+        identity: id("wp"),
+        workload: "wp".into(),
+        namespace: "shop".into(),
+        cluster: "east".into(),
+        canonical_name: "wp".into(),
+        canonical_revision: "latest".into(),
+        mesh_id: "".into(),
+        node_id: "".into(),
+        hostname: "wp-1".into(),
+        version: "".into(),
+        environment: Default::default(),
+    }
+}
+
+fn waypoint(ca: &Arc<Ca>, clock: &Arc<SimClock>, fabric: &Fabric, world: Watched<World>, settings: Watched<Settings>) -> Arc<Proxy> {
     let (credentials, tls) = identity(ca, clock);
+    let recorder = Recorder::new(mesh_telemetry::recorder::Limits { series: 1000, idle: Duration::from_secs(600) });
     let parts = Parts {
         own: Own { identity: id("wp"), network: "".into(), addresses: [ip(9)].into() },
         gateway: NamespacedHostname::new("shop", "wp.shop.svc.cluster.local"),
-        world: world.clone(),
+        world,
+        settings,
+        books: Books::new(teller(), recorder.clone()).0,
         credentials,
         tls,
-        recorder: Recorder::new(mesh_telemetry::recorder::Limits { series: 1000, idle: Duration::from_secs(600) }),
+        recorder,
         traffic: Traffic { connections: 100, streams: 1000, detection: Duration::from_secs(5) },
         drain: Drain::new(),
     };
     let proxy = Proxy::new(parts, fabric.daemon(ip(9)));
-    tokio::spawn(proxy.connector.clone().follow(world));
+    tokio::spawn(proxy.clone().forget());
     proxy
 }
 
@@ -314,4 +356,46 @@ async fn a_drain_takes_nothing_new_and_lets_what_is_open_finish() {
     assert_eq!(said(&mut open).await, "");
     assert_eq!(drained.await.unwrap(), Drained::Clean);
     assert!(way.open("10.96.0.1:80").await.is_err());
+}
+
+// spec/waypoint.md 1.8
+#[tokio::test(start_paused = true)]
+async fn bytes_go_where_the_route_of_their_service_says() {
+    let mut way = Way::new().await;
+    let backend = |name: &str| wire::WeightedBackend {
+        weight: 1,
+        backend: Some(wire::BackendRef { host: Some(host(name)), port: 80, ..Default::default() }),
+        ..Default::default()
+    };
+    let parent = Some(wire::ParentRef { host: Some(host("web")), port: 81 });
+    // The service none has no endpoint: what is routed there is refused, and what is not goes on as before.
+    let route = wire::TcpRoute { parent: parent.clone(), backends: vec![backend("none")], ..Default::default() };
+    put(&mut way.store, wire::TCP_ROUTE, "r", &route);
+    way.store.publish();
+    let mut tunnel = way.open("10.96.0.1:81").await.unwrap();
+    assert_eq!(tunnel.read(&mut [0]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    put(&mut way.store, wire::TCP_ROUTE, "r", &wire::TcpRoute { parent, backends: vec![backend("web")], ..Default::default() });
+    way.store.publish();
+    let mut tunnel = way.open("10.96.0.1:81").await.unwrap();
+    tunnel.write_all(b"\0x").await.unwrap();
+    tunnel.read_exact(&mut [0; 2]).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_denies_resets_the_stream_before_anybody_hears_of_it() {
+    let mut way = Way::new().await;
+    let policy = wire::AuthzPolicy {
+        targets: vec![wire::Target { kind: Some(wire::TargetKind::Gateway(wire::GatewayTarget { namespace: "shop".into(), name: "wp".into() })) }],
+        action: wire::AuthzAction::Deny as i32,
+        rules: vec![wire::AuthzRule::default()],
+        ..Default::default()
+    };
+    put(&mut way.store, wire::AUTHZ_POLICY, "shop/deny", &policy);
+    way.store.publish();
+    for to in ["10.96.0.1:80", "10.0.0.2:8080"] {
+        let mut tunnel = way.open(to).await.unwrap();
+        tunnel.write_all(b"\0x").await.unwrap();
+        assert_eq!(tunnel.read(&mut [0]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{to}");
+    }
+    assert_eq!(way.asked.load(Ordering::SeqCst), 0);
 }

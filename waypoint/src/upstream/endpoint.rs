@@ -9,7 +9,7 @@ use mesh_model::balance;
 use mesh_model::directory::Directory;
 use mesh_model::identity::SpiffeId;
 use mesh_model::service::Service;
-use mesh_model::workload::{TunnelProtocol, Workload};
+use mesh_model::workload::{TunnelProtocol, Uid, Workload};
 use mesh_net::proxy_header;
 use mesh_xds::messages::waypoint::ProxyHeader;
 
@@ -37,6 +37,8 @@ pub struct Own {
 pub struct Endpoint {
     /// A workload's uid, `ip:port` or `name:port`.
     pub id: Arc<str>,
+    /// Whose address it is, where it is somebody's of the mesh.
+    pub workload: Option<Uid>,
     /// What the application there listens on.
     pub to: To,
     pub way: Way,
@@ -103,7 +105,7 @@ impl Endpoint {
             if workload.hostname.is_empty() {
                 return Err(ConnectError::new(Kind::Other, format!("{id} has neither an address nor a hostname")));
             }
-            return Ok(Endpoint { id, ..Endpoint::of_name(workload.hostname.clone(), port) });
+            return Ok(Endpoint { id, workload: Some(workload.uid.clone()), ..Endpoint::of_name(workload.hostname.clone(), port) });
         };
         let target = SocketAddr::new(ip, port);
         let way = match workload.tunnel_protocol {
@@ -112,13 +114,14 @@ impl Endpoint {
                 Way::Tunnel { door: SocketAddr::new(ip, HBONE_PORT), target, expect: workload.identity() }
             }
         };
-        Ok(Endpoint { id, way, ..Endpoint::of_address(target) })
+        Ok(Endpoint { id, workload: Some(workload.uid.clone()), way, ..Endpoint::of_address(target) })
     }
 
     /// An address outside of the mesh.
     pub fn of_address(to: SocketAddr) -> Endpoint {
         Endpoint {
             id: to.to_string().into(),
+            workload: None,
             to: To::Address(to),
             way: Way::Plain,
             tls: None,
@@ -131,6 +134,25 @@ impl Endpoint {
     pub fn of_name(name: Arc<str>, port: u16) -> Endpoint {
         let id = format!("{name}:{port}").into();
         Endpoint { id, to: To::Name(name, port), ..Endpoint::of_address(SocketAddr::new([0, 0, 0, 0].into(), port)) }
+    }
+
+    /// Where it is dialled, if that is known beforehand.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.to {
+            To::Address(address) => Some(*address),
+            To::Name(..) => None,
+        }
+    }
+
+    /// Whether the directory still says that it is there: what is kept open to it can be used.
+    pub fn stands(&self, directory: &Directory) -> bool {
+        let Some(workload) = self.workload.as_ref().map(|uid| directory.workload(uid)) else { return true };
+        let (Some(workload), Some(address)) = (workload, self.address()) else { return workload.is_some() };
+        let as_known = match &self.way {
+            Way::Plain => workload.tunnel_protocol == TunnelProtocol::None,
+            Way::Tunnel { expect, .. } => workload.identity() == *expect,
+        };
+        as_known && workload.addresses.contains(&address.ip())
     }
 
     /// What was chosen, with all that the policy of its backend says of connections.
