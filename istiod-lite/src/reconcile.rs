@@ -122,7 +122,7 @@ impl Reconcile {
                 placements.apply(event);
             }
             for (gateway, account) in &changes.accounts {
-                placements.waypoint(gateway, account.as_ref().map(|account| &account.account));
+                placements.waypoint(gateway, account.as_ref());
             }
             self.placements.publish(placements);
         }

@@ -14,6 +14,8 @@ use crate::objects::{Object, PeerAuthentication, ServiceEntry};
 use crate::translate::{policy, ports, rate_limit};
 use mesh_xds::messages::waypoint::Host;
 
+mod waypoints;
+
 /// # Errors
 /// The field, what is wrong with it, and what to write.
 pub fn check(object: &Object) -> Result<(), String> {
@@ -26,6 +28,11 @@ pub fn check(object: &Object) -> Result<(), String> {
         Object::ServiceEntry(found) => service_entry(found),
         Object::WorkloadEntry(found) => place(&found.spec, "spec"),
         Object::RateLimit(found) => rate_limit::message(&found.spec, |_| Host::default()).map(drop),
+        Object::DestinationRule(found) => waypoints::destination_rule(found),
+        Object::VirtualService(found) => waypoints::virtual_service(found),
+        Object::RequestAuthentication(found) => waypoints::request_authentication(found),
+        Object::Telemetry(found) => waypoints::telemetry(found),
+        // The kinds of the Gateway API have a status that says it to each parent; their users look there.
         _ => Ok(()),
     }
 }

@@ -13,7 +13,7 @@ use mesh_identity::Clock;
 use mesh_identity::impersonate::{Caller, Proof, Rules};
 use mesh_identity::token::{Subject, Verifier};
 use mesh_runtime::Watched;
-use mesh_xds::messages::waypoint::{EVERY_WAYPOINT, audience};
+use mesh_xds::messages::waypoint::{EVERY_WAYPOINT, audience, audience_of_class};
 use mesh_xds::{Account, Authenticate, Scope};
 use tokio::time::Instant;
 use tonic::Status;
@@ -84,7 +84,7 @@ impl Authn {
         let left = known.expires.duration_since(self.clock.now()).unwrap_or_default();
         let policies = self.sees_everything(&known.caller);
         let waypoints = self.placements.with(|placements| placements.waypoints(&known.caller.namespace, &known.caller.service_account).cloned());
-        let own = waypoints.iter().flat_map(|waypoints| waypoints.gateways.iter()).map(|gateway| audience(&gateway.namespace, &gateway.name).into());
+        let own = waypoints.iter().flat_map(|waypoints| waypoints.gateways.iter()).flat_map(|(gateway, class)| [audience(&gateway.namespace, &gateway.name).into(), audience_of_class(class).into()]);
         let audiences: Vec<Arc<str>> = waypoints.iter().map(|_| EVERY_WAYPOINT.into()).chain(own).collect();
         Scope {
             all_addresses: policies || waypoints.is_some(),

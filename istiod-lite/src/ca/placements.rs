@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Event;
 use crate::objects::{Kind, NsName, Object, Pod};
+use crate::translate::Account;
 
 /// Cheap to clone; one writer.
 #[derive(Clone, Debug, Default)]
@@ -16,14 +17,15 @@ pub struct Placements {
     /// `namespace/service account` to the names of its pods.
     of_account: RedBlackTreeMapSync<NsName, RedBlackTreeSetSync<NsName>>,
     /// Gateway to the account that its instances run as.
-    account_of_waypoint: RedBlackTreeMapSync<NsName, NsName>,
+    account_of_waypoint: RedBlackTreeMapSync<NsName, Arc<Account>>,
     waypoints_of_account: RedBlackTreeMapSync<NsName, Waypoints>,
 }
 
 /// The waypoints that an account stands for.
 #[derive(Clone, Debug, Default)]
 pub struct Waypoints {
-    pub gateways: RedBlackTreeSetSync<NsName>,
+    /// Gateway and class of each.
+    pub gateways: RedBlackTreeSetSync<(NsName, Arc<str>)>,
     /// Cancelled when they are others.
     pub changed: CancellationToken,
 }
@@ -50,18 +52,19 @@ impl Placements {
     }
 
     /// A Gateway is a waypoint whose instances run as an account, or is none (any more).
-    pub fn waypoint(&mut self, gateway: &NsName, account: Option<&NsName>) {
+    pub fn waypoint(&mut self, gateway: &NsName, account: Option<&Arc<Account>>) {
+        let place = |account: &Account| (account.gateway.clone(), account.class.clone());
         if let Some(before) = self.account_of_waypoint.get(gateway).cloned() {
             self.account_of_waypoint.remove_mut(gateway);
-            self.regroup(before, |gateways| { gateways.remove_mut(gateway); });
+            self.regroup(before.account.clone(), |gateways| { gateways.remove_mut(&place(&before)); });
         }
         if let Some(account) = account {
             self.account_of_waypoint.insert_mut(gateway.clone(), account.clone());
-            self.regroup(account.clone(), |gateways| gateways.insert_mut(gateway.clone()));
+            self.regroup(account.account.clone(), |gateways| gateways.insert_mut(place(account)));
         }
     }
 
-    fn regroup(&mut self, account: NsName, change: impl FnOnce(&mut RedBlackTreeSetSync<NsName>)) {
+    fn regroup(&mut self, account: NsName, change: impl FnOnce(&mut RedBlackTreeSetSync<(NsName, Arc<str>)>)) {
         let Waypoints { mut gateways, changed } = self.waypoints_of_account.get(&account).cloned().unwrap_or_default();
         changed.cancel();
         change(&mut gateways);

@@ -131,7 +131,8 @@ async fn a_token_must_fit_the_pod_it_names() {
 async fn scope_comes_from_the_token() {
     let mut placed = placements(&cluster());
     let account = |name: &str| NsName::new("istio-system", name);
-    placed.waypoint(&account("wp"), Some(&account("gateway")));
+    let waypoint = |gateway: &str, name: &str| Arc::new(crate::translate::Account { gateway: account(gateway), account: account(name), class: "c".into() });
+    placed.waypoint(&account("wp"), Some(&waypoint("wp", "gateway")));
     let case = case(placed.clone(), now());
     let authn = DiscoveryAuthn(Arc::new(case.authn));
     let ask = |token: Option<String>| {
@@ -153,9 +154,10 @@ async fn scope_comes_from_the_token() {
 
     let other = ask(Some(token(&subject("waypoint", None, None)))).await.unwrap();
     assert!(!other.all_addresses && other.audiences.is_empty() && other.node.is_none());
+    let other_waypoint = waypoint("other", "other");
     let waypoint = ask(Some(token(&subject("gateway", None, None)))).await.unwrap();
-    assert!(waypoint.all_addresses && !waypoint.policies && waypoint.audiences == ["waypoints".into(), Arc::from("waypoint/istio-system/wp")]);
-    placed.waypoint(&account("other"), Some(&account("other")));
+    assert!(waypoint.all_addresses && !waypoint.policies && waypoint.audiences == ["waypoints".into(), "waypoint/istio-system/wp".into(), Arc::from("waypoints/c")]);
+    placed.waypoint(&account("other"), Some(&other_waypoint));
     assert!(!waypoint.revoked.is_cancelled(), "another Gateway is none of its business");
     placed.waypoint(&account("wp"), None);
     assert!(waypoint.revoked.is_cancelled() && placed.waypoints("istio-system", "gateway").is_none());

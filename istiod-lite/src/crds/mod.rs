@@ -32,7 +32,7 @@ struct Defined {
     spec: fn() -> Schema,
 }
 
-const DEFINED: [Defined; 5] = [
+const DEFINED: [Defined; 9] = [
     Defined {
         kind: Kind::ServiceEntry,
         short_name: "se",
@@ -59,6 +59,8 @@ const DEFINED: [Defined; 5] = [
             Column::new("Action", ".spec.action", "What becomes of connections that match; ALLOW where it says nothing"),
             Column::new("Accepted", ".status.conditions[?(@.type==\"ZtunnelAccepted\")].status", "Whether node daemons enforce it"),
             Column::detail("Message", ".status.conditions[?(@.type==\"ZtunnelAccepted\")].message", "What there is to say about it"),
+            Column::detail("Waypoint", ".status.conditions[?(@.type==\"WaypointAccepted\")].status", "Whether waypoints enforce it"),
+            PROGRAMMED,
         ],
         spec: security::authorization_policy,
     },
@@ -77,7 +79,30 @@ const DEFINED: [Defined; 5] = [
         ],
         spec: limits::rate_limit,
     },
+    Defined {
+        kind: Kind::RequestAuthentication,
+        short_name: "ra",
+        columns: &[WAYPOINT, WAYPOINT_MESSAGE, PROGRAMMED],
+        spec: security::request_authentication,
+    },
+    Defined {
+        kind: Kind::DestinationRule,
+        short_name: "dr",
+        columns: &[Column::new("Host", ".spec.host", "Whose endpoints it is about"), ACCEPTED, MESSAGE, PROGRAMMED],
+        spec: networking::destination_rule,
+    },
+    Defined {
+        kind: Kind::VirtualService,
+        short_name: "vs",
+        columns: &[Column::new("Hosts", ".spec.hosts", "What is routed"), ACCEPTED, MESSAGE, PROGRAMMED],
+        spec: networking::virtual_service,
+    },
+    Defined { kind: Kind::Telemetry, short_name: "telemetry", columns: &[ACCEPTED, MESSAGE, PROGRAMMED], spec: security::telemetry },
 ];
+
+const WAYPOINT: Column = Column::new("Accepted", ".status.conditions[?(@.type==\"WaypointAccepted\")].status", "Whether waypoints enforce it");
+const WAYPOINT_MESSAGE: Column = Column::detail("Message", ".status.conditions[?(@.type==\"WaypointAccepted\")].message", "What there is to say about it");
+const PROGRAMMED: Column = Column::detail("Programmed", ".status.conditions[?(@.type==\"istio.io/Programmed\")].status", "False: a waypoint does not do it as it is written");
 
 const ACCEPTED: Column = Column::detail("Accepted", ".status.conditions[?(@.type==\"istio.io/Accepted\")].status", "False: its newest state is not used");
 const MESSAGE: Column = Column::detail("Message", ".status.conditions[?(@.type==\"istio.io/Accepted\")].message", "What there is to say about it");

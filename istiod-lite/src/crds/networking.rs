@@ -1,7 +1,8 @@
 //! networking.istio.io, as far as it says where workloads and services are. What it says of a field is what becomes of it
 //! here (docs/objects.md); which fields there are is compared with the reader (`objects::istio`).
 
-use super::schema::{Schema, list, map, needing, number, object, one_of, port, text, texts};
+use super::schema::{Schema, list, map, needing, number, object, one_of, open, port, text, texts};
+use super::security::selector;
 use crate::objects::istio::{LOCATIONS, RESOLUTIONS};
 
 pub fn service_entry() -> Schema {
@@ -24,6 +25,36 @@ pub fn service_entry() -> Schema {
 
 pub fn workload_entry() -> Schema {
     place("A workload that is no pod")
+}
+
+pub fn destination_rule() -> Schema {
+    let subset = needing(object("", [("name", text("Its name, for routes")), ("labels", labels("Labels that its workloads have")), ("trafficPolicy", open("What differs from trafficPolicy"))]), &["name"]);
+    let fields = object(
+        "How waypoints reach the endpoints of a host",
+        [
+            ("host", text("A Service or a host of a ServiceEntry; * may stand for the first labels")),
+            ("trafficPolicy", open("loadBalancer, connectionPool, outlierDetection, tls, portLevelSettings, tunnel, proxyProtocol, retryBudget")),
+            ("subsets", list("Parts of the host's endpoints", subset)),
+            ("exportTo", texts("Namespaces whose waypoints heed it; nothing said: all")),
+            ("workloadSelector", selector()),
+        ],
+    );
+    needing(fields, &["host"])
+}
+
+pub fn virtual_service() -> Schema {
+    let fields = object(
+        "Where waypoints send what is for a host, by rules in the order in which they are listed",
+        [
+            ("hosts", texts("Services and hosts of ServiceEntries")),
+            ("gateways", texts("mesh, or nothing: waypoints; others have no effect here")),
+            ("http", list("Rules for requests", open(""))),
+            ("tls", list("Rules for TLS by server name, without looking inside", open(""))),
+            ("tcp", list("Rules for other streams", open(""))),
+            ("exportTo", texts("Not honoured: the namespaces of the host and of its waypoint have a say")),
+        ],
+    );
+    needing(fields, &["hosts"])
 }
 
 fn entry_port() -> Schema {

@@ -24,6 +24,12 @@ pub fn object<const N: usize>(what: &str, fields: [(&str, Schema); N]) -> Schema
     Schema { properties: Some(fields), x_kubernetes_preserve_unknown_fields: Some(true), ..typed("object", what) }
 }
 
+/// An object whose fields are those of the field's own definition: they are read strictly, and what is wrong with them
+/// stands in the status.
+pub fn open(what: &str) -> Schema {
+    Schema { x_kubernetes_preserve_unknown_fields: Some(true), ..typed("object", what) }
+}
+
 pub fn needing(mut schema: Schema, fields: &[&str]) -> Schema {
     schema.required = Some(fields.iter().map(|&field| field.to_owned()).collect());
     schema

@@ -1,7 +1,7 @@
 //! security.istio.io. What it says of a field is what becomes of it here (docs/objects.md); which fields there are is
 //! compared with the reader (`objects::policy`).
 
-use super::schema::{Schema, list, map, needing, object, one_of, text, texts};
+use super::schema::{Schema, list, map, needing, object, one_of, open, text, texts};
 use crate::objects::policy::{ACTIONS, MODES};
 
 pub fn authorization_policy() -> Schema {
@@ -11,7 +11,7 @@ pub fn authorization_policy() -> Schema {
             ("selector", selector()),
             ("targetRef", target("Deprecated: one of targetRefs")),
             ("targetRefs", list("Waypoints that it is for, instead of workloads; node daemons do not enforce it", target(""))),
-            ("action", one_of("ALLOW where nothing is said: once a workload has such a policy, whoever none of them allows is refused. DENY comes first. AUDIT and CUSTOM cannot be enforced at layer 4", &ACTIONS)),
+            ("action", one_of("ALLOW where nothing is said: once a workload has such a policy, whoever none of them allows is refused. DENY comes first. AUDIT and CUSTOM are for waypoints", &ACTIONS)),
             ("provider", object("The service that decides where action is CUSTOM", [("name", text("Its name in the mesh's configuration"))])),
             ("rules", list("A connection matches the policy when it matches one of them. None: no connection matches", rule())),
         ],
@@ -30,7 +30,33 @@ pub fn peer_authentication() -> Schema {
     )
 }
 
-fn selector() -> Schema {
+pub fn request_authentication() -> Schema {
+    object(
+        "Which tokens of end users are good at waypoints. A token that is there and not good is refused; that one is there is an AuthorizationPolicy's to ask",
+        [
+            ("selector", selector()),
+            ("targetRef", target("Deprecated: one of targetRefs")),
+            ("targetRefs", list("Waypoints, Services and ServiceEntries that it is for; without it has no effect", target(""))),
+            ("jwtRules", list("Issuers whose tokens are good, each with its keys: issuer, audiences, jwksUri or jwks, fromHeaders, fromParams, fromCookies, outputClaimToHeaders and so on", open(""))),
+        ],
+    )
+}
+
+pub fn telemetry() -> Schema {
+    object(
+        "What waypoints tell of requests. Without targetRefs it is for its whole namespace, in the root namespace for the mesh",
+        [
+            ("selector", selector()),
+            ("targetRef", target("Deprecated: one of targetRefs")),
+            ("targetRefs", list("Waypoints, Services and ServiceEntries that it is for", target(""))),
+            ("tracing", list("Whose requests are traced: providers, randomSamplingPercentage, customTags and so on", open(""))),
+            ("metrics", list("What is counted: providers, overrides", open(""))),
+            ("accessLogging", list("What is logged: providers, disabled, filter", open(""))),
+        ],
+    )
+}
+
+pub fn selector() -> Schema {
     object("Workloads of the policy's namespace", [("matchLabels", map("Labels that they have", text("")))])
 }
 

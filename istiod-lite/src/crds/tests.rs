@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::admission::check::tests::good;
 use crate::admission::review::decide;
+use crate::objects::destination_rule::DestinationRuleSpec;
+use crate::objects::request::{RequestAuthenticationSpec, TelemetrySpec};
+use crate::objects::virtual_service::VirtualServiceSpec;
 use crate::objects::istio::{ServiceEntrySpec, WorkloadEntrySpec};
 use crate::objects::policy::{AuthorizationPolicySpec, PeerAuthenticationSpec};
 use crate::objects::rate_limit::RateLimitSpec;
@@ -102,6 +105,10 @@ fn read(kind: Kind, spec: &Value) -> Result<(), String> {
         Kind::WorkloadEntry => as_spec::<WorkloadEntrySpec>(spec),
         Kind::AuthorizationPolicy => as_spec::<AuthorizationPolicySpec>(spec),
         Kind::RateLimit => as_spec::<RateLimitSpec>(spec),
+        Kind::RequestAuthentication => as_spec::<RequestAuthenticationSpec>(spec),
+        Kind::DestinationRule => as_spec::<DestinationRuleSpec>(spec),
+        Kind::VirtualService => as_spec::<VirtualServiceSpec>(spec),
+        Kind::Telemetry => as_spec::<TelemetrySpec>(spec),
         _ => as_spec::<PeerAuthenticationSpec>(spec),
     }
 }

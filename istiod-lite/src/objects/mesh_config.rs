@@ -9,9 +9,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::core::Refused;
+use super::destination_rule::{LocalitySetting, TrafficPolicy};
 use super::duration::Span;
 use super::gateway::LabelSelector;
 use super::meta::Meta;
+use super::provider::{DefaultProviders, Provider};
 use super::virtual_service::HttpRetry;
 use super::{Kind, Labels};
 
@@ -39,8 +41,30 @@ pub struct MeshConfig {
     /// For services with a route at a waypoint, and for those without.
     pub default_http_retry_policy: Option<HttpRetry>,
     pub default_inbound_http_retry_policy: Option<HttpRetry>,
+    /// For services of which no DestinationRule says something.
+    pub default_traffic_policy: Option<TrafficPolicy>,
+    pub locality_lb_setting: Option<LocalitySetting>,
+    pub extension_providers: Vec<Provider>,
+    pub default_providers: DefaultProviders,
+    pub access_log_file: Option<Arc<str>>,
+    pub access_log_format: Option<Arc<str>>,
+    pub access_log_encoding: Option<Arc<str>>,
+    pub path_normalization: Option<PathNormalization>,
     #[serde(flatten)]
     pub others: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct PathNormalization {
+    pub normalization: Option<Arc<str>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Sampling {
+    /// Percent.
+    pub sampling: Option<f64>,
 }
 
 /// Of the settings of proxies those that waypoints honour.
@@ -49,6 +73,7 @@ pub struct MeshConfig {
 pub struct ProxyConfig {
     pub mesh_id: Option<Arc<str>>,
     pub gateway_topology: GatewayTopology,
+    pub tracing: Sampling,
     #[serde(flatten)]
     pub others: BTreeMap<String, Value>,
 }
@@ -192,12 +217,11 @@ const EXPLAINED: [(&str, &str); 6] = [
 ];
 
 /// What configures proxies that read requests, and sidecars (spec/controlplane.md 5.4).
-const OF_PROXIES: [&str; 37] = [
-    "accessLogEncoding", "accessLogFile", "accessLogFormat", "certificates", "configSources",
-    "defaultDestinationRuleExportTo", "defaultProviders", "defaultServiceExportTo", "defaultTrafficPolicy",
-    "defaultVirtualServiceExportTo", "disableEnvoyListenerLog", "dnsRefreshRate", "enableAutoMtls", "enableEnvoyAccessLogService",
-    "enablePrometheusMerge", "enableTracing", "extensionProviders", "h2UpgradePolicy", "hboneIdleTimeout",
+const OF_PROXIES: [&str; 29] = [
+    "certificates", "configSources",
+    "defaultDestinationRuleExportTo", "defaultServiceExportTo",     "defaultVirtualServiceExportTo", "disableEnvoyListenerLog", "dnsRefreshRate", "enableAutoMtls", "enableEnvoyAccessLogService",
+    "enablePrometheusMerge", "enableTracing", "h2UpgradePolicy", "hboneIdleTimeout",
     "inboundClusterStatName", "inboundTrafficPolicy", "ingressClass", "ingressControllerMode", "ingressSelector", "ingressService",
-    "localityLbSetting", "meshNetworks", "outboundClusterStatName", "pathNormalization", "protocolDetectionTimeout", "proxyHttpPort",
+    "meshNetworks", "outboundClusterStatName", "protocolDetectionTimeout", "proxyHttpPort",
     "proxyInboundListenPort", "proxyListenPort", "tcpKeepalive", "tlsDefaults", "verifyCertificateAtClient", "zoneAwareLbSetting",
 ];

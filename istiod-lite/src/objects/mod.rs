@@ -20,6 +20,7 @@ pub mod destination_rule;
 pub mod route;
 pub mod request;
 pub mod rate_limit;
+pub mod provider;
 pub mod read;
 pub mod stand_in;
 #[cfg(test)]

@@ -137,8 +137,9 @@ impl AuthorizationPolicy {
         self.spec.selector.as_ref().map(|selector| &selector.match_labels).filter(|labels| !labels.is_empty())
     }
 
+    /// The older single one counts where the list is empty.
     pub fn targets(&self) -> impl Iterator<Item = &TargetRef> {
-        self.spec.target_ref.iter().chain(&self.spec.target_refs)
+        self.spec.target_refs.iter().chain(self.spec.target_ref.iter().filter(|_| self.spec.target_refs.is_empty()))
     }
 }
 

@@ -352,6 +352,7 @@ pub struct BackendTlsPolicySpec {
 pub struct TlsValidation {
     pub hostname: Arc<str>,
     pub ca_certificate_refs: Vec<LocalReference>,
+    #[serde(rename = "wellKnownCACertificates")]
     pub well_known_ca_certificates: Option<Arc<str>>,
     pub subject_alt_names: Vec<SubjectAltName>,
 }

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::policy::{AuthorizationPolicySpec, MutualTls, PeerAuthenticationSpec, Selector};
+use super::policy::{AuthorizationPolicySpec, MutualTls, PeerAuthenticationSpec, Selector, TargetRef};
 use super::*;
 
 #[derive(Deserialize)]
@@ -31,11 +31,20 @@ pub fn stand_in(kind: Kind, text: &str) -> Option<Object> {
     }
     let is_for_waypoints = ["targetRef", "targetRefs"].iter().any(|field| spec.get(field).is_some_and(|target| !target.is_null()));
     let is_enforced = !matches!(spec.get("action").and_then(Value::as_str), Some("AUDIT" | "CUSTOM"));
-    if is_for_waypoints || !is_enforced {
+    let is_audit = spec.get("action").and_then(Value::as_str) == Some("AUDIT");
+    if is_audit || !is_enforced && !is_for_waypoints {
         return None;
     }
+    // Targets that cannot be read name nobody.
+    let targets = |field: &str| spec.get(field).cloned().and_then(|targets| serde_json::from_value::<Vec<TargetRef>>(targets).ok()).unwrap_or_default();
+    let one = spec.get("targetRef").cloned().and_then(|target| serde_json::from_value::<TargetRef>(target).ok());
+    let target_refs: Vec<TargetRef> = targets("targetRefs").into_iter().chain(one).collect();
+    if is_for_waypoints && target_refs.is_empty() {
+        return None;
+    }
+    let selector = selector.filter(|_| !is_for_waypoints);
     // Allowing nothing closes.
-    let spec = AuthorizationPolicySpec { selector, action: Some("ALLOW".into()), ..AuthorizationPolicySpec::default() };
+    let spec = AuthorizationPolicySpec { selector, target_refs, action: Some("ALLOW".into()), ..AuthorizationPolicySpec::default() };
     Some(Object::AuthorizationPolicy(AuthorizationPolicy { meta, spec }.into()))
 }
 
@@ -57,7 +66,9 @@ mod tests {
             (json!({ "action": 7 }), Some("None")),
             (json!({ "selector": { "app": "a" } }), Some("None")),
             (json!({ "action": "AUDIT", "rule": [] }), None),
-            (json!({ "targetRefs": [{ "kind": "Service" }], "rule": [] }), None),
+            (json!({ "targetRefs": [{ "kind": "Service", "name": "a" }], "rule": [] }), Some("None")),
+            (json!({ "targetRefs": [{ "kind": "Service", "name": "a" }], "action": "CUSTOM", "rule": [] }), Some("None")),
+            (json!({ "targetRefs": "a", "rule": [] }), None),
         ];
         for (spec, closed) in table {
             let found = ask(Kind::AuthorizationPolicy, spec.clone()).map(|object| match object {

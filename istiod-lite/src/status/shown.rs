@@ -49,7 +49,7 @@ impl Shown {
 
 /// Whether objects of a kind have a status that we write.
 pub fn is_written(kind: Kind) -> bool {
-    kind == Kind::Service || kind.has_revision() || is_route(kind)
+    matches!(kind, Kind::Service | Kind::RateLimit) || kind.has_revision() || is_route(kind)
 }
 
 /// Whether what is said of objects of a kind is said to each parent.

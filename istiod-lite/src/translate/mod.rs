@@ -32,6 +32,12 @@ pub mod resource;
 pub mod served;
 pub mod route;
 pub mod rate_limit;
+pub mod targets;
+pub mod request;
+pub mod telemetry;
+pub mod providers;
+pub mod backend;
+pub mod virtual_service;
 mod retry;
 mod mesh_config;
 mod touched;
@@ -70,6 +76,10 @@ pub enum Unit {
     Gateway(NsName),
     /// What is to be said about the mesh's configuration.
     ConfigMap(NsName),
+    /// How waypoints reach the service of a hostname, where rules say something of it.
+    Backend { namespace: Arc<str>, hostname: Arc<str> },
+    /// What waypoints are told of the mesh as a whole.
+    MeshDefaults,
     /// What waypoints are told of an object of one of the kinds that only they look at.
     Of(ObjectKey),
 }
@@ -88,6 +98,8 @@ pub enum Read {
     Instances(NsName),
     /// Which routes name a Service or a ServiceEntry as their parent, and which of its ports.
     Routes(ObjectKey),
+    /// Which objects of a kind there are in a namespace; empty: in all of them.
+    Within(Kind, Arc<str>),
     /// Who claims a hostname in any namespace.
     Claims(Arc<str>),
     /// Which policies name something in their targetRefs.
@@ -225,6 +237,8 @@ pub fn derive(unit: &Unit, lens: &Lens<'_>) -> Derived {
         Unit::StaticStrict => peer_authentication::static_strict(lens),
         Unit::Gateway(name) => gateway(lens, name),
         Unit::ConfigMap(name) => mesh_config::report(lens, name),
+        Unit::Backend { namespace, hostname } => backend::of_host(lens, namespace, hostname),
+        Unit::MeshDefaults => providers::mesh_defaults(lens),
         Unit::Of(key) => for_waypoints(lens, key),
     }
 }
@@ -235,6 +249,12 @@ fn for_waypoints(lens: &Lens<'_>, key: &ObjectKey) -> Derived {
         Some(Object::GrpcRoute(route)) => route::grpc_route(lens, &route),
         Some(Object::TcpRoute(route)) => route::tcp_route(lens, &route),
         Some(Object::TlsRoute(route)) => route::tls_route(lens, &route),
+        Some(Object::VirtualService(found)) => virtual_service::virtual_service(lens, &found),
+        Some(Object::DestinationRule(rule)) => backend::report(lens, &rule),
+        Some(Object::BackendTlsPolicy(policy)) => backend::backend_tls_policy(lens, &policy),
+        Some(Object::RequestAuthentication(policy)) => request::request_authentication(lens, &policy),
+        Some(Object::RateLimit(found)) => request::rate_limit(lens, &found),
+        Some(Object::Telemetry(found)) => telemetry::telemetry(lens, &found),
         _ => Derived::default(),
     }
 }

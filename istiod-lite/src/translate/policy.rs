@@ -7,11 +7,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mesh_model::service::Visibility;
 use mesh_model::workload::PolicyKey;
 use mesh_policy::{Action, Group, Match, Policy, Rule, Scope};
 
-use super::{Derived, Lens, Report, Settings, waypoint};
+use super::{Derived, Lens, Report, Settings};
 use crate::objects::policy as object;
 use crate::objects::{AuthorizationPolicy, Kind, Labels, NsName, ObjectKey};
 
@@ -47,7 +46,7 @@ pub fn authorization_policy(lens: &Lens<'_>, name: &NsName) -> Derived {
     let mut report = Report::default();
     let mut derived = Derived::default();
     if policy.targets().next().is_some() {
-        for_waypoints(lens, policy, &mut report);
+        derived.resources.extend(super::request::authorization(lens, policy, &mut report));
     } else if !is_sent(policy, lens.settings) {
         report.fails(ACCEPTED, "UnsupportedValue", why_not_sent(policy));
     } else {
@@ -144,7 +143,30 @@ fn sent(policy: &AuthorizationPolicy, settings: &Settings, report: &mut Report) 
 
 /// Why a policy cannot be understood, if it cannot. Asked before a new version replaces a good one.
 pub fn refused(policy: &AuthorizationPolicy) -> Option<String> {
-    converted(policy).err()
+    if policy.targets().next().is_some() { for_waypoints(policy).err() } else { converted(policy).err() }
+}
+
+/// As much of a policy for waypoints as is plain without a request. What its values mean waypoints judge, who say it.
+fn for_waypoints(policy: &AuthorizationPolicy) -> Result<(), String> {
+    let spec = &policy.spec;
+    if spec.selector.is_some() {
+        return Err("spec.selector and spec.targetRefs exclude each other".into());
+    }
+    if meaning(policy) == Meaning::Unknown {
+        return Err(format!("spec.action {:?} is not ALLOW, DENY, AUDIT or CUSTOM", spec.action.as_deref().unwrap_or_default()));
+    }
+    for (index, rule) in spec.rules.iter().enumerate() {
+        if rule.from.iter().any(|from| from.source == object::Source::default()) {
+            return Err(format!("spec.rules[{index}].from.source is empty: name who it is about, or leave the entry out"));
+        }
+        if rule.to.iter().any(|to| to.operation == object::Operation::default()) {
+            return Err(format!("spec.rules[{index}].to.operation is empty: name what it is about, or leave the entry out"));
+        }
+        if let Some(condition) = rule.when.iter().find(|condition| condition.values.is_empty() && condition.not_values.is_empty()) {
+            return Err(format!("spec.rules[{index}].when ({}) has neither values nor notValues", condition.key));
+        }
+    }
+    Ok(())
 }
 
 fn tell(action: Action, converted: &Converted, report: &mut Report) {
@@ -280,51 +302,4 @@ fn when(condition: &object::Condition, unsupported: &mut BTreeSet<String>) -> Re
         other => return Err(format!(".key {other:?} is not an attribute of Istio")),
     }
     Ok(found)
-}
-
-/// A policy with targetRefs is for waypoints. Whether they are bound is told; their configuration is not made here yet.
-fn for_waypoints(lens: &Lens<'_>, policy: &AuthorizationPolicy, report: &mut Report) {
-    let kind = "WaypointAccepted";
-    let mut bad = Vec::new();
-    for target in policy.targets() {
-        let place = target.namespace.clone().unwrap_or_else(|| policy.meta.namespace.clone());
-        let name = NsName { namespace: place, name: target.name.clone() };
-        bad.extend(bind(lens, target, &name, policy).err().map(|(reason, why)| (reason, format!("{} {name}: {why}", target.kind))));
-    }
-    let count = policy.targets().count();
-    let all: Vec<&str> = bad.iter().map(|(_, why)| why.as_str()).collect();
-    match (bad.first(), count) {
-        (None, _) => report.holds(kind, "Accepted", "bound to its waypoints"),
-        (Some((reason, why)), 1) => report.fails(kind, reason, why.clone()),
-        (Some(_), count) if bad.len() < count => report.holds(kind, "PartiallyInvalid", all.join("; ")),
-        (Some(_), _) => report.fails(kind, "Invalid", all.join("; ")),
-    }
-    if policy.spec.selector.is_some() {
-        report.note("spec.selector has no effect beside spec.targetRefs");
-    }
-    report.note("a policy with targetRefs is enforced by waypoints only, and this controller does not configure waypoints yet");
-}
-
-fn bind(lens: &Lens<'_>, target: &object::TargetRef, name: &NsName, policy: &AuthorizationPolicy) -> Result<(), (&'static str, &'static str)> {
-    match (&*target.group, &*target.kind) {
-        ("" | "core", "Service") => {
-            lens.note_object(Kind::Service, name);
-            let service = lens.cluster.services.get(name).ok_or(("TargetNotFound", "does not exist"))?;
-            waypoint::of_service(lens, &service.meta, Visibility::Public).is_bound().then_some(()).ok_or(("AncestorNotBound", "has no waypoint"))
-        }
-        ("networking.istio.io", "ServiceEntry") => {
-            lens.note_object(Kind::ServiceEntry, name);
-            let entry = lens.cluster.service_entries.get(name).ok_or(("TargetNotFound", "does not exist"))?;
-            waypoint::of_service(lens, &entry.meta, super::service::visibility(lens, &name.namespace)).is_bound().then_some(()).ok_or(("AncestorNotBound", "has no waypoint"))
-        }
-        ("gateway.networking.k8s.io", "Gateway") => waypoint::by_name(lens, name).map(|_| ()).ok_or(("TargetNotFound", "does not exist or has no address")),
-        ("gateway.networking.k8s.io", "GatewayClass") => {
-            let class = NsName { namespace: "".into(), name: name.name.clone() };
-            lens.note_object(Kind::GatewayClass, &class);
-            let class = lens.cluster.gateway_classes.get(&class).ok_or(("TargetNotFound", "does not exist"))?;
-            let is_ours = &*class.controller == "istio.io/mesh-controller" && policy.meta.namespace == lens.settings.root_namespace;
-            is_ours.then_some(()).ok_or(("Invalid", "is of another controller, or the policy is not in the root namespace"))
-        }
-        _ => Err(("Invalid", "is not a kind that a policy can be attached to")),
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh_xds::messages::waypoint::{EVERY_WAYPOINT, Meta as WireMeta, SourceRef, audience};
+use mesh_xds::messages::waypoint::{EVERY_WAYPOINT, Meta as WireMeta, SourceRef, audience, audience_of_class};
 use prost::Message;
 
 use crate::objects::{Kind, Meta, NsName};
@@ -25,6 +25,8 @@ pub struct Resource {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audience {
     pub everybody: bool,
+    /// All waypoints of these classes.
+    pub classes: BTreeSet<Arc<str>>,
     pub gateways: BTreeSet<NsName>,
 }
 
@@ -34,18 +36,29 @@ impl Audience {
     }
 
     pub fn of(gateways: impl IntoIterator<Item = NsName>) -> Audience {
-        Audience { everybody: false, gateways: gateways.into_iter().collect() }
+        Audience { gateways: gateways.into_iter().collect(), ..Audience::default() }
+    }
+
+    pub fn of_class(class: &Arc<str>) -> Audience {
+        Audience { classes: [class.clone()].into(), ..Audience::default() }
+    }
+
+    pub fn join(&mut self, other: Audience) {
+        self.everybody |= other.everybody;
+        self.classes.extend(other.classes);
+        self.gateways.extend(other.gateways);
     }
 
     pub fn is_empty(&self) -> bool {
-        !self.everybody && self.gateways.is_empty()
+        !self.everybody && self.classes.is_empty() && self.gateways.is_empty()
     }
 
     fn keys(&self) -> Vec<Arc<str>> {
         if self.everybody {
             return vec![EVERY_WAYPOINT.into()];
         }
-        self.gateways.iter().map(|gateway| audience(&gateway.namespace, &gateway.name).into()).collect()
+        let classes = self.classes.iter().map(|class| audience_of_class(class).into());
+        classes.chain(self.gateways.iter().map(|gateway| audience(&gateway.namespace, &gateway.name).into())).collect()
     }
 }
 

@@ -22,7 +22,7 @@ mod filters;
 
 pub use attach::{Claim, claims};
 use attach::Attached;
-pub use backends::{Found, backend_of_host, found_in_spec};
+pub use backends::{backend_as_dialled, found_in_spec};
 use backends::Problems;
 
 /// A rule before it is given to parents.

@@ -16,6 +16,7 @@ use crate::objects::{Kind, NsName, Service, ServiceEntry};
 pub struct Account {
     pub gateway: NsName,
     pub account: NsName,
+    pub class: Arc<str>,
 }
 
 const ACCOUNT: &str = "gateway.istio.io/service-account";
@@ -25,7 +26,7 @@ const LOCALITY_ORIGIN: &str = "ambient.istio.io/waypoint-locality-origin";
 pub fn account(lens: &Lens<'_>, name: &NsName) -> Option<Arc<Account>> {
     let gateway = lens.cluster.gateways.get(name).filter(|_| waypoint::is_waypoint(lens, name))?;
     let account = gateway.meta.annotation(ACCOUNT).map_or_else(|| name.name.clone(), Arc::from);
-    Some(Arc::new(Account { gateway: name.clone(), account: NsName { namespace: name.namespace.clone(), name: account } }))
+    Some(Arc::new(Account { gateway: name.clone(), account: NsName { namespace: name.namespace.clone(), name: account }, class: gateway.class.clone() }))
 }
 
 /// The mesh as one waypoint is told of it.

@@ -26,6 +26,9 @@ mod incremental;
 mod checklist;
 pub(crate) mod served;
 pub(crate) mod route;
+mod request;
+mod backend;
+mod virtual_service;
 
 /// The objects of a YAML text.
 pub fn events(yaml: &str) -> Vec<Event> {

@@ -4,23 +4,25 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Settings, Unit, policy, service};
+use super::{Settings, Unit, backend, policy, service};
 use crate::cluster::{Change, Cluster};
 use crate::objects::*;
 
 /// Adds the units that hang on the change. The cluster is as it is after the change.
 pub fn touched(cluster: &Cluster, settings: &Settings, change: &Change, units: &mut BTreeSet<Unit>) {
     let name = change.key.name.clone();
+    backend::touched(cluster, settings, change.before.as_ref(), change.after.as_ref(), units);
     match change.key.kind {
         Kind::Pod => drop(units.insert(Unit::Pod(name))),
-        Kind::ConfigMap => drop(units.insert(Unit::ConfigMap(name))),
+        Kind::ConfigMap => units.extend([Unit::ConfigMap(name), Unit::MeshDefaults]),
         Kind::WorkloadEntry => drop(units.insert(Unit::WorkloadEntry(name))),
         Kind::Service => of_service(cluster, settings, change, units),
         Kind::ServiceEntry => of_service_entry(cluster, settings, change, units),
         Kind::EndpointSlice => of_slice(change, units),
         Kind::AuthorizationPolicy => of_authorization_policy(cluster, settings, change, units),
         Kind::PeerAuthentication => of_peer_authentication(cluster, settings, change, units),
-        Kind::Gateway => drop(units.insert(Unit::Gateway(name))),
+        // Once there is a waypoint, it is told what holds everywhere.
+        Kind::Gateway => units.extend([Unit::Gateway(name), Unit::MeshDefaults]),
         // Seen only through the reads of those who asked for them.
         Kind::Namespace | Kind::Node | Kind::GatewayClass | Kind::ReferenceGrant => {}
         kind => drop(units.insert(Unit::Of(ObjectKey { kind, name }))),

@@ -136,6 +136,9 @@ impl Translation {
             self.readers_of(&Read::Object(change.key.clone()), &mut units);
             self.owners(change, &mut units);
             self.routes(change, &mut units);
+            for namespace in [change.key.name.namespace.clone(), "".into()] {
+                self.readers_of(&Read::Within(change.key.kind, namespace), &mut units);
+            }
             self.gateways(change, &mut units);
             self.claims(change, &mut units);
         }

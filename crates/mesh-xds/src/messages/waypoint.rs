@@ -57,6 +57,11 @@ pub const ALL: [&str; 14] = [
 /// The key under which resources are shown to every waypoint, whatever its Gateway.
 pub const EVERY_WAYPOINT: &str = "waypoints";
 
+/// The key under which resources are shown to all waypoints of a GatewayClass.
+pub fn audience_of_class(class: &str) -> String {
+    format!("waypoints/{class}")
+}
+
 /// A resource for people: the JSON that the YAML of a file is read from. `None`: it is no message of this type.
 pub fn to_json(type_url: &str, body: &[u8]) -> Option<serde_json::Value> {
     fn of<M: prost::Message + Default + serde::Serialize>(body: &[u8]) -> Option<serde_json::Value> {

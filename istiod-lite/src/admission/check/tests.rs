@@ -52,6 +52,10 @@ pub fn good() -> Vec<(Kind, Value)> {
                 },
             }),
         ),
+        (Kind::RequestAuthentication, json!({ "targetRefs": [{ "kind": "Service", "group": "", "name": "web" }], "jwtRules": [{ "issuer": "https://a.example", "jwksUri": "https://a.example/keys" }] })),
+        (Kind::DestinationRule, json!({ "host": "web", "trafficPolicy": { "loadBalancer": { "simple": "RANDOM" } }, "subsets": [{ "name": "v1", "labels": { "version": "v1" } }] })),
+        (Kind::VirtualService, json!({ "hosts": ["web"], "http": [{ "match": [{ "uri": { "regex": "/a(b)" } }], "route": [{ "destination": { "host": "web" } }] }] })),
+        (Kind::Telemetry, json!({ "tracing": [{ "providers": [{ "name": "otel" }], "randomSamplingPercentage": 10 }] })),
         (Kind::WorkloadEntry, json!({ "address": "vm.example", "ports": { "http": 8080 }, "labels": { "app": "vm" }, "network": "n1", "locality": "r", "weight": 1, "serviceAccount": "vm" })),
     ]
 }
@@ -199,4 +203,24 @@ fn every_field_of_another_type_and_every_misspelt_one_is_refused() {
         }
     }
     assert!(refused > 80, "{refused}");
+}
+
+#[test]
+fn objects_for_waypoints() {
+    let table = [
+        (Kind::DestinationRule, json!({ "host": "" }), "spec.host: is empty"),
+        (Kind::DestinationRule, json!({ "host": "a", "subsets": [{ "name": "x" }, { "name": "x" }] }), "spec.subsets: \"x\" is the name of a subset before it"),
+        (Kind::DestinationRule, json!({ "host": "a", "trafficPolicy": { "tls": { "mode": "MAYBE" } } }), "spec.trafficPolicy.tls.mode: \"MAYBE\" is not one of DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL"),
+        (Kind::DestinationRule, json!({ "host": "a", "trafficPolicy": { "outlierDetection": { "interval": "soon" } } }), "field spec"),
+        (Kind::VirtualService, json!({ "hosts": [] }), "spec.hosts: is empty"),
+        (Kind::VirtualService, json!({ "hosts": ["a"], "http": [{ "match": [{ "uri": { "regex": "(" } }] }] }), "spec.http[0].match[0].uri.regex: "),
+        (Kind::VirtualService, json!({ "hosts": ["a"], "http": [{ "fault": { "abort": { "percentage": { "value": 200 } } } }] }), "spec.http[0].fault.abort.percentage: 200 is not 0 to 100"),
+        (Kind::RequestAuthentication, json!({ "jwtRules": [{ "issuer": "" }] }), "spec.jwtRules[0].issuer: is empty"),
+        (Kind::RequestAuthentication, json!({ "jwtRules": [{ "issuer": "a", "jwksUri": "ftp://a" }] }), "spec.jwtRules[0].jwksUri: "),
+        (Kind::Telemetry, json!({ "tracing": [{ "randomSamplingPercentage": 101 }] }), "spec.tracing[0].randomSamplingPercentage: 101 is not 0 to 100"),
+    ];
+    for (kind, spec, why) in table {
+        let said = asked(kind, &spec).refused.unwrap_or_default();
+        assert!(said.starts_with(why), "{kind} {spec}: {said}");
+    }
 }

@@ -82,20 +82,39 @@ pub fn follow(lens: &Lens<'_>, meta: &Meta, reference: &BackendReference) -> Fou
         }
         ("networking.istio.io", "Hostname") => {
             let port = reference.port.ok_or_else(|| ("BackendNotFound", format!("the reference to host {} names no port", name.name)))?;
-            backend_of_host(lens, &meta.namespace, &reference.name, Some(port)).map(|(found, _)| found)
+            backend_of_host(lens, &meta.namespace, &reference.name, Some(port))
         }
         ("networking.istio.io", "ServiceEntry") => {
             let entry = lens.service_entry(&name).ok_or_else(|| ("BackendNotFound", format!("ServiceEntry {name} does not exist")))?;
             let host = entry.spec.hosts.first().ok_or_else(|| ("BackendNotFound", format!("ServiceEntry {name} has no host")))?;
-            backend_of_host(lens, &name.namespace, host, reference.port).map(|(found, _)| found)
+            backend_of_host(lens, &name.namespace, host, reference.port)
         }
         (group, kind) => Err(("InvalidKind", format!("{kind} of group {group:?} is no kind that requests can be sent to"))),
     }
 }
 
-/// The service of a hostname as it is seen from a namespace: its own first, then a Service, then the oldest that is
-/// public. Beside it, its ports.
-pub fn backend_of_host(lens: &Lens<'_>, namespace: &Arc<str>, host: &Arc<str>, port: Option<u16>) -> Result<(BackendRef, Vec<u16>), (&'static str, String)> {
+/// The service of a hostname as it is seen from a namespace, and a port of it: where none is named, the only one.
+pub fn backend_of_host(lens: &Lens<'_>, namespace: &Arc<str>, host: &Arc<str>, port: Option<u16>) -> Found {
+    let (place, known) = find_host(lens, namespace, host)?;
+    match (port, known.as_slice()) {
+        (Some(port), _) if known.contains(&port) => Ok(to(&place, host, port)),
+        (Some(port), _) => Err(("BackendNotFound", format!("host {host} has no port {port}"))),
+        (None, [only]) => Ok(to(&place, host, *only)),
+        (None, _) => Err(("BackendNotFound", format!("host {host} has several ports: say which"))),
+    }
+}
+
+/// The same where no port means the one that was dialled: 0 says so.
+pub fn backend_as_dialled(lens: &Lens<'_>, namespace: &Arc<str>, host: &Arc<str>, port: Option<u16>) -> Found {
+    match (port, find_host(lens, namespace, host)?) {
+        (None, (place, known)) if known.len() > 1 => Ok(to(&place, host, 0)),
+        _ => backend_of_host(lens, namespace, host, port),
+    }
+}
+
+/// The namespace of the service that a hostname means in a namespace, and its ports: its own first, then a Service, then
+/// the oldest that is public.
+fn find_host(lens: &Lens<'_>, namespace: &Arc<str>, host: &Arc<str>) -> Result<(Arc<str>, Vec<u16>), (&'static str, String)> {
     lens.note(Read::Claims(host.clone()));
     let missing = || ("BackendNotFound", format!("host {host} is neither a Service nor in a ServiceEntry that can be seen here"));
     let local = service::service_named(lens.settings, host).map(|name| name.namespace);
@@ -109,13 +128,7 @@ pub fn backend_of_host(lens: &Lens<'_>, namespace: &Arc<str>, host: &Arc<str>, p
         _ => lens.service_entry(&owner.name).map(|entry| ports::entry_ports(entry).map(|(number, _)| number).collect()),
     }
     .unwrap_or_default();
-    let port = match (port, known.as_slice()) {
-        (Some(port), _) if known.contains(&port) => port,
-        (Some(port), _) => return Err(("BackendNotFound", format!("host {host} has no port {port}"))),
-        (None, [only]) => *only,
-        (None, _) => return Err(("BackendNotFound", format!("host {host} has several ports: say which"))),
-    };
-    Ok((to(&place, host, port), known))
+    Ok((place, known))
 }
 
 /// A host as the mesh's configuration writes it, `[namespace/]host`.
@@ -126,7 +139,7 @@ pub fn found_in_spec(lens: &Lens<'_>, text: &str, port: u16) -> Found {
         None => (root.clone(), Arc::from(text)),
     };
     let host = crate::cluster::attach::full_host(&host, &namespace, &lens.settings.cluster_domain);
-    backend_of_host(lens, &namespace, &host, Some(port)).map(|(found, _)| found)
+    backend_of_host(lens, &namespace, &host, Some(port))
 }
 
 fn to(namespace: &str, hostname: &str, port: u16) -> BackendRef {

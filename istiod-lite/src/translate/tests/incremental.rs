@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{events, pod, printed, translation};
+use super::{events, pod, printed, printed_resources, translation};
 use crate::cluster::Event;
 use crate::objects::{Object, ObjectKey};
 use crate::translate::{Changes, Settings, Translation};
@@ -97,12 +97,61 @@ fn versions() -> Vec<Object> {
     add("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {look: here, istio.io/use-waypoint: wp}}");
     add("apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: c}\nspec: {controllerName: istio.io/unmanaged-gateway}");
     add("apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: c, labels: {istio.io/waypoint-for: workload}}\nspec: {controllerName: x}");
+    texts.extend(for_waypoints());
     let all = texts.iter().flat_map(|text| events(text));
     all.map(|event| match event {
         Event::Applied(object) => object,
         Event::Deleted(key) => panic!("{key} cannot be in a text"),
     })
     .collect()
+}
+
+/// Versions of what only waypoints look at.
+fn for_waypoints() -> Vec<String> {
+    let mut texts = Vec::new();
+    let mut add = |group: &str, kind: &str, name: &str, spec: &str| texts.push(format!("apiVersion: {group}\nkind: {kind}\nmetadata: {{{name}}}\nspec: {{{spec}}}"));
+    let (gateway, networking, security) = ("gateway.networking.k8s.io/v1", "networking.istio.io/v1", "security.istio.io/v1");
+    let to = "rules: [{backendRefs: [{name: s, namespace: shop, port: 80}, {group: networking.istio.io, kind: Hostname, name: x.example, port: 80}]}]";
+    let service = "parentRefs: [{group: \"\", kind: Service, name: s, namespace: shop}]";
+    let port = "parentRefs: [{group: \"\", kind: Service, name: s, namespace: shop, port: 80}]";
+    let entry = "parentRefs: [{group: networking.istio.io, kind: ServiceEntry, name: f, namespace: shop}]";
+    for (kind, name, parent) in [
+        ("HTTPRoute", "namespace: shop, name: r", service),
+        ("HTTPRoute", "namespace: shop, name: r", entry),
+        ("HTTPRoute", "namespace: other, name: r", port),
+        ("GRPCRoute", "namespace: shop, name: g", port),
+        ("GRPCRoute", "namespace: shop, name: g", entry),
+        ("TCPRoute", "namespace: shop, name: t", service),
+    ] {
+        add(gateway, kind, name, &format!("{parent}, {to}"));
+    }
+    for (name, spec) in [
+        ("namespace: shop, name: v", "hosts: [s], http: [{route: [{destination: {host: x.example}}]}]"),
+        ("namespace: shop, name: v", "hosts: [x.example, y.example], http: [{route: [{destination: {host: s}}]}]"),
+        ("namespace: other, name: v", "hosts: [s.shop.svc.cluster.local], tcp: [{route: [{destination: {host: s.shop.svc.cluster.local}}]}]"),
+    ] {
+        add(networking, "VirtualService", name, spec);
+    }
+    for (name, spec) in [
+        ("namespace: shop, name: d", "host: s, subsets: [{name: a, labels: {team: a}}]"),
+        ("namespace: shop, name: d", "host: \"*.example\", trafficPolicy: {loadBalancer: {simple: RANDOM}}, exportTo: [\".\"]"),
+        ("namespace: istio-system, name: d", "host: \"*.cluster.local\", trafficPolicy: {loadBalancer: {simple: RANDOM}}"),
+        ("namespace: other, name: d", "host: x.example, subsets: [{name: b, labels: {app: cart}}]"),
+    ] {
+        add(networking, "DestinationRule", name, spec);
+    }
+    for target in ["{group: \"\", kind: Service, name: s}", "{group: networking.istio.io, kind: ServiceEntry, name: e}", "{group: gateway.networking.k8s.io, kind: Gateway, name: wp}"] {
+        add(security, "RequestAuthentication", "namespace: shop, name: j", &format!("targetRefs: [{target}], jwtRules: [{{issuer: a}}]"));
+        add("telemetry.istio.io/v1", "Telemetry", "namespace: shop, name: t", &format!("targetRefs: [{target}], accessLogging: [{{}}]"));
+    }
+    add("telemetry.istio.io/v1", "Telemetry", "namespace: shop, name: t", "accessLogging: [{disabled: true}]");
+    add("telemetry.istio.io/v1", "Telemetry", "namespace: shop, name: a", "accessLogging: [{disabled: false}]");
+    add(gateway, "BackendTLSPolicy", "namespace: shop, name: b", "targetRefs: [{group: \"\", kind: Service, name: s}], validation: {hostname: a, wellKnownCACertificates: System}");
+    add(gateway, "BackendTLSPolicy", "namespace: shop, name: a", "targetRefs: [{group: \"\", kind: Service, name: s}], validation: {hostname: a}");
+    add(gateway, "GatewayClass", "name: c", "controllerName: istio.io/mesh-controller");
+    add(gateway, "Gateway", "namespace: other, name: wp", "gatewayClassName: istio-waypoint");
+    add(gateway, "Gateway", "namespace: shop, name: wp", "gatewayClassName: istio-waypoint");
+    texts
 }
 
 /// Everything that can hang together does.
@@ -130,6 +179,9 @@ impl Mirror {
         }
         for (key, policy) in &changes.policies {
             set(format!("p {key}"), policy.as_ref().map(|policy| super::print_policy(policy)));
+        }
+        for (key, resource) in &changes.resources {
+            set(format!("r {key:?}"), resource.as_ref().map(|resource| super::print_resource(resource)));
         }
     }
 
@@ -169,7 +221,10 @@ proptest! {
         anew.apply(held.into_values().map(Event::Applied));
         prop_assert_eq!(printed(&translation), printed(&anew));
         let outputs: String = printed(&anew).lines().filter(|line| line.starts_with("workload ") || line.starts_with("service ") || line.starts_with("policy ")).map(|line| line.to_owned() + "\n").collect();
-        prop_assert_eq!(mirror.printed(), outputs);
+        prop_assert_eq!(printed_resources(&translation), printed_resources(&anew));
+        let mut outputs: Vec<String> = (outputs + &printed_resources(&anew)).lines().map(|line| line.to_owned() + "\n").collect();
+        outputs.sort();
+        prop_assert_eq!(mirror.printed(), outputs.concat());
     }
 }
 

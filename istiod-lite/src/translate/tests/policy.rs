@@ -234,7 +234,6 @@ fn what_cannot_be_understood_denies_everybody() {
         "#]]),
         ("selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: x}]", expect![[r#"
             AuthorizationPolicy shop/pol: WaypointAccepted=False TargetNotFound: Service shop/x: does not exist
-            AuthorizationPolicy shop/pol: note: a policy with targetRefs is enforced by waypoints only, and this controller does not configure waypoints yet
             AuthorizationPolicy shop/pol: note: spec.selector has no effect beside spec.targetRefs
         "#]]),
     ] {
@@ -286,27 +285,21 @@ fn policies_for_waypoints_are_not_for_node_daemons() {
     let last = |yaml: String| printed(&super::translated(&yaml)).lines().filter(|line| line.contains("/pol:")).map(|line| line.to_owned() + "\n").collect::<String>();
     expect![[r#"
         AuthorizationPolicy shop/pol: WaypointAccepted=True Accepted: bound to its waypoints
-        AuthorizationPolicy shop/pol: note: a policy with targetRefs is enforced by waypoints only, and this controller does not configure waypoints yet
     "#]].assert_eq(&last(with("{kind: Service, name: bound}")));
     expect![[r#"
         AuthorizationPolicy shop/pol: WaypointAccepted=False AncestorNotBound: Service shop/free: has no waypoint
-        AuthorizationPolicy shop/pol: note: a policy with targetRefs is enforced by waypoints only, and this controller does not configure waypoints yet
     "#]].assert_eq(&last(with("{kind: Service, name: free}")));
     expect![[r#"
         AuthorizationPolicy shop/pol: WaypointAccepted=True PartiallyInvalid: Service shop/free: has no waypoint
-        AuthorizationPolicy shop/pol: note: a policy with targetRefs is enforced by waypoints only, and this controller does not configure waypoints yet
     "#]].assert_eq(&last(with("{kind: Service, name: free}, {kind: Service, name: bound}")));
     expect![[r#"
         AuthorizationPolicy shop/pol: WaypointAccepted=False Invalid: Service shop/free: has no waypoint; Pod shop/bound: is not a kind that a policy can be attached to
-        AuthorizationPolicy shop/pol: note: a policy with targetRefs is enforced by waypoints only, and this controller does not configure waypoints yet
     "#]].assert_eq(&last(with("{kind: Service, name: free}, {kind: Pod, name: bound}")));
     expect![[r#"
         AuthorizationPolicy shop/pol: WaypointAccepted=True Accepted: bound to its waypoints
-        AuthorizationPolicy shop/pol: note: a policy with targetRefs is enforced by waypoints only, and this controller does not configure waypoints yet
     "#]].assert_eq(&last(with("{group: gateway.networking.k8s.io, kind: Gateway, name: wp}")));
     expect![[r#"
-        AuthorizationPolicy shop/pol: WaypointAccepted=False TargetNotFound: Gateway shop/no: does not exist or has no address
-        AuthorizationPolicy shop/pol: note: a policy with targetRefs is enforced by waypoints only, and this controller does not configure waypoints yet
+        AuthorizationPolicy shop/pol: WaypointAccepted=False TargetNotFound: Gateway shop/no: does not exist
     "#]].assert_eq(&last(with("{group: gateway.networking.k8s.io, kind: Gateway, name: no}")));
 }
 

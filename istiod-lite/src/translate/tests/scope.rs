@@ -172,7 +172,6 @@ fn settings_that_are_not_honoured_are_said() {
             ConfigMap istio-system/istio: note: data.mesh.serviceEntryVisibility.applyToSidecars has no effect: sidecars are not configured here
             ConfigMap istio-system/istio: note: data.mesh.trustDomain: td2 is not in force, cluster.local is: restart the controller with --trust-domain=td2
             ConfigMap istio-system/istio: note: data.mesh.trustDomainAliases is honoured by waypoints only: at layer 4 principals of policies must carry the trust domain itself
-            ConfigMap istio-system/istio: note: data.mesh: accessLogFile have no effect: they are for proxies at layer 7
             ConfigMap istio-system/istio: note: data.mesh: nosuch are not settings that are known here
         "#]],
     );

@@ -27,6 +27,9 @@ fn each_port_of_a_bound_service_is_told_to_its_waypoints_alone() {
             MeshSettings shop/wp [shop/wp] {"meshId":"cluster.local","trustDomain":"cluster.local"}
             ServicePort shop/web.shop.svc.cluster.local:80 [shop/next shop/wp] {"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"},"kind":"WORKLOADS","port":80,"portName":"http","protocol":"HTTP1","targetPort":8080}
             ServicePort shop/web.shop.svc.cluster.local:9090 [shop/next shop/wp] {"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"},"kind":"WORKLOADS","port":9090,"portName":"metrics","protocol":"TLS"}
+            Telemetry mesh [waypoints] {"metrics":{"providers":["prometheus"]},"targets":[{}]}
+            TelemetryProvider envoy [waypoints] {"kind":"FILE_LOG","path":"/dev/stdout"}
+            TelemetryProvider prometheus [waypoints] {"kind":"PROMETHEUS"}
         "#]],
     );
 }
@@ -49,6 +52,9 @@ fn entries_say_what_their_endpoints_are() {
             ServicePort shop/a.example:443 [shop/wp] {"external":true,"host":{"hostname":"a.example","namespace":"shop"},"kind":"DNS","names":[{"hostname":"b.example","port":9443,"weight":3}],"port":443,"portName":"https","protocol":"TLS","targetPort":8443}
             ServicePort shop/c.example:80 [shop/wp] {"host":{"hostname":"c.example","namespace":"shop"},"kind":"DNS","oneOfNames":true,"port":80,"portName":"x","protocol":"HTTP1","targetPort":80}
             ServicePort shop/d.example:3306 [shop/wp] {"external":true,"host":{"hostname":"d.example","namespace":"shop"},"kind":"PASSTHROUGH","port":3306,"portName":"x","protocol":"TCP","targetPort":3306}
+            Telemetry mesh [waypoints] {"metrics":{"providers":["prometheus"]},"targets":[{}]}
+            TelemetryProvider envoy [waypoints] {"kind":"FILE_LOG","path":"/dev/stdout"}
+            TelemetryProvider prometheus [waypoints] {"kind":"PROMETHEUS"}
         "#]],
     );
 }
