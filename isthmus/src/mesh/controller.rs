@@ -32,6 +32,9 @@ struct Condition {
     message: String,
 }
 
+/// Reasons of conditions that hold and say all the same that something of the object has no effect.
+const ONLY_IN_PART: [&str; 2] = ["UnsupportedValue", "PartiallyInvalid"];
+
 /// What is worth a warning in the page at `file`; nothing while there is no page.
 pub fn findings(file: &Path) -> Vec<String> {
     std::fs::read_to_string(file).map(|text| worth_saying(&text)).unwrap_or_default()
@@ -43,9 +46,11 @@ fn worth_saying(text: &str) -> Vec<String> {
     // A Pod's node, address and state are what `up` itself brings; until it has, the controller misses them.
     for entry in page.objects.into_iter().filter(|entry| entry.kind != "Pod") {
         let about = format!("{}: {} {}/{}", entry.origin, entry.kind, entry.namespace, entry.name);
-        let unwell = entry.conditions.iter().filter(|condition| condition.status != "True" || condition.reason != "Accepted");
+        let unwell = entry.conditions.iter().filter(|condition| condition.status != "True" || ONLY_IN_PART.contains(&condition.reason.as_str()));
         said.extend(unwell.map(|condition| format!("{about}: {}", condition.message)));
-        said.extend(entry.notes.iter().map(|note| format!("{about}: {note}")));
+        // So it is with the address of a waypoint.
+        let is_ours_to_bring = |note: &&String| entry.kind == "Gateway" && note.starts_with("has no address");
+        said.extend(entry.notes.iter().filter(|note| !is_ours_to_bring(note)).map(|note| format!("{about}: {note}")));
     }
     said
 }
@@ -59,6 +64,8 @@ mod tests {
         let text = r#"{"isWhole": true, "findings": ["x.yaml: line 8: wrong"], "objects": [
             {"kind": "AuthorizationPolicy", "namespace": "shop", "name": "good", "origin": "a.yaml:1", "conditions": [{"type": "ZtunnelAccepted", "status": "True", "reason": "Accepted", "message": "attached"}]},
             {"kind": "AuthorizationPolicy", "namespace": "shop", "name": "odd", "origin": "a.yaml:9", "conditions": [{"type": "ZtunnelAccepted", "status": "True", "reason": "UnsupportedValue", "message": "methods are left out"}], "notes": ["note"]},
+            {"kind": "Service", "namespace": "shop", "name": "s", "origin": "a.yaml:15", "conditions": [{"type": "istio.io/WaypointBound", "status": "True", "reason": "WaypointAccepted", "message": "attached"}]},
+            {"kind": "Gateway", "namespace": "shop", "name": "w", "origin": "a.yaml:18", "notes": ["has no address in status.addresses"]},
             {"kind": "Pod", "namespace": "shop", "name": "new", "origin": "a.yaml:20", "notes": ["is not published: it has no status yet"]}]}"#;
         assert_eq!(
             worth_saying(text),
