@@ -80,12 +80,22 @@ fn metrics(admin: &Admin, ask: &Ask) -> Answer {
 }
 
 fn operators(admin: &Arc<Admin>) -> Routes {
-    let (dumped, debugged, logging, quitting) = (admin.clone(), admin.clone(), admin.clone(), admin.clone());
+    let (dumped, asked, debugged) = (admin.clone(), admin.clone(), admin.clone());
+    let (logging, quitting) = (admin.clone(), admin.clone());
     Routes::new()
         .get("/", |_| async { Answer::html(INDEX) })
-        .get("/config_dump", move |_| {
+        .get("/config_dump", move |ask| {
             let admin = dumped.clone();
-            async move { pretty(&config_dump(&admin)) }
+            async move { pretty(&config_dump(&admin, ask.query.first("service"))) }
+        })
+        .get("/why", move |ask| {
+            let admin = asked.clone();
+            async move {
+                match why::answer(&admin.proxy.settings.load(), &ask.query) {
+                    Ok(answer) => pretty(&answer),
+                    Err(wrong) => Answer::text(StatusCode::BAD_REQUEST, wrong),
+                }
+            }
         })
         .get("/debug", move |_| {
             let admin = debugged.clone();
@@ -109,7 +119,8 @@ fn operators(admin: &Arc<Admin>) -> Routes {
 }
 
 const INDEX: &str = "<!doctype html><title>waypoint</title><h1>waypoint</h1><ul>\
-<li><a href=\"/config_dump\">/config_dump</a> what this waypoint knows\
+<li><a href=\"/config_dump\">/config_dump</a> what this waypoint knows; ?service=TEXT: of what is served only that\
+<li><a href=\"/why\">/why</a> which rule a request falls under, and why not another\
 <li><a href=\"/debug\">/debug</a> what is open now\
 <li>POST /logging?level=LEVEL, POST /logging?reset\
 <li>POST /quitquitquit</ul>\n";
@@ -124,7 +135,8 @@ fn pretty(value: &Value) -> Answer {
     }
 }
 
-fn config_dump(admin: &Admin) -> Value {
+/// `only`: of what is served the services with this in their `namespace/hostname`.
+fn config_dump(admin: &Admin, only: Option<&str>) -> Value {
     let proxy = &admin.proxy;
     let world = proxy.world.load();
     let identities: Vec<Value> = proxy.credentials.dump().into_iter().map(|held| json!({ "identity": held.identity, "state": held.state })).collect();
@@ -136,7 +148,7 @@ fn config_dump(admin: &Admin) -> Value {
         "workloads": world.directory.workload_count(),
         "services": world.directory.service_count(),
         "certificates": identities,
-        "settings": settings::dump::dump(&proxy.settings.load(), None),
+        "settings": settings::dump::dump(&proxy.settings.load(), only),
     })
 }
 

@@ -54,6 +54,7 @@ pub(super) async fn learn(
     recorder: &Recorder,
     complete: &Ready,
 ) -> anyhow::Result<()> {
+    let store = store.counted_by(recorder.clone());
     match (&config.xds, &config.file) {
         (Some(xds), None) => follow(config, xds, clock, writer, Box::new(store), recorder, complete),
         (Some(xds), Some(file)) => {

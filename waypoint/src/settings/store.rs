@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use mesh_model::address::NamespacedHostname;
 use mesh_runtime::watched::{Publisher, Watched, watched};
+use mesh_telemetry::recorder::Recorder;
 use mesh_xds::messages::waypoint::{self as wire, ResourceState, ResourceStatus, SourceRef};
 
 use super::host::{self, Around, Host, RouteKey, Treatment};
 use super::policies::{Attached, Policies, Policy, Telemetry};
 use super::resource::{self, Kept, Place, Read};
 use super::{Mesh, Settings};
+use crate::account::books;
 use crate::choose::BackendKey;
 use crate::facts::Rejection;
 use crate::session;
@@ -33,6 +35,8 @@ pub struct Store {
     touched: Touched,
     settings: Settings,
     publisher: Publisher<Settings>,
+    /// Told how much there is when it changes.
+    recorder: Option<Recorder>,
 }
 
 struct Held {
@@ -109,6 +113,7 @@ pub fn store(own: Option<wire::GatewayTarget>) -> (Store, Watched<Settings>) {
         touched: Touched::default(),
         settings,
         publisher,
+        recorder: None,
     };
     (store, reader)
 }
@@ -156,6 +161,11 @@ impl Store {
         }
     }
 
+    /// This store in metrics: how many resources there are of each type, and how often they change.
+    pub fn counted_by(self, recorder: Recorder) -> Store {
+        Store { recorder: Some(recorder), ..self }
+    }
+
     /// Builds what was touched and hands it to the readers. False: nothing was.
     pub fn publish(&mut self) -> bool {
         let touched = std::mem::take(&mut self.touched);
@@ -165,6 +175,9 @@ impl Store {
         self.publish_backends(&touched);
         self.publish_views(&touched);
         self.publisher.publish(self.settings.clone());
+        if let Some(recorder) = &self.recorder {
+            books::configured(recorder, self.resources().map(|(type_url, _, whole)| (type_url, whole)));
+        }
         true
     }
 
