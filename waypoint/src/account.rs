@@ -33,6 +33,7 @@ use self::told::{Kind, Seen, Told, kept};
 use self::trace::Trace;
 pub use self::view::Own;
 use self::view::View;
+use crate::authorize::Note;
 use crate::choose::BackendKey;
 use crate::error::{Flags, Reason};
 use crate::facts::{Arrival, Target};
@@ -261,6 +262,22 @@ impl Account {
         self.told.notes.push((name, value));
     }
 
+    /// What AUDIT and dry-run policies said, for the span.
+    pub fn noted(&mut self, notes: &[Note]) {
+        for note in notes {
+            let (name, result, policy, told) = match note {
+                Note::Audit { policy, .. } => ("istio.authorization.audit_policy.name", None, policy, ""),
+                Note::WouldDeny { policy, .. } => (DRY_RUN_DENY[0], Some(DRY_RUN_DENY[1]), policy, "denied"),
+                Note::WouldAllow { policy, .. } => (DRY_RUN_ALLOW[0], Some(DRY_RUN_ALLOW[1]), policy, "allowed"),
+                Note::WouldNotAllow { policy } => (DRY_RUN_ALLOW[0], Some(DRY_RUN_ALLOW[1]), policy, "denied"),
+            };
+            self.note(name, policy.to_string());
+            if let Some(result) = result {
+                self.note(result, told.to_owned());
+            }
+        }
+    }
+
     /// The stream's destination is connected: its bytes are counted from here on as they flow.
     pub fn opened(&mut self) {
         if let Some(metrics) = &self.plan.metrics {
@@ -318,6 +335,12 @@ impl Drop for Account {
         }
     }
 }
+
+/// Tags of a policy in dry-run: its name, and what it would have decided (spec/waypoint.md 6.4).
+const DRY_RUN_DENY: [&str; 2] =
+    ["istio.authorization.dry_run.deny_policy.name", "istio.authorization.dry_run.deny_policy.result"];
+const DRY_RUN_ALLOW: [&str; 2] =
+    ["istio.authorization.dry_run.allow_policy.name", "istio.authorization.dry_run.allow_policy.result"];
 
 fn framing(version: Version, headers: &HeaderMap) -> Framing {
     match version {

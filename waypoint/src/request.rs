@@ -190,6 +190,7 @@ impl<'a> Page<'a> {
                 self.guard(&found, async |guard| guard.again(&mut parts, &mut body, &mut passed).await).await?;
             }
         }
+        self.account.noted(&passed.notes);
         let rule = match &matched {
             Route::Rule(matched) => Some(matched.rule.clone()),
             Route::Service => None,
