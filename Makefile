@@ -25,6 +25,7 @@ fuzz:            ## made-up bytes into each parser of bytes that a peer sends (S
 bench:           ## speed and memory beside a chain of two plain HAProxy (as root; ARGS="--only bulk", "--help")
 	@scripts/packages.sh bench
 	@cargo build --release -p ztunnel -p isthmus -p istiod-lite -p mesh-cni -p bench
+	@cargo build --release -p waypoint --example plain
 	@mkdir -p target/bench && target/release/bench --png target/bench/ratios.png $(ARGS)
 
 bench-control:   ## the controller beside an API server with 10,000 pods (KUBECONFIG=..., of one that is nobody else's; ARGS="--help")

@@ -26,6 +26,7 @@ openssl openssl test,cluster
 exim4 exim4-daemon-light test
 haproxy haproxy bench
 wrk wrk bench
+h2load nghttp2-client bench
 gnuplot gnuplot-nox bench
 jq jq images,cluster
 strip binutils images

@@ -126,7 +126,7 @@ fn bulk(said: &str) -> anyhow::Result<Moved> {
 }
 
 /// What wrk prints is for people; the few words that are looked for have been the same for ten years.
-fn requests(said: &str) -> anyhow::Result<Moved> {
+pub fn requests(said: &str) -> anyhow::Result<Moved> {
     let after = |word: &str| said.lines().find_map(|line| line.trim().strip_prefix(word).map(str::trim));
     let median = after("50%").and_then(microseconds).context("wrk says no median")?;
     let rate = after("Requests/sec:").and_then(|text| text.parse().ok()).context("wrk says no rate")?;

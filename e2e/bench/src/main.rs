@@ -15,6 +15,7 @@ use clap::{Parser, ValueEnum};
 use crate::report::Report;
 use crate::world::World;
 
+mod beside;
 mod chain;
 mod change;
 mod compare;
@@ -61,6 +62,8 @@ enum Part {
     Idle,
     Changes,
     Resolve,
+    /// The waypoint's HTTP engine beside Envoy and HAProxy.
+    Http,
     /// A million connections in turn: minutes, so only when asked for.
     Turnover,
 }
@@ -97,7 +100,10 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     if wants(Part::Resolve) {
         report.resolve = Some(resolving::measure()?);
     }
-    if cli.only == [Part::Resolve] {
+    if wants(Part::Http) {
+        report.beside = Some(beside::measure(cli.rounds, Duration::from_secs(cli.seconds))?);
+    }
+    if !cli.only.is_empty() && cli.only.iter().all(|part| matches!(part, Part::Resolve | Part::Http)) {
         return Ok(report);
     }
     process::raise_descriptors()?;

@@ -5,6 +5,7 @@ use std::fmt;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use crate::beside::Beside;
 use crate::change::Changes;
 use crate::compare::Row;
 use crate::idle::Idle;
@@ -21,6 +22,8 @@ pub struct Report {
     pub idle: Vec<Idle>,
     pub changes: Option<Changes>,
     pub resolve: Option<Resolving>,
+    /// The waypoint's HTTP engine.
+    pub beside: Option<Beside>,
     pub turnover: Option<Turnover>,
 }
 
@@ -51,6 +54,9 @@ impl fmt::Display for Report {
         }
         if let Some(resolve) = &self.resolve {
             writeln!(f, "\n{}", resolved(resolve))?;
+        }
+        if let Some(beside) = &self.beside {
+            writeln!(f, "\n{}", stood_beside(beside))?;
         }
         if let Some(turnover) = &self.turnover {
             writeln!(f, "\n{}", turned(turnover))?;
@@ -139,6 +145,36 @@ fn resolved(resolve: &Resolving) -> Table {
             number(times.worst),
         ]);
     }
+    table
+}
+
+fn stood_beside(beside: &Beside) -> Table {
+    let mut table = table(&["plain HTTP proxy", "", "cpu us/request", "rate", "us median", "failed"]);
+    for load in &beside.loads {
+        for row in &load.rows {
+            table.add_row([
+                load.name.to_owned(),
+                format!("{:?}", row.proxy).to_lowercase(),
+                number(row.cpu),
+                format!("{} /s", number(row.rate)),
+                row.median.map_or_else(String::new, number),
+                row.failed.to_string(),
+            ]);
+        }
+        if let Some((what, ratio, target)) = load.target() {
+            let met = met(ratio <= target);
+            table.add_row([String::new(), format!("{what}: {ratio:.2} of envoy's, target {target:.2} {met}")]);
+        }
+    }
+    for (proxy, memory) in &beside.memory {
+        let name = format!("{proxy:?}").to_lowercase();
+        table.add_row([
+            "memory".to_owned(),
+            name,
+            format!("{} resident, {} of its own", mb(memory.resident), mb(memory.private)),
+        ]);
+    }
+    table.add_row(["memory of ours: 15 MB at most".to_owned(), met(beside.memory_met()).to_owned()]);
     table
 }
 

@@ -162,13 +162,13 @@ fn daemon(state: &State, node: &str) -> anyhow::Result<i32> {
 }
 
 /// A program built beside this one: the same profile.
-fn beside(name: &str) -> anyhow::Result<PathBuf> {
+pub fn beside(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
     ensure!(path.is_file(), "{} is missing; `make bench` builds it", path.display());
     Ok(path)
 }
 
-fn said(words: &[&str], output: Output) -> anyhow::Result<String> {
+pub fn said(words: &[&str], output: Output) -> anyhow::Result<String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     ensure!(
         output.status.success(),
