@@ -425,6 +425,7 @@ fn selector(object: &Object) -> Option<&Labels> {
 pub fn targets_of(object: &Object) -> Vec<Target> {
     let (meta, targets): (_, Vec<_>) = match object {
         Object::AuthorizationPolicy(policy) => (&policy.meta, policy.targets().collect()),
+        Object::RequestAuthentication(policy) => (&policy.meta, policy.targets().collect()),
         _ => return Vec::new(),
     };
     let target = |target: &&policy::TargetRef| {

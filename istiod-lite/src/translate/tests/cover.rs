@@ -54,6 +54,7 @@ fn what_covers_a_service_closes_it() {
         ("one that only takes notes", String::new(), policy("shop", &own.replace("rules", "action: AUDIT, rules")), ("direct", "open")),
         ("one that denies nothing", String::new(), policy("shop", deny), ("direct", "open")),
         ("one that is tried out", String::new(), policy("shop", own).replace("name: pol", "name: pol, annotations: {istio.io/dry-run: \"true\"}"), ("direct", "open")),
+        ("tokens that are asked for", String::new(), policy("shop", "targetRefs: [{kind: Service, name: web}], jwtRules: [{issuer: i, jwks: '{\"keys\": []}'}]").replace("AuthorizationPolicy", "RequestAuthentication"), (by_name, "closed")),
         ("a waypoint that is ready", gateway(READY), policy("shop", own), (by_name, "closed")),
         ("a waypoint that is ready, without a policy", gateway(READY), String::new(), (by_name, "open")),
         ("of a Gateway that does not take it", gateway(READY).replace("name: wp", "name: wp, labels: {istio.io/waypoint-for: workload}"), policy("shop", of_gateway), ("direct", "open")),
