@@ -23,7 +23,7 @@ use crate::error::Reason;
 use crate::exchange::Version;
 use crate::facts::Arrival;
 use crate::reply;
-use crate::request::{self, Answer, Context};
+use crate::request::{self, Answer, Context, Guest};
 
 /// A request's head, in HTTP/1.1 and decoded in HTTP/2: what peers of the mesh allow each other.
 pub const HEADERS_BYTES_MAX: usize = 64 << 10;
@@ -67,11 +67,12 @@ pub async fn serve<T>(
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let guest = cx.guests.of(&connection.arrival.identity);
     let conduct = Arc::new(Conduct::new());
-    let connection = Arc::new(connection);
+    let client = Arc::new((connection, guest));
     let service = {
         let conduct = conduct.clone();
-        service_fn(move |incoming| answer(incoming, connection.clone(), cx.clone(), conduct.clone()))
+        service_fn(move |incoming| answer(incoming, client.clone(), cx.clone(), conduct.clone()))
     };
     let io = TokioIo::new(io);
     match version {
@@ -124,12 +125,12 @@ where
 /// One request, whatever happens in it: a panic is its own end and nobody else's.
 async fn answer(
     incoming: Request<Incoming>,
-    connection: Arc<Connection>,
+    client: Arc<(Connection, Guest)>,
     cx: Arc<Context>,
     conduct: Arc<Conduct>,
 ) -> Result<Response<Answer>, Infallible> {
     let mut begun = conduct.begin();
-    let page = AssertUnwindSafe(request::request(incoming, &connection, &cx)).catch_unwind();
+    let page = AssertUnwindSafe(request::request(incoming, &client.0, &client.1, &cx)).catch_unwind();
     let response = page.await.unwrap_or_else(|_| {
         tracing::error!("a request panicked; it is answered with 500, and the connection goes on");
         reply::of(&Reason::Internal, false).map(Answer::from)

@@ -39,7 +39,7 @@ use crate::facts::Target;
 use crate::jwt;
 use crate::listen;
 use crate::reach::Reach;
-use crate::request::{Context, Mirrors};
+use crate::request::{Context, Guests, Mirrors};
 use crate::settings::{self, Settings};
 use crate::upstream::{Connector, Own};
 
@@ -216,6 +216,7 @@ impl Proxy {
                 exchange,
                 books: books.clone(),
                 mirrors: Mirrors::default(),
+                guests: Guests::default(),
                 keys: jwt::Keys::new(caller.clone()),
                 caller: caller.clone(),
             }),

@@ -33,7 +33,7 @@ use crate::facts::{Arrival, Target};
 use crate::http1or2::{self, Connection};
 use crate::jwt;
 use crate::reach::Reach;
-use crate::request::{Context, Mirrors};
+use crate::request::{Context, Guests, Mirrors};
 use crate::settings::Store;
 use crate::upstream::{ConnectError, Endpoint, Kind, Own};
 
@@ -201,6 +201,7 @@ impl Site {
             exchange,
             books: books(),
             mirrors: Mirrors::default(),
+            guests: Guests::default(),
             keys: jwt::Keys::new(caller.clone()),
             caller,
         });

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
+use super::Entered;
 use crate::account::{Account, Tap};
 use crate::body::{Body, BodyError};
 use crate::choose::{Active, Failure, Outcome};
@@ -30,6 +31,8 @@ pub struct End {
     /// Of the whole request: what is not there by then will not come.
     pub deadline: Option<Pin<Box<Sleep>>>,
     pub idle: Option<Idle>,
+    /// Its place among what is in flight.
+    pub _entered: Option<Entered>,
 }
 
 /// An endpoint that has begun to answer.

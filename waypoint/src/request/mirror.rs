@@ -8,7 +8,8 @@ use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{Context, alpn};
+use super::Context;
+use super::forward::alpn;
 use crate::body::Body;
 use crate::choose::Backend;
 use crate::exchange::{Rules, Version};

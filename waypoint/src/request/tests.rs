@@ -8,7 +8,12 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use std::time::Duration;
+
+use mesh_xds::messages::waypoint::PortProtocol;
+
 use super::*;
+use crate::exchange::Version;
 use crate::testing::{Site, text};
 
 mod mesh;
