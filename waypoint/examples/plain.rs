@@ -28,7 +28,7 @@ use waypoint::exchange::{Connect, Exchange, Stream, Version};
 use waypoint::facts::{Arrival, Target};
 use waypoint::http1or2::{self, Connection};
 use waypoint::reach::Reach;
-use waypoint::request::{Context, Mirrors};
+use waypoint::request::{Context, Guests, Mirrors};
 use waypoint::settings::{Store, store};
 use waypoint::upstream::{ConnectError, Endpoint, Kind, Own, To};
 
@@ -153,6 +153,7 @@ fn mesh(upstream: u16, size: Size) -> (WorldWriter, Store, Arc<Context>) {
         exchange,
         books,
         mirrors: Mirrors::default(),
+        guests: Guests::default(),
         keys: waypoint::jwt::Keys::new(caller.clone()),
         caller,
     };
