@@ -48,6 +48,10 @@ pub fn resolve<'t>(lens: &Lens<'_>, meta: &Meta, targets: impl Iterator<Item = &
             Err((reason, why)) => all.bad.push((reason, format!("{} {name}: {why}", target.kind))),
         }
     }
+    // A policy for nothing would be in force for everything: an entry that owns none of its hosts has no traffic.
+    if all.targets.is_empty() {
+        all.audience = Audience::default();
+    }
     all
 }
 

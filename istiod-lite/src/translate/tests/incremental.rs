@@ -314,3 +314,40 @@ fn twenty_thousand_pods() {
     let changes = translation.apply(events(strict));
     println!("STRICT for {} workloads {:?}", changes.workloads.len(), begin.elapsed());
 }
+
+/// Services of a waypoint, each with a route and a policy.
+fn routed(services: usize) -> Translation {
+    let mut text = super::served::gateway("shop", "wp") + "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/use-waypoint: wp}}\n---\n";
+    for index in 0..services {
+        text += &super::served::service("shop", &format!("s{index}"), "", "{name: http, port: 80}");
+        text += &a_route(index, "/a");
+    }
+    let mut translation = translation();
+    translation.apply(events(&text));
+    translation
+}
+
+fn a_route(index: usize, path: &str) -> String {
+    let spec = format!("parentRefs: [{{group: \"\", kind: Service, name: s{index}}}], rules: [{{backendRefs: [{{name: s{index}, port: 80}}]}}, {{matches: [{{path: {{value: {path}}}}}], backendRefs: [{{name: s0, port: 80}}]}}]");
+    super::route::route("HTTPRoute", "shop", &format!("r{index}"), &spec)
+}
+
+#[test]
+fn an_edit_of_a_route_is_one_small_resource() {
+    let mut translation = routed(300);
+    let changes = translation.apply(events(&a_route(7, "/b")));
+    let bytes: Vec<usize> = changes.resources.values().flatten().map(|resource| resource.body.len()).collect();
+    assert_eq!((changes.units_computed, bytes.len()), (1, 1));
+    assert!(bytes[0] < 300, "{bytes:?}");
+}
+
+#[test]
+#[ignore = "large: run it with --ignored --nocapture for the times"]
+fn five_thousand_routes() {
+    let begin = std::time::Instant::now();
+    let mut translation = routed(5_000);
+    println!("read and translated: {:?}", begin.elapsed());
+    let begin = std::time::Instant::now();
+    let changes = translation.apply(events(&a_route(7, "/b")));
+    println!("one edit: {:?}, {} resources", begin.elapsed(), changes.resources.len());
+}
