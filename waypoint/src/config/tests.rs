@@ -47,3 +47,14 @@ fn what_cannot_be_used_stops_the_start_all_at_once() {
 fn every_setting_is_declared_without_an_environment() {
     assert!(Config::knobs().iter().any(|knob| knob.env == "WAYPOINT_CONFIG_FILE"));
 }
+
+#[test]
+fn the_page_of_settings_is_what_they_are() {
+    let page = format!("{}{}", include_str!("page.md"), mesh_runtime::knobs::markdown(&Config::knobs()));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/config-waypoint.md");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page, "docs/config-waypoint.md is not what the settings are: run `UPDATE=1 cargo test -p waypoint config`");
+}
