@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version as Spoken};
 use hyper::body::Incoming;
 use mesh_runtime::Watched;
+use mesh_xds::messages::waypoint::PortProtocol;
 use mesh_xds::world::World;
 use tokio::time::sleep;
 
@@ -32,6 +33,7 @@ mod answer;
 mod close;
 mod expect;
 mod forward;
+mod grpc_web;
 pub mod guard;
 mod guests;
 mod inbound;
@@ -43,6 +45,7 @@ mod upgrade;
 pub use answer::Answer;
 use expect::Expectation;
 use forward::Answered;
+use grpc_web::Dialect;
 use guard::Guard;
 pub use guests::{Entered, Guest, Guests};
 use inbound::Inbound;
@@ -93,6 +96,8 @@ struct Page<'a> {
     cors: Option<(Arc<Rule>, Option<HeaderValue>)>,
     /// What the answer gets beside.
     extra: HeaderMap,
+    /// A client that speaks gRPC as browsers do.
+    web: Option<Dialect>,
     /// Its place among what is in flight; none: there was no room.
     entered: Option<Entered>,
 }
@@ -149,6 +154,7 @@ impl<'a> Page<'a> {
             grpc: spoken == Spoken::HTTP_2 && hygiene::is_grpc(incoming.headers()),
             cors: None,
             extra: HeaderMap::new(),
+            web: None,
             entered,
             settings,
         }
@@ -159,9 +165,16 @@ impl<'a> Page<'a> {
         if self.entered.is_none() {
             return Err(Reason::ClientOverLimit.into());
         }
-        let found = self.clean(&mut parts)?;
+        let mut found = self.clean(&mut parts)?;
         self.account.head(&parts);
         let (mut body, expectation) = self.inbound(body, &found);
+        if self.connection.class == PortProtocol::GrpcWeb
+            && let Some(dialect) = Dialect::of(&parts.headers)
+        {
+            body = dialect.request(&mut parts.headers, body);
+            (self.grpc, found.grpc) = (true, true);
+            self.web = Some(dialect);
+        }
         self.limits(Phase::BeforeAuthn, &mut parts, &found, None, None).await?;
         let mut matched = self.route(&parts, &found, None);
         let mut passed = self.guard(&found, async |guard| guard.pass(&mut parts, &mut body).await).await?;
@@ -368,10 +381,8 @@ impl<'a> Page<'a> {
         let arrival = &self.connection.arrival;
         let (workload, port) = match &arrival.target {
             Target::Workload { workload, port } => (workload, port),
-            Target::Service { key, port } => {
-                let key = choose::BackendKey { host: key.clone(), port: *port, subset: "".into() };
-                return Ok(To::Backend(self.settings.backend(&key)));
-            }
+            // It was served when the tunnel came, and is no longer.
+            Target::Service { .. } => return Err(Reason::RouteNotFound.into()),
         };
         let address = arrival.dialled.map(|address| address.ip());
         let endpoint = Endpoint::of_workload(self.cx.reach.own(), workload, *port, None, address);

@@ -50,7 +50,10 @@ impl Page<'_> {
     }
 
     fn close_with(mut self, response: Response<Body>, asked: Option<Asked>, deadline: Option<Instant>) -> Response<Answer> {
-        let (parts, mut body) = response.into_parts();
+        let (mut parts, mut body) = response.into_parts();
+        if let Some(dialect) = &self.web {
+            body = dialect.response(&mut parts.headers, body);
+        }
         if self.method == Method::HEAD && matches!(body, Body::Full(_)) {
             body = Body::Empty;
         }

@@ -471,4 +471,56 @@ async fn a_deadline_of_grpc_is_handed_on_and_kept() {
     assert_eq!(&response.headers()["grpc-status"], "4");
 }
 
+#[tokio::test]
+async fn a_browser_speaks_grpc_at_a_port_that_says_so() {
+    let mut site = Site::new(Version::Http2);
+    site.endpoints.http("web", Version::Http2, |request| async move {
+        assert_eq!((&request.headers()["content-type"], &request.headers()["te"]), (&"application/grpc".parse().unwrap(), &"trailers".parse().unwrap()));
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+        Response::new(Body::boxed(StreamBody::new(futures_util::stream::iter([Ok(Frame::data(body)), Ok(Frame::trailers(trailers))]))))
+    });
+    let call = || Request::post("/pkg.Service/Method").header("host", "web").header("content-type", "application/grpc-web+proto");
+    site.serve(PortProtocol::GrpcWeb);
+    let response = site.http1().await.send_request(call().body(Body::full("message")).unwrap()).await.unwrap();
+    assert_eq!(response.headers()["content-type"], "application/grpc-web+proto");
+    assert_eq!(text(response).await, "message\u{80}\0\0\0\u{10}grpc-status: 0\r\n".replace('\u{80}', "\u{fffd}"));
+    // Nobody there: the status stands in the headers.
+    let mut site = Site::new(Version::Http2);
+    site.serve(PortProtocol::GrpcWeb);
+    let response = site.http1().await.send_request(call().body(Body::full("message")).unwrap()).await.unwrap();
+    assert_eq!((response.status(), &response.headers()["grpc-status"]), (StatusCode::OK, &"14".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn what_is_served_no_longer_is_refused() {
+    let mut site = Site::new(Version::Http1);
+    site.endpoints.echo("web", Version::Http1);
+    site.dialled = Target::Service { key: mesh_model::address::NamespacedHostname::new("shop", "unbound.shop.svc.cluster.local"), port: 80 };
+    assert_eq!(get(&site, "/").await, (404, "no route".into()));
+}
+
+// T-13
+#[tokio::test]
+async fn a_client_with_too_many_requests_in_flight_is_told_so() {
+    let mut site = Site::new(Version::Http2);
+    let cx = Arc::get_mut(&mut site.cx).unwrap();
+    cx.guests = Guests::new(10, 3);
+    site.endpoints.http("web", Version::Http2, |_| std::future::pending());
+    let client = site.http2().await;
+    let ask = || client.clone().send_request(Request::get("http://web/").body(Body::Empty).unwrap());
+    let waiting: Vec<_> = (0..3).map(|_| tokio::spawn(ask())).collect();
+    while site.cx.guests.requests() < 3 {
+        tokio::task::yield_now().await;
+    }
+    let refused = ask().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    for one in &waiting {
+        one.abort();
+    }
+    while site.cx.guests.requests() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 mod traffic;
