@@ -94,8 +94,7 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
     let (ready, drain) = (Ready::new(), Drain::new());
     let serving = ready.block("proxy");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let recorder = Recorder::new(config.metrics);
-    recorder.gauge(&families::BUILD, &[fixed("component", "waypoint"), fixed("tag", VERSION)]).set(1.0);
+    let recorder = Recorder::with_families(config.metrics, families::waypoint::ALL);
 
     // certificates
     let revocations = control_plane::revocations(&config, &clock);
