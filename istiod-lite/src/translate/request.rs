@@ -9,7 +9,7 @@ use mesh_xds::messages::waypoint::{
 };
 
 use super::resource::{Resource, source};
-use super::targets::{is_true, resolve, texts};
+use super::targets::{is_true, resolve, resolve_with_routes, texts};
 use super::{Derived, Lens, Report, rate_limit};
 use crate::cluster::attach::full_host;
 use crate::objects::policy::{Operation, Rule, Source};
@@ -132,7 +132,7 @@ pub fn rate_limit(lens: &Lens<'_>, object: &RateLimit) -> Derived {
     };
     match rate_limit::message(&object.spec, host) {
         Ok(message) => {
-            let targets = resolve(lens, meta, object.spec.target_refs.iter());
+            let targets = resolve_with_routes(lens, meta, object.spec.target_refs.iter());
             if object.spec.target_refs.is_empty() {
                 report.fails(ACCEPTED, "Invalid", "spec.targetRefs: is empty: name what is limited");
             } else {

@@ -21,6 +21,7 @@ mod backends;
 mod filters;
 
 pub use attach::{Claim, claims};
+pub use attach::attach;
 use attach::Attached;
 pub use backends::{backend_as_dialled, found_in_spec};
 use backends::Problems;

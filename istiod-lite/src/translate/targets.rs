@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
-use mesh_xds::messages::waypoint::{GatewayTarget, Host, MeshTarget, ServiceTarget, Target, TargetKind};
+use mesh_xds::messages::waypoint::{GatewayTarget, Host, MeshTarget, RouteTarget, ServiceTarget, Target, TargetKind};
 
 use super::resource::Audience;
+use super::route::attach;
 use super::{Lens, Read, Report, service, waypoint};
 use crate::cluster::Cluster;
 use crate::objects::policy::TargetRef;
+use crate::objects::route::{GROUP, parents};
 use crate::objects::{Kind, Meta, NsName, ObjectKey};
 
 /// All targets of a policy that could be found.
@@ -34,6 +36,21 @@ const NO_ADDRESS: &str = "has no address yet";
 
 
 pub fn resolve<'t>(lens: &Lens<'_>, meta: &Meta, targets: impl Iterator<Item = &'t TargetRef>) -> Targets {
+    resolve_by(lens, meta, targets, one)
+}
+
+/// The same of a kind that can also be for a route.
+pub fn resolve_with_routes<'t>(lens: &Lens<'_>, meta: &Meta, targets: impl Iterator<Item = &'t TargetRef>) -> Targets {
+    resolve_by(lens, meta, targets, |lens, meta, target, name| match (&*target.group, &*target.kind) {
+        (GROUP, "HTTPRoute") if name.namespace == meta.namespace => of_route(lens, Kind::HttpRoute, name),
+        (GROUP, "GRPCRoute") if name.namespace == meta.namespace => of_route(lens, Kind::GrpcRoute, name),
+        _ => one(lens, meta, target, name),
+    })
+}
+
+type Found = Result<One, (&'static str, &'static str)>;
+
+fn resolve_by<'t>(lens: &Lens<'_>, meta: &Meta, targets: impl Iterator<Item = &'t TargetRef>, one: impl Fn(&Lens<'_>, &Meta, &TargetRef, &NsName) -> Found) -> Targets {
     let mut all = Targets::default();
     for target in targets {
         all.asked += 1;
@@ -68,7 +85,23 @@ impl Targets {
     }
 }
 
-fn one(lens: &Lens<'_>, meta: &Meta, target: &TargetRef, name: &NsName) -> Result<One, (&'static str, &'static str)> {
+/// A route is served by whoever serves its parents.
+fn of_route(lens: &Lens<'_>, kind: Kind, name: &NsName) -> Found {
+    let key = ObjectKey { kind, name: name.clone() };
+    lens.note_object(kind, name);
+    let route = lens.cluster.object(&key).ok_or(("TargetNotFound", "does not exist"))?;
+    let mut audience = Audience::default();
+    for reference in parents(&route) {
+        if let Some(Ok(attached)) = attach(lens, kind, route.meta(), reference) {
+            audience.join(attached.audience);
+        }
+    }
+    let unbound = audience.is_empty().then_some("is attached to nothing that has a waypoint");
+    let target = RouteTarget { kind: kind.name().to_owned(), namespace: name.namespace.to_string(), name: name.name.to_string(), rule: String::new() };
+    Ok(One { kinds: vec![TargetKind::Route(target)], audience, unbound })
+}
+
+fn one(lens: &Lens<'_>, meta: &Meta, target: &TargetRef, name: &NsName) -> Found {
     let missing = ("TargetNotFound", "does not exist");
     // Who may write policies in one namespace has no say in another.
     let is_own = name.namespace == meta.namespace;

@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::route::{check_routes, mesh};
+use super::route::{check_routes, mesh, route};
 use super::served::gateway;
 use super::{check_resources, printed_resources, translated};
 
@@ -75,6 +75,26 @@ fn limits() {
     check_routes(&limit("targetRefs: [{kind: Service, group: \"\", name: web}], local: [{requests: 0, per: 1s}]"), expect![[r#"
         RateLimit shop/l: WaypointAccepted=False Invalid: spec.local[0].requests: is 0, which nobody passes: deny it by an AuthorizationPolicy; nothing is limited by it
     "#]]);
+}
+
+#[test]
+fn limits_of_routes() {
+    let limit = |spec: &str| object("isthmus.io", "RateLimit", "shop", "l", spec).replace("isthmus.io/v1", "isthmus.io/v1alpha1");
+    let of = |kind: &str, name: &str| limit(&format!("targetRefs: [{{kind: {kind}, group: gateway.networking.k8s.io, name: {name}}}], local: [{{requests: 5, per: 1s}}]"));
+    let route = |parent: &str| route("HTTPRoute", "shop", "r", &format!("parentRefs: [{{group: \"\", kind: Service, name: {parent}}}], rules: [{{}}]"));
+    let said = |yaml: String| {
+        let translation = translated(&(mesh() + &yaml));
+        let told = printed_resources(&translation).lines().filter(|line| line.starts_with("RateLimit")).map(|line| line.to_owned() + "\n").collect::<String>();
+        let key = translation.reported().find(|key| key.kind == crate::objects::Kind::RateLimit).unwrap();
+        told + &translation.report(key).to_string()
+    };
+    let attached = said(route("web") + &of("HTTPRoute", "r"));
+    assert!(attached.starts_with("RateLimit shop/l [shop/wp] ") && attached.contains(r#"{"kind":{"route":{"kind":"HTTPRoute","name":"r","namespace":"shop"}}}"#), "{attached}");
+    assert!(attached.trim_end().ends_with("WaypointAccepted=True Accepted: bound to its waypoints"), "{attached}");
+    let waits = said(route("free") + &of("HTTPRoute", "r"));
+    assert!(waits.contains("AncestorNotBound: HTTPRoute shop/r: is attached to nothing that has a waypoint"), "{waits}");
+    let missing = said(of("GRPCRoute", "r"));
+    assert!(missing.contains("TargetNotFound: GRPCRoute shop/r: does not exist"), "{missing}");
 }
 
 #[test]
