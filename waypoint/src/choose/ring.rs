@@ -52,7 +52,7 @@ fn mix(mut x: u64) -> u64 {
 
 impl Ring {
     /// `endpoints`: the hash of each one's id, and its weight.
-    pub fn ring(endpoints: &[(u64, u32)], least_entries: usize) -> Ring {
+    pub fn of_entries(endpoints: &[(u64, u32)], least_entries: usize) -> Ring {
         let heaviest = u64::from(endpoints.iter().map(|(_, weight)| *weight).max().unwrap_or(1)).max(1);
         let of_one = (least_entries / ENDPOINTS_OF_A_FULL_RING).max(1);
         let scaled = |weight: u32| match u64::from(weight) {

@@ -262,7 +262,7 @@ impl Table {
         };
         let hashed: Vec<(u64, u32)> = members.iter().map(hashed).collect();
         match table {
-            HashTable::Ring { entries } => Ring::ring(&hashed, entries),
+            HashTable::Ring { entries } => Ring::of_entries(&hashed, entries),
             HashTable::Maglev { size } => Ring::maglev(&hashed, size),
         }
     }

@@ -140,7 +140,7 @@ impl Buckets {
     }
 
     /// Keys that are remembered.
-    pub fn len(&self) -> usize {
+    pub fn remembered(&self) -> usize {
         match self {
             Buckets::One(_) => 1,
             Buckets::Keyed(keyed) => keyed.shards.iter().map(|shard| shard.lock().len()).sum(),
@@ -219,7 +219,7 @@ mod tests {
             // Whoever keeps asking is not forgotten, whatever others ask.
             assert!(n % 50 != 0 || buckets.take(key("jo".into()), rate, 3).is_err(), "{n}");
         }
-        assert!(buckets.len() <= KEYS_MAX, "{}", buckets.len());
+        assert!(buckets.remembered() <= KEYS_MAX, "{}", buckets.remembered());
     }
 
     proptest! {

@@ -9,7 +9,7 @@ fn endpoints(ids: &[u32], weight: impl Fn(u32) -> u32) -> Vec<(u64, u32)> {
 }
 
 fn tables(endpoints: &[(u64, u32)]) -> [Ring; 2] {
-    [Ring::ring(endpoints, 1024), Ring::maglev(endpoints, 65_537)]
+    [Ring::of_entries(endpoints, 1024), Ring::maglev(endpoints, 65_537)]
 }
 
 const KEYS: u64 = 20_000;
@@ -84,6 +84,6 @@ fn primes() {
 #[test]
 fn a_ring_of_many_endpoints_has_a_bound() {
     let many: Vec<(u64, u32)> = (0..20_000_u64).map(|id| (hash(&id.to_le_bytes(), 0), 1)).collect();
-    let Ring::Ring(entries) = Ring::ring(&many, 1024) else { panic!("a ring") };
+    let Ring::Ring(entries) = Ring::of_entries(&many, 1024) else { panic!("a ring") };
     assert!(entries.len() <= RING_MAX && entries.len() >= many.len());
 }
