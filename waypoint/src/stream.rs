@@ -85,7 +85,7 @@ async fn carry(
 enum Onward {
     Backend(Arc<Policies>, Arc<Backend>),
     /// To the pod that was dialled (spec/waypoint.md 1.2).
-    Straight(Arc<Policies>, Result<Endpoint, ConnectError>),
+    Straight(Arc<Policies>, Box<Result<Endpoint, ConnectError>>),
     Refused(Arc<Policies>, Reason),
 }
 
@@ -104,7 +104,7 @@ fn onward(own: &Own, settings: &Settings, arrival: &Arrival, hello: Option<&Clie
         Target::Workload { workload, port } => {
             let dialled = arrival.dialled.map(|dialled| dialled.ip());
             let endpoint = Endpoint::of_workload(own, workload, *port, None, dialled);
-            return Onward::Straight(settings.gateway().clone(), endpoint);
+            return Onward::Straight(settings.gateway().clone(), Box::new(endpoint));
         }
     };
     let Some(view) = settings.service(key, port) else {
