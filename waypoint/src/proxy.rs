@@ -126,6 +126,8 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
     };
     let proxy = Proxy::new(parts, net.clone());
     tokio::spawn(proxy.clone().forget());
+    let exchange = proxy.http.exchange.clone();
+    tokio::spawn(async move { exchange.tend().await });
     let told = CancellationToken::new();
     let telling = tokio::spawn(export::run(taken, proxy.caller.clone(), recorder, told.clone()));
     let quit = CancellationToken::new();
