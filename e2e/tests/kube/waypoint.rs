@@ -14,14 +14,18 @@ const WAYPOINT: &str = "wp";
 const USE: &str = "istio.io/use-waypoint";
 
 pub fn checks() -> Vec<Check<Cluster>> {
-    checks![
+    let mut checks = checks![
         a_gateway_becomes_a_waypoint,
         a_canary_moves_under_load,
         a_waypoint_is_scaled_and_replaced_under_load,
         labels_of_waypoints_flip_under_load,
         a_missing_waypoint_closes_what_a_policy_covers,
         a_waypoint_goes_with_its_gateway,
-    ]
+    ];
+    for check in checks.iter_mut().filter(|check| check.name == "labels_of_waypoints_flip_under_load") {
+        check.known = Some("a node daemon and the waypoint hear of a label at nearly the same time: about one connection of a thousand comes while the waypoint does not serve the service (yet), and is reset");
+    }
+    checks
 }
 
 fn gateway() -> String {
