@@ -390,6 +390,8 @@ fn backends_are_chosen_by_weight_and_those_that_cannot_be_used_count() {
     let shares = chosen(&list);
     assert_eq!(shares.len(), 2);
     assert!(shares["v1"].abs_diff(7_000) < 250 && shares["v2"].abs_diff(3_000) < 250, "{shares:?}");
+    let shares = chosen(&backends(&format!("[{}, {}]", one(1, "v1"), one(1, "v2"))).0);
+    assert!(shares["v1"].abs_diff(5_000) < 250, "the least weights are exact: {shares:?}");
     // In proportion, with the status that is said.
     let (list, _) = backends(&format!(
         "[{}, {{weight: 25, invalid: {{reason: BackendNotFound}}}}, {{weight: 25, invalid: {{status: 503}}}}]",
