@@ -115,6 +115,10 @@ impl Filters {
     }
 
     /// Header edits and rewrites, in order; a redirect, a direct response or a filter that cannot be done ends it with an answer.
+    #[allow(
+        clippy::result_large_err,
+        reason = "an answer is what many rules are for, no rarity: it is moved, once for a request"
+    )]
     pub fn request(&self, parts: &mut Parts, site: &Site<'_>) -> Result<(), Answer> {
         for step in &self.steps {
             match step {

@@ -66,6 +66,7 @@ pub fn key_of(wire: &wire::BackendRef) -> Result<BackendKey, Rejection> {
 }
 
 /// In proportion to the weights; those that cannot be used take their part in it (spec/waypoint.md 2.5).
+#[allow(clippy::result_large_err, reason = "an answer is what many rules are for, no rarity: it is moved, once for a request")]
 pub fn choose_backend<'b>(backends: &'b [Backend], chance: &mut impl Rng) -> Result<&'b Backend, Answer> {
     let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
     let none = || Answer::empty(StatusCode::INTERNAL_SERVER_ERROR, Reason::NoBackend);

@@ -48,6 +48,10 @@ impl Rewrite {
         })
     }
 
+    #[allow(
+        clippy::result_large_err,
+        reason = "an answer is what many rules are for, no rarity: it is moved, once for a request"
+    )]
     pub fn apply(&self, parts: &mut Parts, site: &Site<'_>) -> Result<(), Answer> {
         if let Some(edit) = &self.path {
             let path = edit.apply(parts.uri.path(), site);
@@ -124,6 +128,7 @@ fn substitution(text: &str) -> String {
 }
 
 /// Puts the path in the place of the request's; the query stays.
+#[allow(clippy::result_large_err, reason = "an answer is what many rules are for, no rarity: it is moved, once for a request")]
 fn set_path(parts: &mut Parts, path: &str) -> Result<(), Answer> {
     if path.len() > PATH_BYTES_MAX {
         return Err(Answer::invalid("the rewritten path is too long"));

@@ -76,7 +76,10 @@ fn found(table: &Table, asked: &Asked) -> String {
     table.find(&asked.head()).map_or_else(|| "none".to_owned(), |matched| matched.rule.rule_name.to_string())
 }
 
-fn check(yaml: &str, cases: &[(&str, &[(&str, &str)], &str)]) {
+/// A target, headers, and the rule that is expected.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
+fn check(yaml: &str, cases: &[Case<'_>]) {
     let table = Table::new(rules(yaml));
     for (target, headers, expected) in cases {
         assert_eq!(found(&table, &asked(target, headers)), *expected, "{target} {headers:?}");

@@ -120,10 +120,10 @@ pub fn store(own: Option<wire::GatewayTarget>) -> (Store, Watched<Settings>) {
 
 impl Store {
     /// Takes one resource, or its removal. Nothing that is refused here keeps another from being taken.
-    pub fn take(&mut self, type_url: &str, name: &str, resource: Option<&[u8]>) -> Result<(), Problem> {
+    pub fn take(&mut self, type_url: &str, name: &str, resource: Option<&[u8]>) -> Result<(), Box<Problem>> {
         let Some(type_url) = wire::ALL.into_iter().find(|known| *known == type_url) else {
             let rejection = Rejection::new("UnsupportedType", format!("{type_url:?} is no type that a waypoint knows"));
-            return Err(Problem { state: ResourceState::Rejected, rejection, source: None });
+            return Err(Box::new(Problem { state: ResourceState::Rejected, rejection, source: None }));
         };
         let name: Arc<str> = name.into();
         let Some(bytes) = resource else {
@@ -143,10 +143,10 @@ impl Store {
                     && known_good
                     && !restricts
                 {
-                    return Err(Problem { state: ResourceState::Rejected, rejection: rejection.clone(), source });
+                    return Err(Box::new(Problem { state: ResourceState::Rejected, rejection: rejection.clone(), source }));
                 }
                 self.put(type_url, name, Held { bytes: bytes.into(), kept, backends, partial: wrong.is_some() });
-                wrong.map_or(Ok(()), |rejection| Err(Problem { state: ResourceState::Partial, rejection, source }))
+                wrong.map_or(Ok(()), |rejection| Err(Box::new(Problem { state: ResourceState::Partial, rejection, source })))
             }
             Err(rejection) => {
                 if restricts(type_url) && known.is_none() {
@@ -156,7 +156,7 @@ impl Store {
                         Held { bytes: bytes.into(), kept: resource::closed(), backends: Vec::new(), partial: true },
                     );
                 }
-                Err(Problem { state: ResourceState::Rejected, rejection, source: None })
+                Err(Box::new(Problem { state: ResourceState::Rejected, rejection, source: None }))
             }
         }
     }

@@ -42,7 +42,7 @@ impl Desk {
         Desk { store, reader }
     }
 
-    fn take(&mut self, type_url: &str, name: &str, yaml: &str) -> Result<(), Problem> {
+    fn take(&mut self, type_url: &str, name: &str, yaml: &str) -> Result<(), Box<Problem>> {
         let taken = self.store.take(type_url, name, Some(&bytes(type_url, yaml)));
         self.store.publish();
         taken
