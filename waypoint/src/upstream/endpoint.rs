@@ -105,6 +105,10 @@ impl Endpoint {
             if workload.hostname.is_empty() {
                 return Err(ConnectError::new(Kind::Other, format!("{id} has neither an address nor a hostname")));
             }
+            // A tunnel goes to an address of its node, and there is none: in the clear it must not go instead.
+            if workload.tunnel_protocol != TunnelProtocol::None {
+                return Err(ConnectError::new(Kind::Other, format!("{id} takes tunnels only, and has a hostname but no address")));
+            }
             return Ok(Endpoint { id, workload: Some(workload.uid.clone()), ..Endpoint::of_name(workload.hostname.clone(), port) });
         };
         let target = SocketAddr::new(ip, port);
@@ -161,6 +165,11 @@ impl Endpoint {
     /// There is no way to it.
     pub fn of_picked(way: &Going<'_>, picked: &choose::Endpoint, backend: &Backend, alpn: Alpn) -> Result<Endpoint, ConnectError> {
         let key = &backend.key.host;
+        // Asked for, and not built: past the proxy outside it must not go.
+        if let Some(proxy) = &backend.policy.forward_proxy {
+            let why = format!("{} is to be reached through the proxy {}:{}, which is not supported", key.hostname, proxy.target_host, proxy.target_port);
+            return Err(ConnectError::new(Kind::Other, why));
+        }
         let endpoint = match &picked.place {
             Place::Workload(workload) => {
                 let dialled = way.arrival.dialled.map(|dialled| dialled.ip());

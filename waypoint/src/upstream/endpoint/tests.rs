@@ -1,6 +1,6 @@
 use mesh_model::fixture::{self, Fixture};
 use mesh_model::identity::SpiffeId;
-use mesh_xds::messages::waypoint::{BackendPolicy, ConnectionPool, TlsClient, TlsMode};
+use mesh_xds::messages::waypoint::{BackendPolicy, ConnectionPool, ForwardProxy, TlsClient, TlsMode};
 
 use super::*;
 use crate::choose::{BackendKey, Members, Policy};
@@ -67,6 +67,21 @@ fn a_workload_of_the_mesh_is_reached_in_a_tunnel_as_exactly_itself_and_another_i
     assert_eq!((endpoint.tls, endpoint.preface, endpoint.connect_timeout), (None, None, Duration::from_secs(7)));
     let endpoint = place.go(place.workload("plain"), &backend).unwrap();
     assert_eq!((endpoint.way, endpoint.to), (Way::Plain, To::Address("10.0.0.3:8080".parse().unwrap())));
+}
+
+// What is asked for and cannot be done is refused; the connection does not go in the clear, or past a proxy, instead.
+#[test]
+fn what_cannot_be_done_as_asked_is_refused() {
+    let place = place("10.96.0.1:80");
+    let proxied = BackendPolicy { forward_proxy: Some(ForwardProxy { target_host: "out".into(), target_port: 3128, post: false }), ..BackendPolicy::default() };
+    let refused = place.go(place.workload("plain"), &place.backend(&proxied)).unwrap_err();
+    assert!(refused.message.contains("out:3128"), "{refused:?}");
+    let mut named = (*place.mesh.workload("server")).clone();
+    (named.addresses, named.hostname) = (Vec::new(), "server.example".into());
+    let refused = place.go(Place::Workload(named.clone().into()), &place.backend(&BackendPolicy::default())).unwrap_err();
+    assert!(refused.message.contains("tunnels only"), "{refused:?}");
+    named.tunnel_protocol = TunnelProtocol::None;
+    assert!(place.go(Place::Workload(named.into()), &place.backend(&BackendPolicy::default())).is_ok());
 }
 
 #[test]
