@@ -151,7 +151,7 @@ impl Provider {
 pub async fn check(provider: Option<&Provider>, ask: &Ask, question: &Question<'_>, caller: &dyn Caller) -> Answer {
     let rules = match usable(provider, ask) {
         Ok(rules) => rules,
-        Err(response) => return Answer::Deny(response),
+        Err(response) => return Answer::Deny(*response),
     };
     let said = match rules.protocol {
         ExtAuthzProtocol::Http => check_over_http(rules, question, caller).await,
@@ -177,7 +177,7 @@ pub async fn check_stream(provider: Option<&Provider>, ask: &Ask, arrival: &Arri
 }
 
 /// A policy whose provider cannot be asked refuses what it matches.
-fn usable<'p>(provider: Option<&'p Provider>, ask: &Ask) -> Result<&'p Rules, Response> {
+fn usable<'p>(provider: Option<&'p Provider>, ask: &Ask) -> Result<&'p Rules, Box<Response>> {
     let why = match provider.map(|provider| &provider.rules) {
         Some(Ok(rules)) => return Ok(rules),
         Some(Err(why)) => why,
@@ -185,7 +185,7 @@ fn usable<'p>(provider: Option<&'p Provider>, ask: &Ask) -> Result<&'p Rules, Re
     };
     debug!(provider = %ask.provider, why, "refused: the provider cannot be asked");
     let details = details("ext_authz_error", ask);
-    Err(Response { status: StatusCode::FORBIDDEN, headers: HeaderMap::new(), body: Bytes::from_static(b"RBAC: access denied"), details })
+    Err(Box::new(Response { status: StatusCode::FORBIDDEN, headers: HeaderMap::new(), body: Bytes::from_static(b"RBAC: access denied"), details }))
 }
 
 /// For the log: what happened, and on whose behalf somebody was asked.

@@ -386,7 +386,7 @@ impl<'a> Page<'a> {
         };
         let address = arrival.dialled.map(|address| address.ip());
         let endpoint = Endpoint::of_workload(self.cx.reach.own(), workload, *port, None, address);
-        Ok(To::Dialled(endpoint.map_err(|why| Reason::Fault(Fault::Connect(why)))?))
+        Ok(To::Dialled(Box::new(endpoint.map_err(|why| Reason::Fault(Fault::Connect(why)))?)))
     }
 
     fn answered(&self, answer: edit::Answer) -> Box<Turned> {
@@ -406,7 +406,7 @@ impl<'a> Page<'a> {
 enum To {
     Backend(Arc<choose::Backend>),
     /// The very workload that was dialled.
-    Dialled(Endpoint),
+    Dialled(Box<Endpoint>),
 }
 
 struct Chosen {

@@ -40,10 +40,13 @@ use crate::upstream::{ConnectError, Endpoint, Kind, Own};
 /// What is buffered in one direction of a connection in memory.
 pub const PIPE: usize = 64 << 10;
 
+/// What an endpoint does with a connection.
+type Answers = Box<dyn Fn(DuplexStream) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// Endpoints by id; a connection to another one fails.
 #[derive(Default)]
 pub struct Endpoints {
-    accept: Mutex<HashMap<Arc<str>, Box<dyn Fn(DuplexStream) -> BoxFuture<'static, ()> + Send + Sync>>>,
+    accept: Mutex<HashMap<Arc<str>, Answers>>,
     pub connections: AtomicUsize,
 }
 

@@ -81,7 +81,8 @@ pub fn rows(samples: &[Sample]) -> Vec<Row> {
 
 /// What waypoints say of requests: one row for each caller, endpoint and service, with how often each status came.
 pub fn requests(samples: &[Sample]) -> Vec<Row> {
-    let mut rows: BTreeMap<(String, String, String), (Row, BTreeMap<String, u64>)> = BTreeMap::new();
+    type Codes = BTreeMap<String, u64>;
+    let mut rows: BTreeMap<(String, String, String), (Row, Codes)> = BTreeMap::new();
     for sample in samples.iter().filter(|sample| sample.name == "istio_requests_total") {
         let label = |key: &str| sample.labels.get(key).map_or("unknown", String::as_str);
         let source = (label("source_workload_namespace").to_owned(), label("source_workload").to_owned());
@@ -103,7 +104,7 @@ pub fn requests(samples: &[Sample]) -> Vec<Row> {
             row.denied += count;
         }
     }
-    let told = |(mut row, codes): (Row, BTreeMap<String, u64>)| {
+    let told = |(mut row, codes): (Row, Codes)| {
         let codes: Vec<String> = codes.iter().map(|(code, count)| format!("{count}× {code}")).collect();
         row.verdict = Some(format!("{REQUESTS} {}", codes.join(", ")));
         row

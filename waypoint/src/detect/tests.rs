@@ -33,9 +33,8 @@ impl Duplex for Client {
 
 impl AsyncRead for Client {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match std::task::ready!(self.poll_read_chunk(cx, 0))? {
-            Some(chunk) => buffer.put_slice(&chunk),
-            None => {}
+        if let Some(chunk) = std::task::ready!(self.poll_read_chunk(cx, 0))? {
+            buffer.put_slice(&chunk);
         }
         Poll::Ready(Ok(()))
     }
@@ -57,6 +56,7 @@ async fn told(pieces: &[&'static [u8]], ends: bool, question: Question) -> (Prot
 async fn what_is_spoken_is_found_out_and_no_byte_is_lost() {
     use Question::{Anything, Nothing, ServerName, Version};
     let zero = Duration::ZERO;
+    #[allow(clippy::type_complexity, reason = "the rows of a table")]
     let table: &[(&[&'static [u8]], bool, Question, Protocol, Duration)] = &[
         (&[b"G", b"E", b"T", b" / HTTP/1.1\r", b"\n\r\n"], false, Anything, Protocol::Http1, zero),
         (&[b"PRI * HT", b"TP/2.0\r\n\r\nSM"], false, Anything, Protocol::Http2, zero),

@@ -49,6 +49,7 @@ impl http_body::Body for Outgoing {
 }
 
 /// What a response holds on to until it has ended.
+#[allow(clippy::large_enum_variant, reason = "nearly every one is the large variant, and a box would be an allocation for each response")]
 pub(super) enum Lease {
     Http1 {
         sender: http1::SendRequest<Outgoing>,

@@ -382,6 +382,7 @@ async fn the_beginning_of_a_body_and_the_whole_of_it() {
     };
     let limit = |max_bytes, allow_partial| BodyLimit { max_bytes, allow_partial };
     type Parts = &'static [&'static str];
+    #[allow(clippy::type_complexity, reason = "the rows of a table")]
     let table: &[(Parts, BodyLimit, Option<(&str, bool)>)] = &[
         (&[], limit(4, false), Some(("", false))),
         (&["ab", "cd"], limit(4, false), Some(("abcd", false))),

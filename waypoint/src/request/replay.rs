@@ -81,7 +81,7 @@ impl Replay {
         source.turn += 1;
         let turn = source.turn;
         drop(source);
-        Body::boxed(Attempt { source: self.source.clone(), at: 0, turn, trailed: false, hint: self.hint.clone() })
+        Body::boxed(Attempt { source: self.source.clone(), at: 0, turn, trailed: false, hint: self.hint })
     }
 
     /// Another try can have all of it.
@@ -108,7 +108,7 @@ impl Replay {
         let (to, from) = mpsc::channel(MIRROR_FRAMES);
         let behind = Arc::<AtomicUsize>::default();
         source.mirrors.push(Feed { to, behind: behind.clone() });
-        Body::boxed(Copy { from, behind, ended: false, hint: self.hint.clone() })
+        Body::boxed(Copy { from, behind, ended: false, hint: self.hint })
     }
 }
 
@@ -216,7 +216,7 @@ impl http_body::Body for Attempt {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 
@@ -252,7 +252,7 @@ impl http_body::Body for Copy {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 

@@ -114,6 +114,7 @@ pub fn backend_as_dialled(lens: &Lens<'_>, namespace: &Arc<str>, host: &Arc<str>
 
 /// The namespace of the service that a hostname means in a namespace, and its ports: its own first, then a Service, then
 /// the oldest that is public.
+#[allow(clippy::type_complexity, reason = "namespace and ports, or reason and message")]
 fn find_host(lens: &Lens<'_>, namespace: &Arc<str>, host: &Arc<str>) -> Result<(Arc<str>, Vec<u16>), (&'static str, String)> {
     lens.note(Read::Claims(host.clone()));
     let missing = || ("BackendNotFound", format!("host {host} is neither a Service nor in a ServiceEntry that can be seen here"));

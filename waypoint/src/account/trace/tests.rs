@@ -38,6 +38,7 @@ fn a_trace_goes_on_through_us() {
     let short = format!("8448eb211c80319c-{SPAN}-0");
     let multi: &[(&str, &str)] = &[("x-b3-traceid", ID), ("x-b3-spanid", SPAN), ("x-b3-sampled", "1")];
     // What comes in, the collector, is it sampled (by chance: never), what goes out.
+    #[allow(clippy::type_complexity, reason = "the rows of a table")]
     let table: &[(&[(&'static str, &str)], ProviderKind, bool, &[&str])] = &[
         (&[("traceparent", &w3c)], ProviderKind::OtlpGrpc, true, &["traceparent"]),
         (&[("b3", &single)], ProviderKind::OtlpGrpc, true, &["b3", "traceparent"]),
