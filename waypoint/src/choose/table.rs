@@ -137,7 +137,7 @@ fn endpoints(service: Option<&Arc<Service>>, roster: Option<&Arc<Roster>>, backe
     let mut found = match &backend.kind {
         Kind::Workloads => of_workloads(service, roster, backend, proxy),
         Kind::Dns { names, one: false } => names.iter().map(of_name).collect(),
-        // Whoever is the first to be resolved stands for all of them.
+        // The first name stands for all of them: they are one endpoint.
         Kind::Dns { names, one: true } => names.first().map(of_name).into_iter().collect(),
         Kind::Passthrough | Kind::DynamicDns => Vec::new(),
     };
