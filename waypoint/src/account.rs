@@ -262,15 +262,16 @@ impl Account {
         self.told.notes.push((name, value));
     }
 
-    /// What AUDIT and dry-run policies said, for the span.
+    /// What AUDIT and dry-run policies said, for the span, and counted: a stream has no span.
     pub fn noted(&mut self, notes: &[Note]) {
         for note in notes {
-            let (name, result, policy, told) = match note {
-                Note::Audit { policy, .. } => ("istio.authorization.audit_policy.name", None, policy, ""),
-                Note::WouldDeny { policy, .. } => (DRY_RUN_DENY[0], Some(DRY_RUN_DENY[1]), policy, "denied"),
-                Note::WouldAllow { policy, .. } => (DRY_RUN_ALLOW[0], Some(DRY_RUN_ALLOW[1]), policy, "allowed"),
-                Note::WouldNotAllow { policy } => (DRY_RUN_ALLOW[0], Some(DRY_RUN_ALLOW[1]), policy, "denied"),
+            let (name, result, policy, told, word) = match note {
+                Note::Audit { policy, .. } => ("istio.authorization.audit_policy.name", None, policy, "", "audit"),
+                Note::WouldDeny { policy, .. } => (DRY_RUN_DENY[0], Some(DRY_RUN_DENY[1]), policy, "denied", "would_deny"),
+                Note::WouldAllow { policy, .. } => (DRY_RUN_ALLOW[0], Some(DRY_RUN_ALLOW[1]), policy, "allowed", "would_allow"),
+                Note::WouldNotAllow { policy } => (DRY_RUN_ALLOW[0], Some(DRY_RUN_ALLOW[1]), policy, "denied", "would_not_allow"),
             };
+            self.books.noted(policy, word);
             self.note(name, policy.to_string());
             if let Some(result) = result {
                 self.note(result, told.to_owned());

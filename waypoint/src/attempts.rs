@@ -173,7 +173,7 @@ impl Attempts<'_> {
         let per_try = self.plan.per_try_timeout.map(|after| Instant::now() + after);
         let until = [per_try, self.deadline].into_iter().flatten().min();
         let request = send.request(to, attempt);
-        let rules = self.rules();
+        let rules = rules(&self.errand.backend.policy);
         let exchanged = self.exchange.send(to, self.version, &rules, request);
         let Some(until) = until else { return exchanged.await.map_err(Failed::Fault) };
         match timeout_at(until, exchanged).await {
@@ -183,21 +183,22 @@ impl Attempts<'_> {
         }
     }
 
-    fn rules(&self) -> Rules {
-        let pool = self.errand.backend.policy.pool();
-        let default = Rules::default();
-        Rules {
-            requests_per_connection: pool.requests_per_connection,
-            streams_per_connection: pool.streams_per_connection.unwrap_or(default.streams_per_connection),
-            idle: pool.idle_timeout.unwrap_or(default.idle),
-        }
-    }
-
     fn judge(&self, outcome: Outcome, headers: Option<&HeaderMap>, replayable: bool, made: u32) -> Next {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let sent = !matches!(outcome, Outcome::Failed(Failure::Connect | Failure::Refused | Failure::ResetBeforeRequest));
         let attempt = Attempt { outcome, headers, method: self.method, sent, replayable, made, left };
         again(self.plan, &attempt, self.errand.destination, &self.errand.backend.policy, now(), &mut rand::rng())
+    }
+}
+
+/// What a destination's policy says of its connections.
+pub fn rules(policy: &choose::Policy) -> Rules {
+    let pool = policy.pool();
+    let default = Rules::default();
+    Rules {
+        requests_per_connection: pool.requests_per_connection,
+        streams_per_connection: pool.streams_per_connection.unwrap_or(default.streams_per_connection),
+        idle: pool.idle_timeout.unwrap_or(default.idle),
     }
 }
 
@@ -223,7 +224,7 @@ impl Failed {
 pub fn reason_of(none: NoEndpoint) -> Reason {
     match none {
         NoEndpoint::NoSubset => Reason::NoCluster { status: http::StatusCode::SERVICE_UNAVAILABLE },
-        NoEndpoint::OtherHost => Reason::NoCluster { status: http::StatusCode::NOT_FOUND },
+        NoEndpoint::OtherHost => Reason::RouteNotFound,
         NoEndpoint::NoEndpoints | NoEndpoint::NotDialled => Reason::NoHealthyUpstream,
         NoEndpoint::Overflow(_) => Reason::Overflow,
     }

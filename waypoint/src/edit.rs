@@ -141,6 +141,13 @@ impl Filters {
         }
     }
 
+    /// An answer that one of these filters gave, with their header edits of answers.
+    #[must_use]
+    pub fn dressed(&self, mut answer: Answer) -> Answer {
+        self.response(&mut answer.headers);
+        answer
+    }
+
     /// Whether the answer will be our own, so that no backend need be chosen.
     pub fn answers(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Redirect(_) | Step::Answer(_)))

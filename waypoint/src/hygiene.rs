@@ -84,7 +84,7 @@ pub enum Kind {
     Plain,
     /// HTTP/1.1 with `Upgrade: websocket`.
     WebSocket,
-    /// HTTP/2 with `:protocol: websocket` (RFC 8441).
+    /// HTTP/2 with `:protocol: websocket` (RFC 8441). After `clean` its method is GET, as in HTTP/1.1.
     ExtendedConnect,
     /// A tunnel through a proxy of the application's.
     Connect,
@@ -130,6 +130,10 @@ pub fn clean(
     let authority = authority(parts)?;
     single(&parts.headers)?;
     let kind = kind(parts, class)?;
+    if kind == Kind::ExtendedConnect {
+        // What an endpoint will be asked, and so what policies and routes are to see, is a GET.
+        parts.method = Method::GET;
+    }
     strip_hop_by_hop(&mut parts.headers)?;
     strip_internal(&mut parts.headers);
     join_cookies(&mut parts.headers);

@@ -175,14 +175,15 @@ impl<'a> Page<'a> {
             (self.grpc, found.grpc) = (true, true);
             self.web = Some(dialect);
         }
-        self.limits(Phase::BeforeAuthn, &mut parts, &found, None, None).await?;
         let mut matched = self.route(&parts, &found, None);
+        let first = matched.rule().map(|matched| matched.rule.clone());
+        self.limits(Phase::BeforeAuthn, &mut parts, &found, first.as_deref(), None).await?;
         let mut passed = self.guard(&found, async |guard| guard.pass(&mut parts, &mut body).await).await?;
         if passed.rematch {
             let before = self.policies.clone();
             matched = self.route(&parts, &found, passed.claims.as_ref());
             if !Arc::ptr_eq(&before, &self.policies) {
-                self.guard(&found, async |guard| guard.again(&mut parts, &mut body, &mut passed).await).await?;
+                self.guard(&found, async |guard| guard.again(&before, &mut parts, &mut body, &mut passed).await).await?;
             }
         }
         self.account.noted(&passed.notes);
@@ -195,8 +196,8 @@ impl<'a> Page<'a> {
         if let Some(answer) = rule.as_ref().and_then(|rule| rule.invalid.as_ref()) {
             return Err(self.answered(answer.clone()));
         }
-        self.cross_origin(&parts, rule.as_ref())?;
         self.faults(rule.as_ref()).await?;
+        self.cross_origin(&parts, rule.as_ref())?;
         for provider in rule.iter().flat_map(|rule| rule.filters.ext_authz()) {
             let ask = Ask::of_route(provider);
             self.guard(&found, async |guard| guard.ask(&ask, &mut parts, &mut body, &mut passed).await).await?;
@@ -365,13 +366,14 @@ impl<'a> Page<'a> {
         let held = rule.session.as_ref().and_then(|session| session::open(session, &parts.headers, keys, SystemTime::now()));
         let authority = authority(&parts.headers).to_owned();
         let site = Site { scheme: found.scheme, authority: &authority, port, matched: Some(matched) };
-        rule.filters.request(parts, &site).map_err(|answer| self.answered(answer))?;
+        rule.filters.request(parts, &site).map_err(|answer| self.answered(rule.filters.dressed(answer)))?;
         let kept = held.as_ref().and_then(|held| held.among(&rule.backends));
         let backend = match kept {
             Some(backend) => backend,
             None => edit::choose_backend(&rule.backends, &mut rand::rng()).map_err(|answer| self.answered(answer))?,
         };
-        backend.filters.request(parts, &site).map_err(|answer| self.answered(answer))?;
+        let dressed = |answer| rule.filters.dressed(backend.filters.dressed(answer));
+        backend.filters.request(parts, &site).map_err(|answer| self.answered(dressed(answer)))?;
         let to = To::Backend(self.settings.backend(&backend.key));
         Ok(Chosen { to, filters: Some(backend.filters.clone()), held })
     }

@@ -55,7 +55,7 @@ async fn carry(
 ) -> Result<(), Reason> {
     // may it?
     let notes = guard::pass(settings, &onward.policies().authz, arrival, server_name, &*proxy.caller).await;
-    notes.map_err(|details| Reason::Rbac { details: details.into() })?;
+    account.noted(&notes.map_err(|details| Reason::Rbac { details: details.into() })?);
 
     // which endpoint, and the connection
     let mut opened = match &onward {

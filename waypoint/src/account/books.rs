@@ -20,6 +20,7 @@ use super::series::Book;
 use super::trace::otlp::Record;
 use super::trace::span;
 use super::view::{Own, View};
+use crate::authorize::PolicyName;
 
 pub struct Books {
     pub own: Own,
@@ -85,6 +86,12 @@ impl Books {
             queue,
         };
         (Arc::new(books), taken)
+    }
+
+    /// A policy that decides nothing said this of a request or a stream.
+    pub(super) fn noted(&self, policy: &PolicyName, result: &'static str) {
+        let labels = [Label::new("policy", policy.to_string()), fixed("result", result)];
+        self.recorder.counter(&families::POLICY_NOTES, &labels).increment(1);
     }
 
     pub fn recorder(&self) -> &Recorder {

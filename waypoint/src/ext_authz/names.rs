@@ -30,6 +30,10 @@ impl Names {
         texts.iter().map(one).collect::<Result<_, _>>().map(Names)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn has(&self, name: &HeaderName) -> bool {
         let is = name.as_str();
         self.0.iter().any(|wanted| match wanted {

@@ -49,14 +49,15 @@ fn address(address: SocketAddr) -> wire::Address {
 fn http_request(rules: &Rules, question: &Question<'_>) -> wire::HttpRequest {
     let head = question.head;
     let path = head.query.map_or_else(|| head.path.to_owned(), |query| format!("{}?{query}", head.path));
-    let mut headers = headers(head, &path);
+    let shown = |name: &HeaderName| rules.include.is_empty() || rules.include.has(name);
+    let mut headers = headers(head, &path, &shown);
     headers.remove(PARTIAL_BODY.as_str());
     let (mut body, mut raw_body) = (String::new(), Bytes::new());
-    if let Some(shown) = question.body {
-        headers.insert(PARTIAL_BODY.to_string(), shown.partial.to_string());
+    if let Some(beginning) = question.body {
+        headers.insert(PARTIAL_BODY.to_string(), beginning.partial.to_string());
         match rules.pack_as_bytes {
-            true => raw_body = shown.bytes.clone(),
-            false => body = String::from_utf8_lossy(&shown.bytes).into_owned(),
+            true => raw_body = beginning.bytes.clone(),
+            false => body = String::from_utf8_lossy(&beginning.bytes).into_owned(),
         }
     }
     let length = head.headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -70,7 +71,7 @@ fn http_request(rules: &Rules, question: &Question<'_>) -> wire::HttpRequest {
         protocol: if question.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" }.to_owned(),
         body,
         raw_body,
-        header_map: raw_headers(head.headers),
+        header_map: raw_headers(head.headers, &shown),
         path,
     }
 }
@@ -79,10 +80,10 @@ fn text(headers: &HeaderMap, name: &str) -> String {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
 }
 
-/// Every header once, with all its values, and what HTTP/2 says in pseudo-headers.
-fn headers(head: &Head<'_>, path: &str) -> BTreeMap<String, String> {
+/// Every header that may be shown once, with all its values, and what HTTP/2 says in pseudo-headers.
+fn headers(head: &Head<'_>, path: &str, shown: &dyn Fn(&HeaderName) -> bool) -> BTreeMap<String, String> {
     let mut all: BTreeMap<String, String> = BTreeMap::new();
-    for name in head.headers.keys().filter(|name| *name != http::header::HOST) {
+    for name in head.headers.keys().filter(|name| *name != http::header::HOST && shown(name)) {
         let between = if name == http::header::COOKIE { "; " } else { "," };
         let values: Vec<_> = head.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
         all.insert(name.to_string(), values.join(between));
@@ -93,8 +94,9 @@ fn headers(head: &Head<'_>, path: &str) -> BTreeMap<String, String> {
 }
 
 /// A value that is no text is shown there as it is.
-fn raw_headers(headers: &HeaderMap) -> Option<wire::HeaderMap> {
-    if headers.values().all(|value| std::str::from_utf8(value.as_bytes()).is_ok()) {
+pub(super) fn raw_headers(headers: &HeaderMap, shown: &dyn Fn(&HeaderName) -> bool) -> Option<wire::HeaderMap> {
+    let told = || headers.iter().filter(|(name, _)| shown(name));
+    if told().all(|(_, value)| std::str::from_utf8(value.as_bytes()).is_ok()) {
         return None;
     }
     let raw = |(name, value): (&HeaderName, &HeaderValue)| wire::HeaderValue {
@@ -102,7 +104,7 @@ fn raw_headers(headers: &HeaderMap) -> Option<wire::HeaderMap> {
         value: String::new(),
         raw_value: Bytes::copy_from_slice(value.as_bytes()),
     };
-    Some(wire::HeaderMap { headers: headers.iter().map(raw).collect() })
+    Some(wire::HeaderMap { headers: told().map(raw).collect() })
 }
 
 pub fn answer(response: wire::CheckResponse) -> Said {

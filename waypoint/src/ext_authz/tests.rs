@@ -246,6 +246,21 @@ async fn over_grpc_the_question_has_the_attributes() {
     assert_eq!((http.body.as_str(), &http.raw_body[..]), ("", &b"hi\xff"[..]));
 }
 
+// `externalAuth.grpc.allowedHeaders`: what is not listed is not shown, in neither form.
+#[tokio::test]
+async fn over_grpc_only_listed_headers_are_shown_where_there_is_a_list() {
+    let listed = ExtAuthzProvider { include_request_headers: vec!["x-team".into(), "x-req*".into()], ..over_grpc() };
+    let (_, asked) = ask_with(&listed, grpc_reply(&wire::CheckResponse::default()), None, None).await;
+    let http = wire::CheckRequest::decode(&asked[0].1.body()[5..]).unwrap().attributes.unwrap().request.unwrap().http.unwrap();
+    let names: Vec<&str> = http.headers.keys().map(String::as_str).collect();
+    assert_eq!(names, [":authority", ":method", ":path", ":scheme", "x-request-id", "x-team"]);
+    let mut raw = HeaderMap::new();
+    raw.insert("x-team", HeaderValue::from_bytes(b"\xff").unwrap());
+    raw.insert("cookie", HeaderValue::from_bytes(b"\xfe").unwrap());
+    let shown = over_grpc::raw_headers(&raw, &|name| name.as_str() == "x-team").unwrap();
+    assert_eq!(shown.headers.iter().map(|header| header.key.as_str()).collect::<Vec<_>>(), ["x-team"]);
+}
+
 // The numbers of the fields, byte by byte: what others read.
 #[test]
 fn the_numbers_on_the_wire() {

@@ -42,7 +42,7 @@ impl Page<'_> {
         let rule = matched.map(|matched| &*matched.rule);
         let within = found.grpc_timeout.into_iter().chain(rule.and_then(|rule| rule.request_timeout)).min();
         let deadline = within.map(|within| self.begun + within);
-        upgrade::ask(found.kind, &mut parts.method, &mut parts.headers, &mut rand::rng());
+        upgrade::ask(found.kind, &mut parts.headers, &mut rand::rng());
         let client = parts.extensions.remove::<OnUpgrade>().filter(|_| found.kind != Kind::Plain);
         let affinity = self.affinity(&parts, &found, &chosen);
         self.account.trace(&mut parts.headers);

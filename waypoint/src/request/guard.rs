@@ -1,6 +1,8 @@
 //! What policies say of a request, in the order of spec/waypoint.md 1.5: those whom CUSTOM policies ask, the token, then
 //! AUDIT, DENY, ALLOW. Each sees the request as the one before has left it.
 
+use std::sync::Arc;
+
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -53,30 +55,36 @@ impl Guard<'_> {
     /// The request goes no further.
     pub async fn pass(&self, parts: &mut Parts, body: &mut Body) -> Result<Passed, Box<Refused>> {
         let mut passed = Passed::default();
-        jwt::sanitize(&self.policies.jwt, &mut parts.headers);
+        jwt::sanitize(&self.policies.jwt, &[], &mut parts.headers);
         let trust_domains = &self.settings.mesh().trust_domains;
         for ask in authorize::custom(&self.policies.authz, &self.head(parts, None), trust_domains) {
             self.ask(&ask, parts, body, &mut passed).await?;
         }
         if !is_preflight(&parts.method, &parts.headers) {
-            passed.claims = self.authenticate(parts).await?;
+            passed.claims = self.authenticate(&self.policies.jwt, parts).await?;
             passed.rematch |= passed.claims.is_some();
         }
         self.judge(parts, &mut passed)?;
         Ok(passed)
     }
 
-    /// Of a rule that was found only now: what its policies say beside those that were heard. The token has been taken off
-    /// and is not looked for again.
+    /// Of a rule that was found only now: what its policies say beside those of `before`, which were heard. A token that was
+    /// verified has been taken off, and no other is looked for.
     ///
     /// # Errors
     /// The request goes no further.
-    pub async fn again(&self, parts: &mut Parts, body: &mut Body, passed: &mut Passed) -> Result<(), Box<Refused>> {
+    pub async fn again(&self, before: &Policies, parts: &mut Parts, body: &mut Body, passed: &mut Passed) -> Result<(), Box<Refused>> {
+        let is_new = |policy: &&Arc<jwt::Policy>| !before.jwt.iter().any(|known| Arc::ptr_eq(known, policy));
+        let new: Vec<Arc<jwt::Policy>> = self.policies.jwt.iter().filter(is_new).cloned().collect();
+        jwt::sanitize(&new, &before.jwt, &mut parts.headers);
         let asks = authorize::custom(&self.policies.authz, &self.head(parts, passed.claims.as_ref()), &self.settings.mesh().trust_domains);
         for ask in asks {
             if !passed.heard.iter().any(|heard| heard.provider == ask.provider) {
                 self.ask(&ask, parts, body, passed).await?;
             }
+        }
+        if passed.claims.is_none() && !is_preflight(&parts.method, &parts.headers) {
+            passed.claims = self.authenticate(&new, parts).await?;
         }
         self.judge(parts, passed)
     }
@@ -128,9 +136,9 @@ impl Guard<'_> {
         }
     }
 
-    async fn authenticate(&self, parts: &mut Parts) -> Result<Option<Claims>, Box<Refused>> {
+    async fn authenticate(&self, policies: &[Arc<jwt::Policy>], parts: &mut Parts) -> Result<Option<Claims>, Box<Refused>> {
         let of_token = jwt::Parts { headers: &parts.headers, query: parts.uri.query(), authority: authority(&parts.headers) };
-        match self.keys.authenticate(&self.policies.jwt, of_token).await {
+        match self.keys.authenticate(policies, of_token).await {
             jwt::Outcome::None => Ok(None),
             jwt::Outcome::Verified(verified) => {
                 edit(parts, |headers, query| verified.edits.apply(headers, query));

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Request;
+use http::{Request, header};
 use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Context;
 use super::forward::alpn;
+use crate::account::trace::context;
+use crate::attempts;
 use crate::body::Body;
 use crate::choose::Backend;
-use crate::exchange::{Rules, Version};
+use crate::exchange::Version;
 use crate::facts::Arrival;
 use crate::reach::Errand;
 
@@ -40,7 +42,7 @@ impl Mirrors {
         backend: Arc<Backend>,
         version: Version,
         arrival: &Arc<Arrival>,
-        request: Request<Body>,
+        mut request: Request<Body>,
         connect_timeout: Duration,
         deadline: Option<Instant>,
     ) {
@@ -48,6 +50,7 @@ impl Mirrors {
             tracing::debug!(backend = ?backend.key, "too many mirrored requests are under way; one is left out");
             return;
         };
+        context::unsampled(request.headers_mut());
         let (cx, arrival) = (cx.clone(), arrival.clone());
         let within = deadline.map_or(MIRROR_TIMEOUT, |deadline| deadline.saturating_duration_since(Instant::now()));
         tokio::spawn(async move {
@@ -68,11 +71,13 @@ async fn copy(
     request: Request<Body>,
     connect_timeout: Duration,
 ) -> Result<(), String> {
+    let of_header = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = request.uri().authority().map(|authority| authority.as_str()).or(of_header).map(str::to_owned);
     let errand = Errand {
         backend,
         destination: &cx.reach.backends.destination(&backend.key),
         arrival,
-        host: None,
+        host: host.as_deref(),
         hash: None,
         wanted: None,
         from_client: false,
@@ -80,7 +85,7 @@ async fn copy(
         alpn: alpn(version),
     };
     let reached = cx.reach.next(&errand, &[], Instant::now()).map_err(|why| why.to_string())?;
-    let response = cx.exchange.send(&reached.to, version, &Rules::default(), request).await.map_err(|why| why.to_string())?;
+    let response = cx.exchange.send(&reached.to, version, &attempts::rules(&backend.policy), request).await.map_err(|why| why.to_string())?;
     let mut body = response.into_body();
     // Read to its end, so that its connection can be used again; nothing is kept.
     while let Some(frame) = body.frame().await {

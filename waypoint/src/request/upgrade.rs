@@ -2,7 +2,7 @@
 //! (spec/waypoint.md 1.7). It stays HTTP until the endpoint has agreed.
 
 use http::header::{CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use base64::Engine as _;
@@ -17,13 +17,12 @@ const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
 
 /// Makes of a request that asks for an upgrade the one that an endpoint of HTTP/1.1 is asked with.
-pub fn ask(kind: Kind, method: &mut Method, headers: &mut HeaderMap, chance: &mut impl Rng) {
+pub fn ask(kind: Kind, headers: &mut HeaderMap, chance: &mut impl Rng) {
     match kind {
         Kind::Plain | Kind::Connect => return,
         Kind::WebSocket => {}
         // HTTP/2 has no key: it needs no proof that the peer speaks the protocol (RFC 8441 5).
         Kind::ExtendedConnect => {
-            *method = Method::GET;
             let key = base64::engine::general_purpose::STANDARD.encode(chance.random::<[u8; 16]>());
             headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::try_from(key).expect("base64"));
             headers.entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
@@ -55,6 +54,8 @@ pub fn agreed(kind: Kind, status: StatusCode, headers: &HeaderMap) -> Agreed {
             }
         }
         _ if switching => Agreed::Nonsense,
+        // To a client of HTTP/2 a success says that the socket is open, which it is not.
+        Kind::ExtendedConnect if status.is_success() => Agreed::Nonsense,
         _ => Agreed::No,
     }
 }

@@ -59,9 +59,9 @@ pub(super) enum Policy {
     Http(Arc<HttpPolicy>),
 }
 
-/// What is attached to one place, by type and name of the resource.
+/// What is attached to one place, by type and name of the resource: one policy may name several ports or rules of it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Attached(BTreeMap<(&'static str, Arc<str>), Attachment>);
+pub(super) struct Attached(BTreeMap<(&'static str, Arc<str>), Vec<Attachment>>);
 
 #[derive(Clone, Debug)]
 struct Attachment {
@@ -74,7 +74,7 @@ struct Attachment {
 
 impl Attached {
     pub fn put(&mut self, type_url: &'static str, name: &Arc<str>, port: u16, rule: &str, policy: Policy) {
-        self.0.insert((type_url, name.clone()), Attachment { port, rule: rule.into(), policy });
+        self.0.entry((type_url, name.clone())).or_default().push(Attachment { port, rule: rule.into(), policy });
     }
 
     pub fn take(&mut self, type_url: &'static str, name: &Arc<str>) {
@@ -87,7 +87,7 @@ impl Attached {
 
     /// Whether anything is for this port, or for this rule.
     pub fn concerns(&self, port: u16, rule: &str) -> bool {
-        self.0.values().any(|attachment| attachment.concerns(port, rule))
+        self.0.values().flatten().any(|attachment| attachment.concerns(port, rule))
     }
 }
 
@@ -112,8 +112,10 @@ impl Policies {
     pub(super) fn merged(places: &[&Attached], port: u16, rule: &str, telemetry: &Telemetry<'_>) -> Policies {
         let mut all: BTreeMap<(&'static str, &Arc<str>), (usize, &Policy)> = BTreeMap::new();
         for (level, place) in places.iter().enumerate() {
-            let concerned = place.0.iter().filter(|(_, attachment)| attachment.concerns(port, rule));
-            all.extend(concerned.map(|((type_url, name), attachment)| ((*type_url, name), (level, &attachment.policy))));
+            for ((type_url, name), attachments) in &place.0 {
+                let concerned = attachments.iter().find(|attachment| attachment.concerns(port, rule));
+                all.extend(concerned.map(|attachment| ((*type_url, name), (level, &attachment.policy))));
+            }
         }
         let mut policies = Policies::default();
         let mut told = Vec::new();

@@ -466,3 +466,34 @@ fn an_edit_does_not_cost_the_size_of_the_mesh() {
     assert_eq!(desk.taken_by("h7", 80, "any", "/b"), "r7");
     assert!(each < all / 100, "one edit takes {each:?}, everything {all:?}");
 }
+
+// One policy may name several ports of a service, or several rules of a route: each is its own target.
+#[test]
+fn a_policy_is_in_force_at_every_target_that_it_names() {
+    let mut desk = Desk::new();
+    for port in [80, 8080, 9090] {
+        desk.port("echo", port, "HTTP1");
+    }
+    let target = |port: u16| format!("{{kind: {{service: {{host: {{namespace: shop, hostname: echo}}, port: {port}}}}}}}");
+    let policy = |targets: &[String]| format!("{{targets: [{}], action: DENY, rules: [{{}}]}}", targets.join(", "));
+    desk.put(wire::AUTHZ_POLICY, "shop/deny@echo", &policy(&[target(80), target(8080)]));
+    let guarded = |desk: &Desk| [80, 8080, 9090].map(|port| desk.view("echo", port).policies(None).authz.len());
+    assert_eq!(guarded(&desk), [1, 1, 0]);
+    desk.put(wire::AUTHZ_POLICY, "shop/deny@echo", &policy(&[target(9090)]));
+    assert_eq!(guarded(&desk), [0, 0, 1]);
+    desk.remove(wire::AUTHZ_POLICY, "shop/deny@echo");
+    assert_eq!(guarded(&desk), [0, 0, 0]);
+
+    for rule in ["a", "b", "c"] {
+        let of_route = format!("ruleName: {rule}, matches: [{{path: {{kind: EXACT, value: /{rule}}}}}]");
+        desk.put(wire::HTTP_ROUTE, &format!("many/{rule}"), &route("many", "echo", &of_route));
+    }
+    let target = |rule: &str| format!("{{kind: {{route: {{kind: HTTPRoute, namespace: shop, name: many, rule: {rule}}}}}}}");
+    desk.put(wire::AUTHZ_POLICY, "shop/deny@many", &policy(&[target("a"), target("b")]));
+    let guarded = ["/a", "/b", "/c"].map(|path| {
+        let view = desk.view("echo", 80);
+        let matched = view.routes("any").unwrap().find(&asked(path, &[]).head()).unwrap();
+        view.policies(Some(&matched.rule)).authz.len()
+    });
+    assert_eq!(guarded, [1, 1, 0]);
+}

@@ -27,6 +27,9 @@ pub const REQUESTS_OPEN: Family = Family::gauge("waypoint_requests_open", "Reque
 pub const STREAMS_OPEN: Family = Family::gauge("waypoint_streams_open", "Opaque streams that are open");
 /// Label: by = rbac | jwt | ext_authz.
 pub const REQUESTS_REFUSED: Family = Family::counter("waypoint_requests_refused_total", "Requests that policy refused");
+/// Labels: policy, result = audit | would_deny | would_allow | would_not_allow.
+pub const POLICY_NOTES: Family =
+    Family::counter("waypoint_policy_notes_total", "What AUDIT policies and those in dry-run said of requests and streams");
 /// Label: type.
 pub const RESOURCES: Family = Family::gauge("waypoint_resources", "Resources of the controller that are held");
 /// Label: type.
@@ -57,6 +60,7 @@ pub const ALL: &[Family] = &[
     REQUESTS_OPEN,
     STREAMS_OPEN,
     REQUESTS_REFUSED,
+    POLICY_NOTES,
     RESOURCES,
     RESOURCES_PARTIAL,
     CONFIG_CHANGES,

@@ -1,7 +1,7 @@
 //! The headers that carry a trace from hop to hop: W3C's, and B3's in both of its forms. What cannot be read is as if it
 //! were not there.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 pub const TRACEPARENT: &str = "traceparent";
 pub const B3_SINGLE: &str = "b3";
@@ -101,6 +101,36 @@ fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
         *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
     }
     Some(bytes)
+}
+
+/// For a copy of a request: the same trace, and nobody behind reports a span of it (spec/waypoint.md 5.9).
+pub fn unsampled(headers: &mut HeaderMap) {
+    let forms = [(TRACEPARENT, traceparent_unsampled as fn(&str) -> Option<String>), (B3_SINGLE, b3_unsampled)];
+    for (name, unsampled) in forms {
+        let Some(value) = headers.get(name) else { continue };
+        match value.to_str().ok().and_then(unsampled).and_then(|text| HeaderValue::try_from(text).ok()) {
+            Some(value) => drop(headers.insert(name, value)),
+            // What cannot be read here may be read elsewhere.
+            None => drop(headers.remove(name)),
+        }
+    }
+    if headers.remove(B3_FLAGS).is_some() || headers.contains_key(B3_TRACE) || headers.contains_key(B3_SAMPLED) {
+        headers.insert(B3_SAMPLED, HeaderValue::from_static("0"));
+    }
+}
+
+fn traceparent_unsampled(text: &str) -> Option<String> {
+    let Context { id, span, .. } = traceparent(text.trim())?;
+    Some(format!("00-{}-{}-00", super::hex(&id), super::hex(&span)))
+}
+
+fn b3_unsampled(text: &str) -> Option<String> {
+    // A state alone is a decision without a trace.
+    if matches!(text.trim(), "0" | "1" | "d") {
+        return Some("0".to_owned());
+    }
+    let Context { id, span, .. } = b3_single(text.trim())?;
+    Some(format!("{}-{}-0", super::hex(&id), super::hex(&span)))
 }
 
 /// What an `x-request-id` says about tracing.

@@ -116,3 +116,28 @@ fn a_debug_trace_stays_one() {
     trace.inject(&mut headers);
     assert!(trace.sampled && headers["x-b3-flags"] == "1" && !headers.contains_key("x-b3-sampled"));
 }
+
+// spec/waypoint.md 5.9: a copy belongs to the trace, and nobody behind reports it.
+#[test]
+fn a_copy_is_not_sampled_in_whatever_form_it_is_written() {
+    let w3c = format!("00-{ID}-{SPAN}-01");
+    let single = format!("{ID}-{SPAN}-1-{SPAN}");
+    #[allow(clippy::type_complexity, reason = "the rows of a table")]
+    let table: &[(&[(&'static str, &str)], &[(&'static str, &str)])] = &[
+        (&[], &[]),
+        (&[("traceparent", &w3c), ("tracestate", "a=b")], &[("traceparent", &format!("00-{ID}-{SPAN}-00")), ("tracestate", "a=b")]),
+        (&[("b3", &single)], &[("b3", &format!("{ID}-{SPAN}-0"))]),
+        (&[("b3", "d")], &[("b3", "0")]),
+        (
+            &[("x-b3-traceid", ID), ("x-b3-spanid", SPAN), ("x-b3-flags", "1")],
+            &[("x-b3-traceid", ID), ("x-b3-spanid", SPAN), ("x-b3-sampled", "0")],
+        ),
+        (&[("x-b3-sampled", "1")], &[("x-b3-sampled", "0")]),
+        (&[("traceparent", "nonsense")], &[]),
+    ];
+    for (given, expected) in table {
+        let mut copy = headers(given);
+        context::unsampled(&mut copy);
+        assert_eq!(copy, headers(expected), "{given:?}");
+    }
+}

@@ -89,7 +89,23 @@ struct Outcome {
     asked: Vec<Request<Bytes>>,
 }
 
-async fn pass(settings: &Settings, mut request: Request<&'static str>, grpc: bool) -> Outcome {
+async fn pass(settings: &Settings, request: Request<&'static str>, grpc: bool) -> Outcome {
+    judged(settings, request, grpc, async |guard, parts, body, service| {
+        let mut passed = guard.pass(parts, body).await?;
+        let asked = service.0.lock().len();
+        let again = guard.again(guard.policies, parts, body, &mut passed).await;
+        assert!(again.is_ok() && service.0.lock().len() == asked, "what was heard is not asked again, and says the same");
+        Ok(passed)
+    })
+    .await
+}
+
+async fn judged(
+    settings: &Settings,
+    mut request: Request<&'static str>,
+    grpc: bool,
+    step: impl AsyncFnOnce(&Guard<'_>, &mut Parts, &mut Body, &Service) -> Result<Passed, Box<Refused>>,
+) -> Outcome {
     let service = Arc::new(Service::default());
     let keys = jwt::Keys::new(service.clone());
     request.headers_mut().insert(HOST, http::HeaderValue::from_static("shop.example"));
@@ -99,12 +115,7 @@ async fn pass(settings: &Settings, mut request: Request<&'static str>, grpc: boo
     let found = Found { kind: Kind::Plain, scheme: "http", grpc, remote, expects_continue: false, grpc_timeout: None };
     let policies = settings.service(&host(), 80).unwrap().policies(None).clone();
     let guard = Guard { settings, policies: &policies, keys: &keys, caller: &*service, arrival: &arrival, found: &found };
-    let mut passed = guard.pass(&mut parts, &mut body).await;
-    if let Ok(first) = &mut passed {
-        let asked = service.0.lock().len();
-        let again = guard.again(&mut parts, &mut body, first).await;
-        assert!(again.is_ok() && service.0.lock().len() == asked, "what was heard is not asked again, and says the same");
-    }
+    let passed = step(&guard, &mut parts, &mut body, &service).await;
     let asked = std::mem::take(&mut *service.0.lock());
     Outcome { passed, parts, body, asked }
 }
@@ -204,4 +215,25 @@ async fn a_stream_is_judged_by_what_it_has() {
     let http = settings(&[PROVIDER, CUSTOM]);
     assert_eq!(crate::stream::guard::pass(&http, &of(&http), &arrival(), None, &service).await, Ok(vec![]));
     assert!(service.0.lock().is_empty(), "a provider that speaks HTTP is not asked about bytes");
+}
+
+// A rule that is found only when claims or an authorization service have changed the request has policies of its own.
+#[tokio::test]
+async fn a_rule_that_is_found_later_has_its_tokens_looked_at() {
+    let jwt_policy = jwt_policy();
+    let settings = settings(&[(JWT_POLICY, &jwt_policy), NEEDS_USER]);
+    let later = async |request: http::request::Builder| {
+        judged(&settings, request.body("").unwrap(), false, async |guard, parts, body, _| {
+            let mut passed = Passed::default();
+            guard.again(&Policies::default(), parts, body, &mut passed).await.map(|()| passed)
+        })
+        .await
+    };
+    let outcome = later(Request::get("/x").header("authorization", format!("Bearer {}", token())).header("x-sub", "root")).await;
+    assert_eq!(outcome.passed.unwrap_or_else(|refused| panic!("{:?}", refused.reason)).claims.unwrap().principal().as_deref(), Some("i/bob"));
+    assert_eq!((outcome.parts.headers["x-sub"].to_str().unwrap(), outcome.parts.headers.contains_key("authorization")), ("bob", false));
+    let outcome = later(Request::get("/x").header("authorization", "Bearer bad")).await;
+    assert_eq!(refusal(outcome).await.0, 401);
+    let outcome = later(Request::get("/x").header("x-sub", "root").header("x-user", "carol")).await;
+    assert!(outcome.passed.is_ok() && !outcome.parts.headers.contains_key("x-sub"), "a client's own word");
 }

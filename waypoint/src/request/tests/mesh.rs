@@ -103,6 +103,22 @@ async fn a_redirect_says_where_by_the_port_that_was_dialled() {
     }
 }
 
+// spec/waypoint.md 1.5, step 13: the headers that a rule gives answers are for its own answers too.
+#[tokio::test]
+async fn answers_of_a_rule_get_the_headers_that_it_gives_answers() {
+    for (filter, status) in [("redirect: {scheme: https}", 302), ("direct: {status: 200, body: hi}", 200)] {
+        let mut site = versions();
+        let filters = format!("[{{kind: {{responseHeaders: {{set: [{{name: strict-transport-security, value: max-age=1}}]}}}}}}, {{kind: {{{filter}}}}}]");
+        site.route("r", &format!("{{filters: {filters}}}"));
+        let (parts, _) = ask(&site, Request::get("/")).await;
+        assert_eq!((parts.status.as_u16(), parts.headers["strict-transport-security"].to_str().unwrap()), (status, "max-age=1"), "{filter}");
+        let backend = format!("{{weight: 1, backend: {V1}, filters: {filters}}}");
+        site.route("r", &format!("{{backends: [{backend}]}}"));
+        let (parts, _) = ask(&site, Request::get("/")).await;
+        assert_eq!((parts.status.as_u16(), parts.headers.get_all("strict-transport-security").iter().count()), (status, 1), "{filter}");
+    }
+}
+
 // Row 12.
 #[tokio::test]
 async fn a_preflight_is_answered_here_and_other_answers_say_who_may_read_them() {

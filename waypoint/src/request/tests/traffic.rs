@@ -146,3 +146,73 @@ async fn a_wildcard_is_asked_for_by_name_and_for_nothing_else() {
         assert_eq!(response.status().as_u16(), expected, "{name}");
     }
 }
+
+// spec/waypoint.md 1.5: the route is known before anything judges, so that what is for it is asked in time.
+#[tokio::test]
+async fn a_limit_of_a_route_holds_before_anybody_is_authenticated() {
+    let mut site = Site::new(Version::Http1);
+    site.endpoints.echo("web", Version::Http1);
+    let backend = "backends: [{weight: 1, backend: {host: {namespace: shop, hostname: web.shop.svc.cluster.local}, port: 80}}]";
+    for rule in ["slow", "fast"] {
+        let source = format!("meta: {{source: {{kind: HTTPRoute, namespace: shop, name: {rule}}}}}");
+        site.route(rule, &format!("{{{source}, matches: [{{path: {{kind: EXACT, value: /{rule}}}}}], {backend}}}"));
+    }
+    let limit: wire::RateLimit = serde_saphyr::from_str(
+        "{targets: [{kind: {route: {kind: HTTPRoute, namespace: shop, name: slow}}}], phase: BEFORE_AUTHN,
+          local: [{maxTokens: 1, fillIntervalMs: 600000}]}",
+    )
+    .unwrap();
+    site.put(wire::RATE_LIMIT, "shop/slow", &limit);
+    let deny: wire::AuthzPolicy = serde_saphyr::from_str(
+        "{targets: [{kind: {service: {host: {namespace: shop, hostname: web.shop.svc.cluster.local}}}}], action: DENY, rules: [{}]}",
+    )
+    .unwrap();
+    site.put(wire::AUTHZ_POLICY, "shop/deny", &deny);
+    let statuses = [ask(&site, "/slow").await.0, ask(&site, "/slow").await.0, ask(&site, "/fast").await.0, ask(&site, "/fast").await.0];
+    assert_eq!(statuses, [403, 429, 403, 403]);
+}
+
+// spec/waypoint.md 1.5, step 9: faults, then CORS.
+#[tokio::test]
+async fn a_preflight_meets_faults_as_any_request_does() {
+    let mut site = Site::new(Version::Http1);
+    let filters = "filters: [{kind: {cors: {allowOrigins: ['*']}}}, {kind: {fault: {abortStatus: 418}}}]";
+    site.route("r", &format!("{{{filters}, backends: [{{weight: 1, backend: {{host: {{namespace: shop, hostname: web.shop.svc.cluster.local}}, port: 80}}}}]}}"));
+    let preflight = Request::options("/").header("host", "web").header("origin", "https://a").header("access-control-request-method", "GET");
+    let mut client = site.http1().await;
+    assert_eq!(client.send_request(preflight.body(Body::Empty).unwrap()).await.unwrap().status().as_u16(), 418);
+}
+
+/// What the endpoint of this id was sent, as its target and headers.
+fn listens(site: &Site, id: &str) -> tokio::sync::mpsc::UnboundedReceiver<String> {
+    let (tell, heard) = tokio::sync::mpsc::unbounded_channel();
+    site.endpoints.http(id, Version::Http1, move |request| {
+        let headers: String = request.headers().iter().map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap())).collect();
+        let _ = tell.send(format!("{} {}\n{headers}", request.method(), request.uri()));
+        async move { Response::new(Body::full("heard")) }
+    });
+    heard
+}
+
+// spec/waypoint.md 5.9, 1.9
+#[tokio::test]
+async fn a_copy_goes_to_the_host_of_its_request_and_nobody_traces_it() {
+    let mut site = Site::new(Version::Http1);
+    let outside = wire::Host { namespace: "shop".into(), hostname: "*.example.com".into() };
+    let port = wire::ServicePort { host: Some(outside), port: 80, kind: wire::ServiceKind::DynamicDns as i32, external: true, ..Default::default() };
+    site.put(wire::SERVICE_PORT, "shop/*.example.com:80", &port);
+    site.route(
+        "r",
+        "{filters: [{kind: {mirror: {backend: {host: {namespace: shop, hostname: '*.example.com'}, port: 80}}}}],
+          backends: [{weight: 1, backend: {host: {namespace: shop, hostname: web.shop.svc.cluster.local}, port: 80}}]}",
+    );
+    let (mut copied, mut original) = (listens(&site, "a.example.com"), listens(&site, "web"));
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let request = Request::get("/x?y").header("host", "a.example.com").header("traceparent", traceparent);
+    let mut client = site.http1().await;
+    assert_eq!(text(client.send_request(request.body(Body::Empty).unwrap()).await.unwrap()).await, "heard");
+    let (copied, original) = (copied.recv().await.unwrap(), original.recv().await.unwrap());
+    assert!(original.contains(traceparent), "{original}");
+    assert!(copied.starts_with("GET /x?y\n") && copied.contains("host: a.example.com\n"), "{copied}");
+    assert!(copied.contains("traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00\n"), "{copied}");
+}

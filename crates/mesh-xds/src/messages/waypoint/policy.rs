@@ -204,7 +204,7 @@ pub struct ExtAuthzProvider {
     pub clear_route_cache: bool,
     #[prost(string, tag = "8")]
     pub path_prefix: String,
-    /// Names, `prefix*` or `*suffix`.
+    /// Names, `prefix*` or `*suffix`. Empty: none over HTTP (but for what the protocol has always), all over gRPC.
     #[prost(string, repeated, tag = "9")]
     pub include_request_headers: Vec<String>,
     #[prost(message, repeated, tag = "10")]

@@ -108,3 +108,24 @@ async fn keys_come_over_the_mesh() {
     assert_eq!(ask(&site, Request::get(format!("/cart?access_token={token}x"))).await.0, 401);
     assert_eq!(ask(&site, Request::get(format!("/cart?a=b&access_token={token}"))).await, (200, "/cart?a=b bob".into()));
 }
+
+// V-40 for methods: a WebSocket of HTTP/2 is the GET that its endpoint gets.
+#[tokio::test]
+async fn a_web_socket_is_judged_as_the_get_that_it_becomes() {
+    let socket = |path: &str| {
+        let mut request = Request::new(Body::Empty);
+        *request.method_mut() = http::Method::CONNECT;
+        *request.uri_mut() = format!("http://web{path}").parse().unwrap();
+        request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+        request
+    };
+    let mut site = Site::new(crate::exchange::Version::Http2);
+    echo_target(&site, "web");
+    policy(&mut site, "deny", "action: DENY\nrules: [{to: [{methods: [GET], paths: ['/private']}]}]");
+    let mut client = site.http2().await;
+    // The settings that allow it come before the first response.
+    let first = client.send_request(Request::get("http://web/private").body(Body::Empty).unwrap()).await.unwrap();
+    assert_eq!(first.status(), StatusCode::FORBIDDEN);
+    assert_eq!(client.send_request(socket("/private")).await.unwrap().status(), StatusCode::FORBIDDEN);
+    assert_eq!(client.send_request(socket("/other")).await.unwrap().status(), StatusCode::BAD_GATEWAY, "an endpoint that knows no sockets");
+}
