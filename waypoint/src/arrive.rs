@@ -1,8 +1,11 @@
 //! Pure: what a CONNECT is for, and from whom (spec/waypoint.md 1.2, 1.6). What is not ours is refused: a waypoint is no
-//! open relay.
+//! open relay. What may be ours in a moment is refused as `early`; who waits for it is `wait`.
+
+pub mod wait;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::StatusCode;
 use mesh_hbone::ConnectHead;
@@ -15,6 +18,7 @@ use mesh_model::workload::Workload;
 use mesh_xds::messages::waypoint::PortProtocol;
 
 use crate::facts::{Arrival, Target};
+use crate::settings::{Binding, Settings};
 use crate::upstream::Own;
 
 /// What is asked, and by whom.
@@ -36,8 +40,8 @@ pub struct Here<'a> {
     /// The service in front of our pods: how the directory names us as a waypoint.
     pub gateway: &'a NamespacedHostname,
     pub directory: &'a Directory,
-    /// Whether a port of a service is bound to us; `None`: any port of it.
-    pub serves: &'a dyn Fn(&NamespacedHostname, Option<u16>) -> bool,
+    pub settings: &'a Settings,
+    pub now: Instant,
 }
 
 /// Why a CONNECT is refused.
@@ -49,10 +53,10 @@ pub enum Refused {
     UnknownAddress(SocketAddr),
     #[error("no service is named {0:?}")]
     UnknownHost(String),
-    #[error("{0} is not bound to this waypoint; label it istio.io/use-waypoint")]
-    NotBound(NamespacedHostname),
+    #[error("{service} is not bound to this waypoint; label it istio.io/use-waypoint")]
+    NotBound { service: NamespacedHostname, early: bool },
     #[error("{service} has no port {port}")]
-    NoPort { service: NamespacedHostname, port: u16 },
+    NoPort { service: NamespacedHostname, port: u16, early: bool },
     #[error("the workload {0} is not bound to this waypoint; label it istio.io/use-waypoint, and the Gateway istio.io/waypoint-for")]
     NotOurWorkload(Arc<str>),
 }
@@ -62,7 +66,7 @@ impl Refused {
     pub fn status(&self) -> StatusCode {
         match self {
             Refused::Own(_) => StatusCode::FORBIDDEN,
-            Refused::NotBound(_) | Refused::NotOurWorkload(_) => StatusCode::FORBIDDEN,
+            Refused::NotBound { .. } | Refused::NotOurWorkload(_) => StatusCode::FORBIDDEN,
             Refused::UnknownAddress(_) | Refused::UnknownHost(_) | Refused::NoPort { .. } => StatusCode::NOT_FOUND,
         }
     }
@@ -73,9 +77,18 @@ impl Refused {
             Refused::Own(_) => "own_address",
             Refused::UnknownAddress(_) => "unknown_address",
             Refused::UnknownHost(_) => "unknown_host",
-            Refused::NotBound(_) => "service_not_bound",
+            Refused::NotBound { .. } => "service_not_bound",
             Refused::NoPort { .. } => "no_port",
             Refused::NotOurWorkload(_) => "workload_not_bound",
+        }
+    }
+
+    /// Whether it may be ours in a moment: it is known, and only what binds it to us is missing.
+    pub fn is_early(&self) -> bool {
+        match self {
+            Refused::NotBound { early, .. } | Refused::NoPort { early, .. } => *early,
+            Refused::NotOurWorkload(_) => true,
+            Refused::Own(_) | Refused::UnknownAddress(_) | Refused::UnknownHost(_) => false,
         }
     }
 }
@@ -106,28 +119,33 @@ fn by_address(here: &Here<'_>, asked: &Asked<'_>, to: SocketAddr) -> Result<Targ
     Ok(Target::Workload { workload: workload.clone(), port: to.port() })
 }
 
-/// By name ask those who come from another network, and those who speak HBONE of their own.
+/// By name ask those who come from another network, and those who speak HBONE of their own. Of several services of the name
+/// the one that it means to the client comes first, then those that are bound to us; none that is hidden from the client.
 fn by_name(here: &Here<'_>, asked: &Asked<'_>, name: &str, port: u16) -> Result<Target, Refused> {
-    let client = Some(&*asked.identity.namespace);
-    let visible = here.directory.service_named(name, client, None).map(|service| service.key());
-    let bound = here.directory.services_named(name).map(|service| service.key()).find(|key| (here.serves)(key, None));
-    let key = visible.filter(|key| (here.serves)(key, None)).or(bound);
-    match key {
+    let client = &*asked.identity.namespace;
+    let meant = here.directory.service_named(name, Some(client), None).map(|service| service.key());
+    let ours = |key: &NamespacedHostname| here.settings.serves(key) || binding(here, key, port).is_served();
+    let visible = here.directory.services_named(name).filter(|service| service.is_visible_to(client));
+    let bound = visible.map(|service| service.key()).find(ours);
+    match meant.clone().filter(ours).or(bound).or(meant) {
         Some(key) => of_service(here, key, port),
-        None => Err(match here.directory.service_named(name, None, None) {
-            Some(service) => Refused::NotBound(service.key()),
-            None => Refused::UnknownHost(name.to_owned()),
-        }),
+        None => Err(Refused::UnknownHost(name.to_owned())),
     }
 }
 
-fn of_service(here: &Here<'_>, key: NamespacedHostname, port: u16) -> Result<Target, Refused> {
-    if (here.serves)(&key, Some(port)) {
-        Ok(Target::Service { key, port })
-    } else if (here.serves)(&key, None) {
-        Err(Refused::NoPort { service: key, port })
-    } else {
-        Err(Refused::NotBound(key))
+fn binding<'a>(here: &Here<'a>, key: &NamespacedHostname, port: u16) -> Binding<'a> {
+    here.settings.binding(here.directory, key, port, here.now)
+}
+
+fn of_service(here: &Here<'_>, service: NamespacedHostname, port: u16) -> Result<Target, Refused> {
+    let early = match binding(here, &service, port) {
+        Binding::Bound(_) | Binding::Parting(..) => return Ok(Target::Service { key: service, port }),
+        Binding::Expected => true,
+        Binding::No => false,
+    };
+    match here.settings.serves(&service) {
+        true => Err(Refused::NoPort { service, port, early }),
+        false => Err(Refused::NotBound { service, early }),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::exchange::Version;
 use crate::facts::Arrival;
 use crate::reply;
 use crate::request::{self, Answer, Context, Guest};
+use crate::settings::binding::PARTING;
 
 /// A request's head, in HTTP/1.1 and decoded in HTTP/2: what peers of the mesh allow each other.
 pub const HEADERS_BYTES_MAX: usize = 64 << 10;
@@ -51,9 +52,13 @@ const ABANDON_WINDOW: Duration = Duration::from_secs(10);
 pub struct Connection {
     pub arrival: Arc<Arrival>,
     pub class: PortProtocol,
+    /// No new request is taken after this, and what is open is finished.
+    pub drain: CancellationToken,
+    /// The service is bound to us no longer: clients are to open other connections, which go elsewhere.
+    pub unbound: CancellationToken,
 }
 
-/// Serves HTTP until the stream is over. After `drain` no new request is taken, and what is open is finished.
+/// Serves HTTP until the stream is over.
 ///
 /// # Errors
 /// How the connection broke, for a log at the level of debugging: its requests have told their own ends.
@@ -62,11 +67,11 @@ pub async fn serve<T>(
     version: Version,
     connection: Connection,
     cx: Arc<Context>,
-    drain: CancellationToken,
 ) -> Result<(), hyper::Error>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let (drain, unbound) = (connection.drain.clone(), connection.unbound.clone());
     let guest = cx.guests.of(&connection.arrival.identity);
     let conduct = Arc::new(Conduct::new());
     let client = Arc::new((connection, guest));
@@ -88,6 +93,8 @@ where
                 biased;
                 ended = serving.as_mut() => return ended,
                 () = drain.cancelled() => serving.as_mut().graceful_shutdown(),
+                // An end that a request crosses loses it. Until then answers say that they are the last.
+                () = parted(&unbound) => serving.as_mut().graceful_shutdown(),
             }
             serving.await
         }
@@ -105,21 +112,28 @@ where
                 .max_local_error_reset_streams(LOCAL_RESETS_MAX)
                 .enable_connect_protocol();
             let mut serving = pin!(http.serve_connection(io, service));
-            let mut draining = false;
+            let mut leaving = false;
             loop {
                 tokio::select! {
                     biased;
                     ended = serving.as_mut() => return ended,
                     // What is open on it is dropped with it: it has no place here.
                     () = conduct.bad.cancelled() => return Ok(()),
-                    () = drain.cancelled(), if !draining => {
-                        draining = true;
-                        serving.as_mut().graceful_shutdown();
-                    }
+                    () = drain.cancelled(), if !leaving => leaving = true,
+                    () = unbound.cancelled(), if !leaving => leaving = true,
+                }
+                if leaving {
+                    serving.as_mut().graceful_shutdown();
                 }
             }
         }
     }
+}
+
+/// Until nothing is served any more as it was before the service was unbound.
+async fn parted(unbound: &CancellationToken) {
+    unbound.cancelled().await;
+    tokio::time::sleep(PARTING).await;
 }
 
 /// One request, whatever happens in it: a panic is its own end and nobody else's.

@@ -30,6 +30,7 @@ pub mod ext_authz;
 pub mod fault;
 pub mod jwt;
 pub mod limit;
+pub mod permits;
 pub mod retry;
 pub mod reach;
 pub mod attempts;

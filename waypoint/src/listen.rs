@@ -17,7 +17,8 @@ use mesh_xds::messages::waypoint::PortProtocol;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use crate::arrive::{Asked, arrive};
+use crate::arrive::Asked;
+use crate::arrive::wait::admit;
 use crate::detect::sniff::Protocol;
 use crate::detect::{detect, question};
 use crate::exchange::Version;
@@ -128,8 +129,8 @@ async fn tunnel(proxy: Arc<Proxy>, peer: Arc<Peer>, mut ask: Box<Connect>) {
         peer: peer.address,
         forwarded_for: forwarded::source(ask.headers()),
     };
-    let arrival = match proxy.with_here(|here| arrive(here, &asked)) {
-        Ok(arrival) => Arc::new(arrival),
+    let arrival = match admit(&proxy, &asked).await {
+        Ok(arrival) => arrival,
         Err(refused) => {
             tracing::info!(to = %ask.head(), from = %peer.address, identity = %peer.identity, reason = refused.reason(), "a tunnel is refused: {refused}");
             proxy.refused(refused.reason());
@@ -157,8 +158,9 @@ async fn carry(proxy: &Arc<Proxy>, arrival: Arc<Arrival>, tunnel: mesh_hbone::Tu
 }
 
 async fn http(proxy: &Arc<Proxy>, arrival: Arc<Arrival>, arrived: crate::detect::Arrived, version: Version, class: PortProtocol) {
-    let connection = Connection { arrival, class };
-    let serving = http1or2::serve(Lingering::new(arrived), version, connection, proxy.http.clone(), proxy.drain.soft_token());
+    let bound = proxy.http.permits.bound(&arrival.target);
+    let connection = Connection { arrival, class, drain: proxy.drain.soft_token(), unbound: bound.unbound.clone() };
+    let serving = http1or2::serve(Lingering::new(arrived), version, connection, proxy.http.clone());
     tokio::select! {
         ended = serving => if let Err(why) = ended {
             tracing::debug!(%why, "an HTTP connection broke");

@@ -4,7 +4,7 @@ mod control_plane;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mesh_hbone::Limits;
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::account::{self, Books, export};
 use crate::admin::{self, Admin};
+use crate::arrive::wait::{WAITING_MAX, WAITING_PER_CLIENT_MAX};
 use crate::arrive::{Here, declared};
 use crate::call::{Caller, OverMesh};
 use crate::config::{Config, End, Traffic};
@@ -38,6 +39,7 @@ use crate::exchange::Exchange;
 use crate::facts::Target;
 use crate::jwt;
 use crate::listen;
+use crate::permits::Permits;
 use crate::reach::Reach;
 use crate::request::{Context, Guests, Mirrors};
 use crate::settings::{self, Settings};
@@ -68,6 +70,8 @@ pub struct Proxy {
     pub handshakes: Handshakes,
     pub connections: Arc<Semaphore>,
     pub streams: Arc<Semaphore>,
+    /// Tunnels for what may be bound to us in a moment.
+    pub waiting: Guests,
     pub drain: Drain,
 }
 
@@ -125,7 +129,7 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
         drain: drain.clone(),
     };
     let proxy = Proxy::new(parts, net.clone());
-    tokio::spawn(proxy.clone().forget());
+    tokio::spawn(proxy.clone().follow());
     let exchange = proxy.http.exchange.clone();
     tokio::spawn(async move { exchange.tend().await });
     let told = CancellationToken::new();
@@ -218,6 +222,7 @@ impl Proxy {
                 books: books.clone(),
                 mirrors: Mirrors::default(),
                 guests: Guests::default(),
+                permits: Permits::new(settings.clone()),
                 keys: jwt::Keys::new(caller.clone()),
                 caller: caller.clone(),
             }),
@@ -237,28 +242,24 @@ impl Proxy {
             handshakes: Handshakes::default(),
             connections: Arc::new(Semaphore::new(traffic.connections)),
             streams: Arc::new(Semaphore::new(traffic.streams)),
+            waiting: Guests::new(WAITING_MAX, WAITING_PER_CLIENT_MAX),
             drain,
         })
     }
 
     /// What arrivals are judged by, as it is now.
     pub fn with_here<R>(&self, judge: impl FnOnce(&Here<'_>) -> R) -> R {
-        let settings = self.settings.load();
-        let serves = |key: &NamespacedHostname, port: Option<u16>| match port {
-            Some(port) => settings.service(key, port).is_some(),
-            None => settings.serves(key),
-        };
+        let (settings, now) = (self.settings.load(), now());
         self.world.with(|world| {
-            judge(&Here { own: &self.own, gateway: &self.gateway, directory: &world.directory, serves: &serves })
+            let directory = &world.directory;
+            judge(&Here { own: &self.own, gateway: &self.gateway, directory, settings: &settings, now })
         })
     }
 
     /// What the port that was dialled declares to speak.
     pub fn declared(&self, target: &Target) -> PortProtocol {
         match target {
-            Target::Service { key, port } => {
-                self.settings.with(|settings| settings.service(key, *port).map_or(PortProtocol::Auto, |view| view.protocol))
-            }
+            Target::Service { key, port } => self.http.judged(key, *port).view.map_or(PortProtocol::Auto, |view| view.protocol),
             Target::Workload { workload, port } => self.world.with(|world| declared(&world.directory, workload, *port)),
         }
     }
@@ -267,8 +268,13 @@ impl Proxy {
         self.recorder.counter(&families::REFUSALS, &[fixed("reason", reason)]).increment(1);
     }
 
-    /// Lets go of what belongs to workloads and backends that are gone, for as long as the process lives.
-    pub async fn forget(self: Arc<Proxy>) {
+    /// Does what changes of the mesh and of the settings ask for, for as long as the process lives.
+    pub async fn follow(self: Arc<Proxy>) {
+        tokio::join!(self.http.permits.clone().watch(), self.forget());
+    }
+
+    /// Lets go of what belongs to workloads and backends that are gone.
+    async fn forget(&self) {
         let (mut world, mut settings) = (self.world.clone(), self.settings.clone());
         loop {
             let (known, named) = (world.see(), settings.see());
@@ -278,6 +284,11 @@ impl Proxy {
             tokio::select! { () = world.changed() => {}, () = settings.changed() => {} }
         }
     }
+}
+
+/// The clock of choices is the runtime's, which tests may stop.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// Who tells of requests.

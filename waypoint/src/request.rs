@@ -21,14 +21,16 @@ use crate::error::{Flags, Reason};
 use crate::exchange::{Exchange, Fault};
 use crate::facts::{Claims, Head, Target};
 use crate::http1or2::Connection;
-use crate::hygiene::{self, Found, Manner};
+use crate::hygiene::{self, Found, Kind, Manner};
 use crate::limit::{self, Phase, Subject};
+use crate::permits::{Law, Permits, Under};
 use crate::reach::Reach;
 use crate::route::{Matched, Rule};
 use crate::settings::{Policies, ServiceView, Settings};
 use crate::upstream::Endpoint;
 use crate::{choose, fault, jwt, reply, session};
 
+mod again;
 mod answer;
 mod close;
 mod expect;
@@ -37,11 +39,13 @@ mod grpc_web;
 pub mod guard;
 mod guests;
 mod inbound;
+mod judged;
 mod mirror;
 mod outgoing;
 mod replay;
 mod upgrade;
 
+use again::Again;
 pub use answer::Answer;
 use expect::Expectation;
 use forward::Answered;
@@ -49,6 +53,7 @@ use grpc_web::Dialect;
 use guard::Guard;
 pub use guests::{Entered, Guest, Guests};
 use inbound::Inbound;
+pub use judged::Judged;
 pub use mirror::Mirrors;
 
 /// What requests share.
@@ -60,6 +65,7 @@ pub struct Context {
     pub books: Arc<Books>,
     pub mirrors: Mirrors,
     pub guests: Guests,
+    pub permits: Permits,
     /// Keys that tokens are verified with.
     pub keys: jwt::Keys,
     /// For questions of our own.
@@ -100,6 +106,8 @@ struct Page<'a> {
     web: Option<Dialect>,
     /// Its place among what is in flight; none: there was no room.
     entered: Option<Entered>,
+    /// Its service is bound to us no longer.
+    parted: bool,
 }
 
 /// What decides where a request goes.
@@ -129,11 +137,12 @@ pub async fn request(incoming: Request<Incoming>, connection: &Connection, guest
 
 impl<'a> Page<'a> {
     fn open(incoming: &Request<Incoming>, connection: &'a Connection, entered: Option<Entered>, cx: &'a Arc<Context>) -> Page<'a> {
-        let settings = cx.settings.load();
-        let view = match &connection.arrival.target {
-            Target::Service { key, port } => settings.service(key, *port).cloned(),
-            Target::Workload { .. } => None,
+        let judged = match &connection.arrival.target {
+            Target::Service { key, port } => cx.judged(key, *port),
+            Target::Workload { .. } => Judged { settings: cx.settings.load(), view: None, parted: false },
         };
+        judged.count(cx, "request");
+        let Judged { settings, view, parted } = judged;
         let policies = view.as_ref().map_or_else(|| settings.gateway(), |view| view.policies(None)).clone();
         let mut account = cx.books.request(&policies.telemetry, &connection.arrival, incoming.version());
         account.arrived(incoming);
@@ -157,6 +166,7 @@ impl<'a> Page<'a> {
             web: None,
             entered,
             settings,
+            parted,
         }
     }
 
@@ -202,12 +212,26 @@ impl<'a> Page<'a> {
             let ask = Ask::of_route(provider);
             self.guard(&found, async |guard| guard.ask(&ask, &mut parts, &mut body, &mut passed).await).await?;
         }
+        // As it was judged, and not as a route's filters will leave it.
+        let lasting = (found.kind != Kind::Plain).then(|| (again::copy(&parts), found.clone()));
         let chosen = self.backend(&mut parts, &found, matched.rule())?;
         let mut answered = self.forward(parts, (body, expectation), found, matched.rule(), chosen).await?;
         for edits in &passed.asked {
             edits.apply_to_response(answered.response.headers_mut());
         }
+        if let (Some(upgraded), Some((parts, found))) = (&mut answered.upgraded, lasting) {
+            upgraded.again = Some(self.again(parts, found, passed, rule.as_deref()));
+        }
         Ok(answered)
+    }
+
+    /// For what goes on after its answer.
+    fn again(&self, parts: Parts, found: Found, passed: guard::Passed, rule: Option<&Rule>) -> Again {
+        let under = Under::of(&self.connection.arrival.target, rule.map(|rule| &rule.resource));
+        let judged_by = Law { policies: self.policies.clone(), mesh: self.settings.mesh().clone() };
+        let permit = self.cx.permits.enter(under, judged_by);
+        let (cx, arrival, policies) = (self.cx.clone(), self.connection.arrival.clone(), self.policies.clone());
+        Again { cx, arrival, permit, policies, parts, found, passed }
     }
 
     /// Step 1 and 2.

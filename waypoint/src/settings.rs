@@ -20,6 +20,7 @@ use crate::choose::{self, BackendKey};
 use crate::route::{Rule, StreamRule, Table, TlsTable};
 use crate::{account, ext_authz, session};
 
+pub mod binding;
 pub mod dump;
 pub mod file;
 mod host;
@@ -28,6 +29,7 @@ mod resource;
 mod store;
 pub mod why;
 
+pub use binding::Binding;
 pub use policies::{HttpSettings, Policies};
 pub use store::{Problem, Store, store};
 
@@ -40,6 +42,8 @@ pub struct Settings {
     mesh: Arc<Mesh>,
     gateway: Arc<Policies>,
     services: HashTrieMapSync<NamespacedHostname, Arc<Ports>>,
+    /// Ports that were among them until a moment ago. Mostly empty.
+    parting: HashTrieMapSync<(NamespacedHostname, u16), binding::Parting>,
     backends: HashTrieMapSync<BackendKey, Arc<choose::Backend>>,
     treatments: HashTrieMapSync<NamespacedHostname, Arc<host::Treatment>>,
     /// For every service that says nothing of its own.
@@ -197,7 +201,12 @@ impl ServiceView {
 
     /// Of the port, or of the port and the rule.
     pub fn policies(&self, rule: Option<&Rule>) -> &Arc<Policies> {
-        rule.and_then(|rule| self.policies_of_rules.get(&rule.resource)).unwrap_or(&self.policies)
+        self.policies_of(rule.map(|rule| &*rule.resource))
+    }
+
+    /// As `policies`, of the rule with this resource.
+    pub fn policies_of(&self, rule: Option<&str>) -> &Arc<Policies> {
+        rule.and_then(|rule| self.policies_of_rules.get(rule)).unwrap_or(&self.policies)
     }
 }
 

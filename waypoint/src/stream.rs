@@ -5,7 +5,7 @@ pub mod guard;
 mod idle;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mesh_net::duplex::Duplex;
 use mesh_net::relay::{End, Relayed, Side, relay};
@@ -19,8 +19,10 @@ use crate::edit::choose_backend;
 use crate::error::Reason;
 use crate::exchange::Fault;
 use crate::facts::{Arrival, Target};
-use crate::proxy::Proxy;
+use crate::permits::{Law, Permit, Under};
+use crate::proxy::{Proxy, now};
 use crate::reach::{Errand, Reached, Unreached};
+use crate::request::Judged;
 use crate::settings::{Policies, ServiceView, Settings};
 use crate::upstream::{Alpn, BoxIo, ConnectError, Endpoint, Own};
 
@@ -32,7 +34,12 @@ const IDLE_MAX: Duration = Duration::from_secs(3600);
 const ATTEMPTS: usize = 3;
 
 pub async fn stream(proxy: &Arc<Proxy>, arrival: Arc<Arrival>, mut client: Arrived, hello: Option<&ClientHello>) {
-    let settings = proxy.settings.load();
+    let judged = match &arrival.target {
+        Target::Service { key, port } => proxy.http.judged(key, *port),
+        Target::Workload { .. } => Judged { settings: proxy.settings.load(), view: None, parted: false },
+    };
+    judged.count(&proxy.http, "stream");
+    let settings = judged.settings;
     let server_name = hello.and_then(|hello| hello.server_name.as_deref());
     let onward = onward(&proxy.own, &settings, &arrival, hello);
     let mut account = proxy.books.stream(&onward.policies().telemetry, &arrival, server_name);
@@ -53,9 +60,13 @@ async fn carry(
     onward: Onward,
     account: &mut Account,
 ) -> Result<(), Reason> {
-    // may it?
-    let notes = guard::pass(settings, &onward.policies().authz, arrival, server_name, &*proxy.caller).await;
-    account.noted(&notes.map_err(|details| Reason::Rbac { details: details.into() })?);
+    // may it? From here on it is judged again whenever its policies change
+    let judged_by = Law { policies: onward.policies().clone(), mesh: settings.mesh().clone() };
+    let mut permit = proxy.http.permits.enter(Under::of(&arrival.target, None), judged_by);
+    let mut heard = Vec::new();
+    let refused = |details: String| Reason::Rbac { details: details.into() };
+    let notes = guard::pass(settings, &onward.policies().authz, arrival, server_name, &*proxy.caller, &mut heard).await;
+    account.noted(&notes.map_err(refused)?);
 
     // which endpoint, and the connection
     let mut opened = match &onward {
@@ -73,12 +84,27 @@ async fn carry(
         () = proxy.drain.forced() => "drained",
         () = watched.idle(opened.limits.idle) => "idle_timeout",
         () = lifetime(opened.limits.lifetime) => "max_duration",
+        details = lost(proxy, arrival, server_name, &mut permit, &mut heard) => {
+            opened.io.reset();
+            return Err(refused(details));
+        }
         relayed = relay(client, &mut opened.io, &watched) => return ended(relayed),
     };
     client.reset();
     opened.io.reset();
     account.termination(over);
     Ok(())
+}
+
+/// Resolves when policy does not allow the stream any more.
+async fn lost(proxy: &Proxy, arrival: &Arrival, server_name: Option<&str>, permit: &mut Permit, heard: &mut Vec<Arc<str>>) -> String {
+    loop {
+        let law = permit.changed().await;
+        let settings = proxy.settings.load();
+        if let Err(details) = guard::pass(&settings, &law.policies.authz, arrival, server_name, &*proxy.caller, heard).await {
+            return details;
+        }
+    }
 }
 
 /// Where a stream goes, and under whose policies.
@@ -235,9 +261,4 @@ fn ended(relayed: Relayed) -> Result<(), Reason> {
         End::Failed(Side::Second, why) => Err(Reason::UpstreamBroke(why.to_string().into())),
         End::HalfClosedTooLong(Side::Second) => Err(Reason::UpstreamBroke("the upstream did not end its half".into())),
     }
-}
-
-/// The clock of choices is the runtime's, which tests may stop.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }

@@ -32,6 +32,7 @@ use crate::exchange::{Connect, Exchange, Stream, Version};
 use crate::facts::{Arrival, Target};
 use crate::http1or2::{self, Connection};
 use crate::jwt;
+use crate::permits::Permits;
 use crate::reach::Reach;
 use crate::request::{Context, Guests, Mirrors};
 use crate::settings::Store;
@@ -197,6 +198,8 @@ impl Site {
         let exchange = Exchange::new(endpoints.clone());
         let caller: Arc<dyn Caller> =
             Arc::new(OverMesh { settings: settings.clone(), world: world.clone(), reach: reach.clone(), exchange: exchange.clone() });
+        let permits = Permits::new(settings.clone());
+        tokio::spawn(permits.clone().watch());
         let cx = Arc::new(Context {
             settings,
             world,
@@ -205,6 +208,7 @@ impl Site {
             books: books(),
             mirrors: Mirrors::default(),
             guests: Guests::default(),
+            permits: permits.clone(),
             keys: jwt::Keys::new(caller.clone()),
             caller,
         });
@@ -228,6 +232,11 @@ impl Site {
         }
     }
 
+    pub fn remove(&mut self, type_url: &str, name: &str) {
+        self.store.take(type_url, name, None).expect("the end of a resource");
+        self.store.publish();
+    }
+
     pub fn put(&mut self, type_url: &str, name: &str, resource: &impl prost::Message) {
         self.store.take(type_url, name, Some(&resource.encode_to_vec())).expect("a resource without a fault");
         self.store.publish();
@@ -245,8 +254,13 @@ impl Site {
     pub fn stream(&self, version: Version) -> DuplexStream {
         let (ours, theirs) = duplex(PIPE);
         let arrival = Arc::new(Arrival { target: self.dialled.clone(), ..Arrival::clone(&arrival()) });
-        let connection = Connection { arrival, class: self.class };
-        tokio::spawn(http1or2::serve(theirs, version, connection, self.cx.clone(), self.drain.clone()));
+        let bound = self.cx.permits.bound(&arrival.target);
+        let connection = Connection { arrival, class: self.class, drain: self.drain.clone(), unbound: bound.unbound.clone() };
+        let serving = http1or2::serve(theirs, version, connection, self.cx.clone());
+        tokio::spawn(async move {
+            let _bound = bound;
+            serving.await
+        });
         ours
     }
 

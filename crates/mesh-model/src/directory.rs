@@ -20,7 +20,7 @@ use self::places::Places;
 use crate::address::{NamespacedHostname, NetworkAddress};
 use crate::change::{Change, Touched};
 use crate::index::Index;
-use crate::service::{HealthPolicy, Service, Visibility};
+use crate::service::{HealthPolicy, Service};
 use crate::workload::{Health, NetworkMode, TunnelProtocol, Uid, Workload};
 
 /// Workloads, services and every way of finding them.
@@ -311,13 +311,9 @@ impl Workload {
     }
 }
 
-/// A service that is private to its namespace is seen by clients of that namespace only; where no client is given,
-/// nothing is filtered (spec/dataplane.md 5.1).
+/// Where no client is given, nothing is filtered.
 fn visible(service: &Service, client_namespace: Option<&str>) -> bool {
-    match (service.visibility, client_namespace) {
-        (Visibility::Public, _) | (_, None) => true,
-        (Visibility::Namespace, Some(client)) => client == &*service.namespace,
-    }
+    client_namespace.is_none_or(|client| service.is_visible_to(client))
 }
 
 fn at_home(service: &Service, client_namespace: Option<&str>) -> bool {

@@ -117,4 +117,12 @@ impl Service {
     pub fn key(&self) -> NamespacedHostname {
         NamespacedHostname { namespace: self.namespace.clone(), hostname: self.hostname.clone() }
     }
+
+    /// A service that is private to its namespace is seen by clients of that namespace only (spec/dataplane.md 5.1).
+    pub fn is_visible_to(&self, client_namespace: &str) -> bool {
+        match self.visibility {
+            Visibility::Public => true,
+            Visibility::Namespace => client_namespace == &*self.namespace,
+        }
+    }
 }

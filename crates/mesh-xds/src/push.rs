@@ -37,6 +37,9 @@ const GUARDS: [&str; 7] = [
     waypoint::HTTP_POLICY,
     waypoint::BACKEND_POLICY,
 ];
+/// The type whose resources open a service at a waypoint: told last when they come and first when they go, so that no
+/// request is served by a part of what is configured for it.
+const OPENER: &str = waypoint::SERVICE_PORT;
 /// How much of a NACK we keep, and of each resource that it names.
 const NACK_CHARS: usize = 1_024;
 /// Resources of one type that a client can say it does not do.
@@ -119,6 +122,13 @@ struct Difference {
     names: BTreeSet<Arc<str>>,
 }
 
+impl Difference {
+    /// The removals alone; the resources stay.
+    fn take_removals(&mut self) -> Difference {
+        Difference { removed: std::mem::take(&mut self.removed), ..Difference::default() }
+    }
+}
+
 impl Push {
     /// `stream` makes the nonces of different streams differ.
     pub fn new(caller: Caller, stream: u64) -> Push {
@@ -180,24 +190,35 @@ impl Push {
         Ok(told.pack(difference, &request.type_url, &mut self.nonces, Size::Pushes, Empty::Send))
     }
 
-    /// What the stream is to be told of the catalog's changes, in an order that leaves no window: a new policy comes
-    /// before the workload that lists it or the service that it guards, and goes after it.
+    /// What the stream is to be told of the catalog's changes, in an order that leaves no window: what opens a service goes
+    /// before all else goes, and comes after all else has come; a new policy comes before the workload that lists it or the
+    /// service that it guards, and goes after it.
     pub fn update(&mut self, catalog: &Arc<Catalog>) -> Vec<DeltaDiscoveryResponse> {
         let mut responses = Vec::new();
+        let mut say = |told: &mut Told, difference, type_url: &str, nonces: &mut Nonces| {
+            responses.extend(told.pack(difference, type_url, nonces, Size::Pushes, Empty::Omit));
+        };
+        let mut opened = Difference::default();
+        if let Some(told) = self.types.get_mut(OPENER) {
+            opened = told.update(OPENER, &self.caller, catalog);
+            let closed = opened.take_removals();
+            say(told, closed, OPENER, &mut self.nonces);
+        }
         let mut gone = Vec::new();
         for type_url in GUARDS {
             let Some(told) = self.types.get_mut(type_url) else { continue };
             let mut difference = told.update(type_url, &self.caller, catalog);
-            gone.push((type_url, Difference { removed: std::mem::take(&mut difference.removed), ..Difference::default() }));
-            responses.extend(told.pack(difference, type_url, &mut self.nonces, Size::Pushes, Empty::Omit));
+            gone.push((type_url, difference.take_removals()));
+            say(told, difference, type_url, &mut self.nonces);
         }
-        for (type_url, told) in self.types.iter_mut().filter(|(type_url, _)| !GUARDS.contains(&type_url.as_str())) {
+        let is_other = |type_url: &str| type_url != OPENER && !GUARDS.contains(&type_url);
+        for (type_url, told) in self.types.iter_mut().filter(|(type_url, _)| is_other(type_url)) {
             let difference = told.update(type_url, &self.caller, catalog);
-            responses.extend(told.pack(difference, type_url, &mut self.nonces, Size::Pushes, Empty::Omit));
+            say(told, difference, type_url, &mut self.nonces);
         }
-        for (type_url, difference) in gone {
+        for (type_url, difference) in std::iter::once((OPENER, opened)).chain(gone) {
             let Some(told) = self.types.get_mut(type_url) else { continue };
-            responses.extend(told.pack(difference, type_url, &mut self.nonces, Size::Pushes, Empty::Omit));
+            say(told, difference, type_url, &mut self.nonces);
         }
         responses
     }

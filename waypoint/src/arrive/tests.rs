@@ -1,4 +1,8 @@
+use std::time::Duration;
+
 use mesh_model::fixture::{self, Fixture};
+use mesh_xds::messages::waypoint as wire;
+use prost::Message;
 
 use super::*;
 
@@ -17,6 +21,8 @@ struct Place {
     mesh: Fixture,
     own: Own,
     gateway: NamespacedHostname,
+    settings: Arc<Settings>,
+    now: Instant,
 }
 
 fn key(name: &str) -> NamespacedHostname {
@@ -25,7 +31,21 @@ fn key(name: &str) -> NamespacedHostname {
 
 fn place() -> Place {
     let own = Own { identity: id("wp"), network: "".into(), addresses: ["10.0.0.9".parse().unwrap()].into() };
-    Place { mesh: fixture::parse(WORLD).unwrap(), own, gateway: key("wp") }
+    Place { mesh: fixture::parse(WORLD).unwrap(), own, gateway: key("wp"), settings: served(&[]), now: Instant::now() }
+}
+
+/// The port 80 of `web`, and of these, which are unbound now.
+fn served(unbound: &[&str]) -> Arc<Settings> {
+    let (mut store, settings) = crate::settings::store(None);
+    for name in unbound.iter().chain(&["web"]) {
+        let host = wire::Host { namespace: "shop".into(), hostname: key(name).hostname.to_string() };
+        let port = wire::ServicePort { host: Some(host), port: 80, ..Default::default() };
+        store.take(wire::SERVICE_PORT, name, Some(&port.encode_to_vec())).unwrap();
+    }
+    store.publish();
+    unbound.iter().for_each(|name| store.take(wire::SERVICE_PORT, name, None).unwrap());
+    store.publish();
+    settings.load()
 }
 
 fn id(account: &str) -> SpiffeId {
@@ -34,10 +54,8 @@ fn id(account: &str) -> SpiffeId {
 
 impl Place {
     fn ask(&self, to: &str, forwarded_for: Option<&str>, identity: &SpiffeId) -> Result<Arrival, Refused> {
-        let serves = |service: &NamespacedHostname, port: Option<u16>| {
-            *service == key("web") && port.is_none_or(|port| port == 80)
-        };
-        let here = Here { own: &self.own, gateway: &self.gateway, directory: &self.mesh.directory, serves: &serves };
+        let (directory, settings, now) = (&self.mesh.directory, &*self.settings, self.now);
+        let here = Here { own: &self.own, gateway: &self.gateway, directory, settings, now };
         let asked = Asked {
             to: &to.parse().unwrap(),
             identity,
@@ -85,6 +103,43 @@ fn what_is_bound_here_is_let_in_and_nothing_else() {
     ] {
         assert_eq!(place.target(to), expected, "{to}");
     }
+}
+
+// spec/waypoint.md 11 row 24
+#[test]
+fn what_was_bound_until_a_moment_ago_is_let_in_and_what_may_be_in_a_moment_is_early() {
+    let mut place = place();
+    place.settings = served(&["free"]);
+    let free = || Ok("service free.shop.svc.cluster.local 80".to_owned());
+    assert_eq!((place.target("10.96.0.2:80"), place.target("free.shop.svc.cluster.local:80")), (free(), free()));
+    place.now += Duration::from_secs(6);
+    for (to, early) in [
+        ("10.96.0.2:80", true),
+        ("free.shop.svc.cluster.local:80", true),
+        ("10.96.0.1:443", true),
+        ("10.0.0.3:8080", true),
+        ("10.96.0.2:81", false),
+        ("10.96.0.1:444", false),
+        ("192.0.2.1:443", false),
+        ("nobody.shop.svc.cluster.local:80", false),
+        ("10.0.0.9:15000", false),
+    ] {
+        let refused = place.ask(to, None, &id("client")).unwrap_err();
+        assert_eq!(refused.is_early(), early, "{to}: {refused}");
+    }
+}
+
+// spec/waypoint.md 1.9: a name reaches nothing that is hidden from the client, bound or not.
+#[test]
+fn a_service_that_is_hidden_from_the_client_is_not_reached_by_its_name() {
+    let mut place = place();
+    let mut web = (*place.mesh.service("web.shop")).clone();
+    web.visibility = mesh_model::service::Visibility::Namespace;
+    place.mesh.directory.apply(mesh_model::change::Change::Service(web.into()));
+    let to = "web.shop.svc.cluster.local:80";
+    assert!(place.ask(to, None, &id("client")).is_ok());
+    let foreign = SpiffeId::new("cluster.local", "elsewhere", "client");
+    assert_eq!(place.ask(to, None, &foreign).unwrap_err().reason(), "unknown_host");
 }
 
 // spec/waypoint.md 1.6

@@ -33,6 +33,7 @@ waypoint wp.shop 10.0.0.9 for service web.shop workload server
 service web.shop 10.96.0.1 80->8080,81->9090 : server
 service old.shop 10.96.0.2 80->8080 : plain
 service none.shop 10.96.0.3 80->8080
+service late.shop 10.96.0.4 80->8080 : server
 ";
 const YEARS: Duration = Duration::from_secs(3600 * 24 * 3650);
 
@@ -132,10 +133,20 @@ fn identity(ca: &Arc<Ca>, clock: &Arc<SimClock>) -> (Credentials, Tls) {
 fn served() -> (Store, Watched<Settings>) {
     let (mut store, settings) = crate::settings::store(None);
     for port in [80, 81] {
-        put(&mut store, wire::SERVICE_PORT, &format!("shop/web:{port}"), &wire::ServicePort { host: Some(host("web")), port, ..Default::default() });
+        bind(&mut store, "web", port);
     }
     store.publish();
     (store, settings)
+}
+
+fn bind(store: &mut Store, name: &str, port: u32) {
+    let resource = wire::ServicePort { host: Some(host(name)), port, ..Default::default() };
+    put(store, wire::SERVICE_PORT, &format!("shop/{name}:{port}"), &resource);
+}
+
+fn unbind(store: &mut Store, name: &str, port: u32) {
+    store.take(wire::SERVICE_PORT, &format!("shop/{name}:{port}"), None).unwrap();
+    store.publish();
 }
 
 fn host(name: &str) -> wire::Host {
@@ -178,7 +189,7 @@ fn waypoint(ca: &Arc<Ca>, clock: &Arc<SimClock>, fabric: &Fabric, world: Watched
         drain: Drain::new(),
     };
     let proxy = Proxy::new(parts, fabric.daemon(ip(9)));
-    tokio::spawn(proxy.clone().forget());
+    tokio::spawn(proxy.clone().follow());
     proxy
 }
 
@@ -399,3 +410,6 @@ async fn a_policy_that_denies_resets_the_stream_before_anybody_hears_of_it() {
     }
     assert_eq!(way.asked.load(Ordering::SeqCst), 0);
 }
+
+mod binding;
+mod permits;

@@ -6,8 +6,8 @@ use http::header::{CONNECTION, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Response, Version as Spoken};
 
 use super::answer::{Asked, End, Idle};
-use super::forward::Answered;
-use super::{Answer, Page, Turned, upgrade};
+use super::forward::{Answered, Upgraded};
+use super::{Again, Answer, Page, Turned, upgrade};
 use crate::account::Direction;
 use crate::body::Body;
 use crate::error::Reason;
@@ -21,13 +21,17 @@ impl Page<'_> {
         *response.version_mut() = Spoken::HTTP_11;
         self.dress(response.headers_mut());
         self.account.because(&Reason::Upstream);
-        let Some((client, endpoint)) = upgraded else { return self.close_with(response, asked, deadline) };
+        let Some(Upgraded { client, endpoint, again }) = upgraded else { return self.close_with(response, asked, deadline) };
         // A stream of bytes from here on, which lasts as long as they flow.
         let (mut account, entered) = (self.account, self.entered);
         account.responded(response.status(), response.headers());
         let (mut up, mut down) = (account.tap(Direction::Request), account.tap(Direction::Response));
         tokio::spawn(async move {
-            upgrade::carry(client, endpoint, |bytes| up.data(bytes), |bytes| down.data(bytes)).await;
+            let carried = upgrade::carry(client, endpoint, |bytes| up.data(bytes), |bytes| down.data(bytes));
+            tokio::select! {
+                () = carried => {}
+                refused = lost(again) => account.because(&refused),
+            }
             drop((asked, entered));
             account.close();
         });
@@ -57,6 +61,10 @@ impl Page<'_> {
         if self.method == Method::HEAD && matches!(body, Body::Full(_)) {
             body = Body::Empty;
         }
+        if self.parted && self.spoken < Spoken::HTTP_2 {
+            // The next request is to go where the service is bound now; of HTTP/2 the connection says so itself.
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         self.account.responded(parts.status, &parts.headers);
         let tap = self.account.tap(Direction::Response);
         let idle = self.policies.http.stream_idle_timeout.map(Idle::new);
@@ -74,5 +82,12 @@ impl Page<'_> {
         for (name, value) in &self.extra {
             headers.append(name, value.clone());
         }
+    }
+}
+
+async fn lost(again: Option<Again>) -> Reason {
+    match again {
+        Some(again) => again.lost().await,
+        None => std::future::pending().await,
     }
 }

@@ -15,7 +15,7 @@ use super::answer::Asked;
 use super::expect::Expectation;
 use super::replay::Replay;
 use super::upgrade::{self, Agreed};
-use super::{Chosen, Page, To, Turned, authority, outgoing};
+use super::{Again, Chosen, Page, To, Turned, authority, outgoing};
 use crate::account::Account;
 use crate::attempts::{self, Attempts};
 use crate::body::Body;
@@ -118,7 +118,7 @@ impl Page<'_> {
             (Agreed::No, ..) => Ok(Answered { deadline, ..Answered::from(sent, found.grpc) }),
             (Agreed::Yes, Some(client), Some(endpoint)) => {
                 upgrade::tell(found.kind, &mut sent.response);
-                Ok(Answered { upgraded: Some((client, endpoint)), ..Answered::from(sent, found.grpc) })
+                Ok(Answered { upgraded: Some(Upgraded { client, endpoint, again: None }), ..Answered::from(sent, found.grpc) })
             }
             (Agreed::Yes | Agreed::Nonsense, ..) => {
                 Err(Reason::Fault(Fault::Protocol("an upgrade that was not asked for".into())).into())
@@ -211,12 +211,19 @@ impl Page<'_> {
     }
 }
 
+/// The two ends of a stream of bytes.
+pub(super) struct Upgraded {
+    pub client: OnUpgrade,
+    pub endpoint: OnUpgrade,
+    pub again: Option<Again>,
+}
+
 /// What the client gets of it, and what is still to be told.
 pub(super) struct Answered {
     pub response: Response<Body>,
     pub asked: Option<Asked>,
     pub deadline: Option<Instant>,
-    pub upgraded: Option<(OnUpgrade, OnUpgrade)>,
+    pub upgraded: Option<Upgraded>,
 }
 
 const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");

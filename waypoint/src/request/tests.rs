@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use std::time::Duration;
 
-use mesh_xds::messages::waypoint::PortProtocol;
+use mesh_xds::messages::waypoint::{self as wire, PortProtocol};
 
 use super::*;
 use crate::exchange::Version;
@@ -498,6 +498,53 @@ async fn what_is_served_no_longer_is_refused() {
     site.endpoints.echo("web", Version::Http1);
     site.dialled = Target::Service { key: mesh_model::address::NamespacedHostname::new("shop", "unbound.shop.svc.cluster.local"), port: 80 };
     assert_eq!(get(&site, "/").await, (404, "no route".into()));
+}
+
+// spec/dataplane.md 6.6: what goes on after its answer is judged again.
+#[tokio::test(start_paused = true)]
+async fn a_web_socket_is_cut_when_policy_refuses_it_and_no_other_is() {
+    let mut site = Site::new(Version::Http1);
+    sockets(&site);
+    let mut open = Vec::new();
+    for path in ["/chat", "/admin"] {
+        let ask = Request::get(path).header("host", "web").header("connection", "upgrade").header("upgrade", "websocket");
+        let ask = ask.header("sec-websocket-key", "k").header("sec-websocket-version", "13").body(Body::Empty).unwrap();
+        let mut response = site.http1().await.send_request(ask).await.unwrap();
+        open.push(TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap()));
+    }
+    let host = wire::Host { namespace: "shop".into(), hostname: "web.shop.svc.cluster.local".into() };
+    let target = wire::TargetKind::Service(wire::ServiceTarget { host: Some(host), ..Default::default() });
+    let policy = wire::AuthzPolicy {
+        targets: vec![wire::Target { kind: Some(target) }],
+        action: wire::AuthzAction::Deny as i32,
+        rules: vec![wire::AuthzRule { to: vec![wire::AuthzOperation { paths: vec!["/admin".into()], ..Default::default() }], ..Default::default() }],
+        ..Default::default()
+    };
+    site.put(wire::AUTHZ_POLICY, "no-admin", &policy);
+    let [chat, admin] = &mut open[..] else { panic!() };
+    let cut = admin.read(&mut [0; 1]).await;
+    assert!(!matches!(cut, Ok(1..)), "{cut:?}");
+    chat.write_all(b"x").await.unwrap();
+    chat.read_exact(&mut [0; 1]).await.unwrap();
+}
+
+// spec/waypoint.md 11 row 24
+#[tokio::test(start_paused = true)]
+async fn a_connection_of_http2_outlives_the_end_of_a_binding_by_what_is_open() {
+    let mut site = Site::new(Version::Http1);
+    site.endpoints.echo("web", Version::Http1);
+    let client = site.http2().await;
+    let ask = || client.clone().send_request(Request::get("http://web/").body(Body::Empty).unwrap());
+    assert_eq!(ask().await.unwrap().status(), StatusCode::OK);
+    site.remove(wire::SERVICE_PORT, "web");
+    assert_eq!(ask().await.unwrap().status(), StatusCode::OK, "it may not have heard of it");
+    while !client.is_closed() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let other = site.http2().await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let late = other.clone().send_request(Request::get("http://web/").body(Body::Empty).unwrap()).await.unwrap();
+    assert_eq!(late.status(), StatusCode::NOT_FOUND);
 }
 
 // T-13

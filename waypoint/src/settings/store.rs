@@ -3,16 +3,19 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use mesh_model::address::NamespacedHostname;
 use mesh_runtime::watched::{Publisher, Watched, watched};
 use mesh_telemetry::recorder::Recorder;
 use mesh_xds::messages::waypoint::{self as wire, ResourceState, ResourceStatus, SourceRef};
+use rpds::HashTrieMapSync;
 
 use super::host::{self, Around, Host, RouteKey, Treatment};
 use super::policies::{Attached, Policies, Policy, Telemetry};
 use super::resource::{self, Kept, Place, Read};
-use super::{Mesh, Settings};
+use super::binding::{PARTING, Parting};
+use super::{Mesh, ServiceView, Settings};
 use crate::account::books;
 use crate::choose::BackendKey;
 use crate::facts::Rejection;
@@ -59,6 +62,14 @@ struct Touched {
     /// How services are treated that say nothing of their own has changed.
     treatment_of_mesh: bool,
     others: bool,
+    stricter: Stricter,
+}
+
+/// Where a policy may let fewer pass than before: what is served as it was before must not be, there.
+#[derive(Default)]
+struct Stricter {
+    everywhere: bool,
+    hosts: BTreeSet<NamespacedHostname>,
 }
 
 /// What is told to the controller about a resource that is not in force as it stands.
@@ -168,12 +179,18 @@ impl Store {
 
     /// Builds what was touched and hands it to the readers. False: nothing was.
     pub fn publish(&mut self) -> bool {
+        self.publish_at(tokio::time::Instant::now().into_std())
+    }
+
+    /// As `publish`: `now` is when ports begin to part.
+    pub fn publish_at(&mut self, now: Instant) -> bool {
         let touched = std::mem::take(&mut self.touched);
         if touched.is_empty() {
             return false;
         }
         self.publish_backends(&touched);
         self.publish_views(&touched);
+        self.publish_partings(&touched, now);
         self.publisher.publish(self.settings.clone());
         if let Some(recorder) = &self.recorder {
             books::configured(recorder, self.resources().map(|(type_url, _, whole)| (type_url, whole)));
@@ -242,7 +259,7 @@ impl Store {
             for (host, views) in self.settings.services.iter().filter(|(host, _)| !touched.hosts.contains(host)) {
                 let Some(known) = self.hosts.get(host) else { continue };
                 let judged = views.iter().map(|view| {
-                    let mut view = super::ServiceView::clone(view);
+                    let mut view = ServiceView::clone(view);
                     known.judge(&mut view, &around);
                     Arc::new(view)
                 });
@@ -258,8 +275,33 @@ impl Store {
         }
     }
 
+    /// Ports that are bound no longer are served for a while as they were, but where a policy has become stricter.
+    fn publish_partings(&mut self, touched: &Touched, now: Instant) {
+        let over = |host: &NamespacedHostname| touched.stricter.everywhere || touched.stricter.hosts.contains(host);
+        let ended = |(key, parting): (&(NamespacedHostname, u16), &Parting)| {
+            let done = parting.until <= now || over(&key.0) || self.settings.service(&key.0, key.1).is_some();
+            done.then(|| key.clone())
+        };
+        let ended: Vec<_> = self.settings.parting.iter().filter_map(ended).collect();
+        ended.iter().for_each(|key| _ = self.settings.parting.remove_mut(key));
+
+        let last = self.publisher.load();
+        let views = touched.hosts.iter().filter(|host| !over(host)).filter_map(|host| last.services.get(host));
+        let gone = |view: &&Arc<ServiceView>| self.settings.service(&view.host, view.port).is_none();
+        let gone: Vec<_> = views.flat_map(|ports| ports.iter()).filter(gone).map(|view| (view.host.clone(), view.port)).collect();
+        if gone.is_empty() {
+            return;
+        }
+        let before = Arc::new(Settings { parting: HashTrieMapSync::default(), ..Settings::clone(&last) });
+        for key in gone {
+            tracing::debug!(service = %key.0, port = key.1, "bound no longer; whoever has not heard of it is served as before for a while");
+            self.settings.parting.insert_mut(key, Parting { before: before.clone(), until: now + PARTING });
+        }
+    }
+
     fn put(&mut self, type_url: &'static str, name: Arc<str>, held: Held) {
         self.drop_resource(type_url, &name);
+        self.touched.stricter.put(type_url, &held.kept);
         for key in &held.backends {
             *self.named.entry(key.clone()).or_default() += 1;
             self.touched.backends.insert(key.clone());
@@ -315,6 +357,7 @@ impl Store {
 
     fn drop_resource(&mut self, type_url: &'static str, name: &Arc<str>) {
         let Some(held) = self.held.remove(&(type_url, name.clone())) else { return };
+        self.touched.stricter.removed(type_url, &held.kept);
         for key in held.backends {
             if let Some(times) = self.named.get_mut(&key) {
                 *times -= 1;
@@ -410,6 +453,31 @@ impl Store {
 /// A policy that lets fewer pass is never without effect (spec/waypoint.md 4).
 fn restricts(type_url: &str) -> bool {
     type_url == wire::AUTHZ_POLICY || type_url == wire::JWT_POLICY
+}
+
+impl Stricter {
+    /// A new or changed policy, wherever it is attached; who is asked, and which trust domains are ours.
+    fn put(&mut self, type_url: &str, kept: &Kept) {
+        self.removed(type_url, kept);
+        let Kept::Policy(places, _) = kept else { return };
+        for place in places.iter().filter(|_| restricts(type_url)) {
+            match place {
+                Place::Service(host, _) => _ = self.hosts.insert(host.clone()),
+                // On which services it is may be known no longer.
+                Place::Route(..) | Place::Mesh | Place::Gateway => self.everywhere = true,
+            }
+        }
+    }
+
+    /// One that is gone: of a service that is unbound the policies go, too, and those say nothing. For all it may have been
+    /// what allowed.
+    fn removed(&mut self, type_url: &str, kept: &Kept) {
+        self.everywhere |= match kept {
+            Kept::Policy(places, _) => restricts(type_url) && places.iter().any(|place| matches!(place, Place::Mesh | Place::Gateway)),
+            Kept::Mesh(_) | Kept::ExtAuthz(_) => true,
+            _ => false,
+        };
+    }
 }
 
 impl Touched {

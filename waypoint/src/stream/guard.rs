@@ -9,6 +9,8 @@ use crate::ext_authz;
 use crate::facts::Arrival;
 use crate::settings::Settings;
 
+/// `heard`: providers that have agreed to this stream before, who are not asked again.
+///
 /// # Errors
 /// `response_code_details` of a refusal, for the log: the stream is to be reset.
 pub async fn pass(
@@ -17,11 +19,16 @@ pub async fn pass(
     arrival: &Arrival,
     server_name: Option<&str>,
     caller: &dyn Caller,
+    heard: &mut Vec<Arc<str>>,
 ) -> Result<Vec<Note>, String> {
     let trust_domains = &settings.mesh().trust_domains;
     for ask in authorize::custom_stream(policies, arrival, server_name, trust_domains) {
+        if heard.contains(&ask.provider) {
+            continue;
+        }
         let provider = settings.ext_authz(&ask.provider).map(|provider| &**provider);
         ext_authz::check_stream(provider, &ask, arrival, server_name, caller).await?;
+        heard.push(ask.provider.clone());
     }
     let verdict = authorize::decide_stream(policies, arrival, server_name, trust_domains);
     match verdict.refused {

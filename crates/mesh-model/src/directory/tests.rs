@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::address::NetworkCidr;
 use crate::fixture;
+use crate::service::Visibility;
 
 fn directory(text: &str) -> Directory {
     fixture::parse(text).unwrap().directory

@@ -41,6 +41,13 @@ pub const SPANS_SENT: Family = Family::counter("waypoint_spans_sent_total", "Spa
 /// Labels: provider, reason = queue_full | refused | failed.
 pub const SPANS_DROPPED: Family = Family::counter("waypoint_spans_dropped_total", "Spans that no collector got");
 
+/// Label: outcome = bound | refused | crowded.
+pub const BINDINGS_AWAITED: Family =
+    Family::counter("waypoint_bindings_awaited_total", "Tunnels that waited for their service to be bound to this waypoint");
+/// Label: what = request | stream.
+pub const SERVED_PARTING: Family =
+    Family::counter("waypoint_served_parting_total", "Requests and streams served for a service that had just been unbound");
+
 /// All that a waypoint tells.
 pub const ALL: &[Family] = &[
     REQUESTS,
@@ -64,6 +71,8 @@ pub const ALL: &[Family] = &[
     RESOURCES,
     RESOURCES_PARTIAL,
     CONFIG_CHANGES,
+    BINDINGS_AWAITED,
+    SERVED_PARTING,
     SPANS_SENT,
     SPANS_DROPPED,
     CPU,

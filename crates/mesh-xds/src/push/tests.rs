@@ -308,6 +308,19 @@ fn the_bytes_of_a_resource_are_shared_by_all_streams() {
     bench.ask(&request(ADDRESS));
 }
 
+// spec/waypoint.md 11 row 24: bound and unbound, a service is never served by a part of what is configured for it.
+#[test]
+fn what_opens_a_service_comes_last_and_goes_first() {
+    use crate::messages::waypoint::{AUTHZ_POLICY, HTTP_ROUTE, SERVICE_PORT, SUBSET, TCP_ROUTE};
+    let types = [SERVICE_PORT, SUBSET, TCP_ROUTE, HTTP_ROUTE, AUTHZ_POLICY];
+    let mut bench = Bench::new(caller(None, true), []);
+    types.iter().for_each(|type_url| drop(bench.ask(&request(type_url))));
+    let put = |type_url: &&'static str| Update::Put(type_url, Offer::new("r", Default::default()));
+    assert_eq!(bench.change(types.iter().map(put)), ["AuthzPolicy +r", "HttpRoute +r", "Subset +r", "TcpRoute +r", "ServicePort +r"]);
+    let removed = bench.change(types.map(|type_url| Update::Remove(type_url, "r".into())));
+    assert_eq!(removed, ["ServicePort -r", "HttpRoute -r", "Subset -r", "TcpRoute -r", "AuthzPolicy -r"]);
+}
+
 /// What a client has after it applied everything in order.
 fn apply(has: &mut BTreeMap<String, String>, responses: Vec<DeltaDiscoveryResponse>) {
     for response in responses {

@@ -207,13 +207,13 @@ async fn a_stream_is_judged_by_what_it_has() {
     let service = Service::default();
     let of = |settings: &Settings| settings.service(&host(), 80).unwrap().policies(None).authz.clone();
     let deny = settings(&[(AUTHZ_POLICY, "action: DENY\nrules: [{to: [{methods: [POST]}]}]")]);
-    let refused = crate::stream::guard::pass(&deny, &of(&deny), &arrival(), None, &service).await;
+    let refused = crate::stream::guard::pass(&deny, &of(&deny), &arrival(), None, &service, &mut Vec::new()).await;
     assert_eq!(refused, Err("rbac_access_denied_matched_policy[ns[shop]-policy[p0]-rule[0]]".into()));
     let nobody = settings(&[CUSTOM]);
-    let refused = crate::stream::guard::pass(&nobody, &of(&nobody), &arrival(), None, &service).await;
+    let refused = crate::stream::guard::pass(&nobody, &of(&nobody), &arrival(), None, &service, &mut Vec::new()).await;
     assert_eq!(refused, Err("ext_authz_error[provider[ask]-ns[shop]-policy[p0]-rule[0]]".into()));
     let http = settings(&[PROVIDER, CUSTOM]);
-    assert_eq!(crate::stream::guard::pass(&http, &of(&http), &arrival(), None, &service).await, Ok(vec![]));
+    assert_eq!(crate::stream::guard::pass(&http, &of(&http), &arrival(), None, &service, &mut Vec::new()).await, Ok(vec![]));
     assert!(service.0.lock().is_empty(), "a provider that speaks HTTP is not asked about bytes");
 }
 
