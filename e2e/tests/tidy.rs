@@ -62,6 +62,7 @@ const PURE: &[&str] = &[
     "waypoint/src/detect/sniff.rs",
     "waypoint/src/detect/hello.rs",
     "waypoint/src/upstream/endpoint.rs",
+    "waypoint/src/upstream/hops.rs",
     "waypoint/src/settings/binding.rs",
     "waypoint/src/settings/policies.rs",
     "waypoint/src/settings/resource.rs",

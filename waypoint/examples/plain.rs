@@ -207,6 +207,7 @@ async fn serve(port: u16, (service_port, version, class): (u16, Version, PortPro
             source: peer,
             source_workload: Some(source.clone()),
             dialled: Some(SocketAddr::from((Ipv4Addr::new(10, 96, 0, 1), service_port))),
+            hops: 0,
             target: Target::Service {
                 key: NamespacedHostname { namespace: NAMESPACE.into(), hostname: host(0).as_str().into() },
                 port: service_port,

@@ -20,6 +20,7 @@ use mesh_xds::messages::waypoint::PortProtocol;
 use crate::facts::{Arrival, Target};
 use crate::settings::{Binding, Settings};
 use crate::upstream::Own;
+use crate::upstream::hops::HOPS_MAX;
 
 /// What is asked, and by whom.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,8 @@ pub struct Asked<'a> {
     pub peer: SocketAddr,
     /// What `forwarded` says of the client.
     pub forwarded_for: Option<SocketAddr>,
+    /// Waypoints that it came through.
+    pub hops: u8,
 }
 
 /// Who we are.
@@ -49,6 +52,8 @@ pub struct Here<'a> {
 pub enum Refused {
     #[error("{0} is an address of this waypoint itself, behind which there is nothing for anybody")]
     Own(SocketAddr),
+    #[error("it has come through {0} waypoints: routes or addresses lead in a circle")]
+    Loop(u8),
     #[error("nobody is known at {0}")]
     UnknownAddress(SocketAddr),
     #[error("no service is named {0:?}")]
@@ -65,6 +70,7 @@ impl Refused {
     /// What the peer is answered (spec/waypoint.md 1.1).
     pub fn status(&self) -> StatusCode {
         match self {
+            Refused::Loop(_) => StatusCode::LOOP_DETECTED,
             Refused::Own(_) => StatusCode::FORBIDDEN,
             Refused::NotBound { .. } | Refused::NotOurWorkload(_) => StatusCode::FORBIDDEN,
             Refused::UnknownAddress(_) | Refused::UnknownHost(_) | Refused::NoPort { .. } => StatusCode::NOT_FOUND,
@@ -74,6 +80,7 @@ impl Refused {
     /// One word for metrics.
     pub fn reason(&self) -> &'static str {
         match self {
+            Refused::Loop(_) => "loop",
             Refused::Own(_) => "own_address",
             Refused::UnknownAddress(_) => "unknown_address",
             Refused::UnknownHost(_) => "unknown_host",
@@ -88,7 +95,7 @@ impl Refused {
         match self {
             Refused::NotBound { early, .. } | Refused::NoPort { early, .. } => *early,
             Refused::NotOurWorkload(_) => true,
-            Refused::Own(_) | Refused::UnknownAddress(_) | Refused::UnknownHost(_) => false,
+            Refused::Loop(_) | Refused::Own(_) | Refused::UnknownAddress(_) | Refused::UnknownHost(_) => false,
         }
     }
 }
@@ -96,12 +103,16 @@ impl Refused {
 /// # Errors
 /// It is not for us.
 pub fn arrive(here: &Here<'_>, asked: &Asked<'_>) -> Result<Arrival, Refused> {
+    if asked.hops >= HOPS_MAX {
+        return Err(Refused::Loop(asked.hops));
+    }
     let (target, dialled) = match asked.to {
         ConnectHead::Address(address) => (by_address(here, asked, *address)?, Some(*address)),
         ConnectHead::Host { name, port } => (by_name(here, asked, name, *port)?, None),
     };
     let (source, source_workload) = source(here, asked);
-    Ok(Arrival { identity: asked.identity.clone(), peer: asked.peer, source, source_workload, dialled, target })
+    let (identity, peer, hops) = (asked.identity.clone(), asked.peer, asked.hops);
+    Ok(Arrival { identity, peer, source, source_workload, dialled, target, hops })
 }
 
 fn by_address(here: &Here<'_>, asked: &Asked<'_>, to: SocketAddr) -> Result<Target, Refused> {

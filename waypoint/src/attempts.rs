@@ -13,7 +13,7 @@ use crate::error::{Flags, Reason};
 use crate::exchange::{Exchange, Fault, Rules, Version};
 use crate::reach::{Errand, Reach, Reached, Unreached};
 use crate::retry::{Attempt, Next, Plan, again};
-use crate::upstream::Endpoint;
+use crate::upstream::{ConnectError, Endpoint, Kind};
 
 /// What the attempts of a request have in common.
 pub struct Attempts<'a> {
@@ -114,7 +114,10 @@ pub async fn run(attempts: &Attempts<'_>, send: &mut dyn Send) -> Result<Answere
                 let grpc = response.headers().get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
                 (Outcome::Answered { status: response.status().as_u16(), grpc, took: *took }, Some(response.headers()))
             }
-            Err(Failed::Fault(Fault::Body(why))) => return Err(fail(Reason::Fault(Fault::Body(why.clone())), Some(chosen), Flags::NONE)),
+            // The client's doing, and what no other endpoint does better.
+            Err(Failed::Fault(fault @ (Fault::Body(_) | Fault::Connect(ConnectError { kind: Kind::Loop, .. })))) => {
+                return Err(fail(Reason::Fault(fault.clone()), Some(chosen), Flags::NONE));
+            }
             Err(failed) => (Outcome::Failed(failed.failure()), None),
         };
         // A gRPC status that is still to come may make another outcome of it.

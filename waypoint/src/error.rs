@@ -11,7 +11,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::exchange::Fault;
-use crate::upstream::Kind;
+use crate::upstream::{ConnectError, Kind};
 
 /// Codes of `response_flags`; several at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -353,6 +353,9 @@ fn fault_words(fault: &Fault) -> Words {
     let before = |what: &str| -> Cow<'static, str> { format!("upstream_reset_before_response_started{{{what}}}").into() };
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     let (status, flags, details, text) = match fault {
+        Fault::Connect(ConnectError { kind: Kind::Loop, .. }) => {
+            (StatusCode::LOOP_DETECTED, Flags::UPSTREAM_CONNECT, "loop_detected".into(), "this leads in a circle")
+        }
         Fault::Connect(error) => {
             let flags = match error.kind {
                 Kind::Name => Flags::UPSTREAM_CONNECT.and(Flags::NAME_UNRESOLVED),

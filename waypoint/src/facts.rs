@@ -21,6 +21,8 @@ pub struct Arrival {
     /// What the client dialled; `None` where the authority was a name.
     pub dialled: Option<SocketAddr>,
     pub target: Target,
+    /// Waypoints that it came through before (`upstream::hops`).
+    pub hops: u8,
 }
 
 /// What a tunnel is for (spec/waypoint.md 1.2).

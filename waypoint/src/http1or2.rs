@@ -93,8 +93,8 @@ where
                 biased;
                 ended = serving.as_mut() => return ended,
                 () = drain.cancelled() => serving.as_mut().graceful_shutdown(),
-                // An end that a request crosses loses it. Until then answers say that they are the last.
-                () = parted(&unbound) => serving.as_mut().graceful_shutdown(),
+                // An end that a request crosses loses it; answers say before that they are the last.
+                () = parted(&unbound, PARTING) => serving.as_mut().graceful_shutdown(),
             }
             serving.await
         }
@@ -112,6 +112,9 @@ where
                 .max_local_error_reset_streams(LOCAL_RESETS_MAX)
                 .enable_connect_protocol();
             let mut serving = pin!(http.serve_connection(io, service));
+            // A GOAWAY loses nothing that is asked already. Who comes after the end of the binding is to ask first.
+            let after = if unbound.is_cancelled() { PARTING } else { Duration::ZERO };
+            let mut parted = pin!(parted(&unbound, after));
             let mut leaving = false;
             loop {
                 tokio::select! {
@@ -120,7 +123,7 @@ where
                     // What is open on it is dropped with it: it has no place here.
                     () = conduct.bad.cancelled() => return Ok(()),
                     () = drain.cancelled(), if !leaving => leaving = true,
-                    () = unbound.cancelled(), if !leaving => leaving = true,
+                    () = parted.as_mut(), if !leaving => leaving = true,
                 }
                 if leaving {
                     serving.as_mut().graceful_shutdown();
@@ -130,10 +133,10 @@ where
     }
 }
 
-/// Until nothing is served any more as it was before the service was unbound.
-async fn parted(unbound: &CancellationToken) {
+/// So long after the end of the binding.
+async fn parted(unbound: &CancellationToken, after: Duration) {
     unbound.cancelled().await;
-    tokio::time::sleep(PARTING).await;
+    tokio::time::sleep(after).await;
 }
 
 /// One request, whatever happens in it: a panic is its own end and nobody else's.

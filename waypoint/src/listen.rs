@@ -26,6 +26,7 @@ use crate::facts::Arrival;
 use crate::http1or2::{self, Connection};
 use crate::proxy::Proxy;
 use crate::stream;
+use crate::upstream::hops;
 
 use linger::Lingering;
 
@@ -128,6 +129,7 @@ async fn tunnel(proxy: Arc<Proxy>, peer: Arc<Peer>, mut ask: Box<Connect>) {
         identity: &peer.identity,
         peer: peer.address,
         forwarded_for: forwarded::source(ask.headers()),
+        hops: hops::read(ask.headers()),
     };
     let arrival = match admit(&proxy, &asked).await {
         Ok(arrival) => arrival,

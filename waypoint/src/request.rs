@@ -410,8 +410,7 @@ impl<'a> Page<'a> {
             // It was served when the tunnel came, and is no longer.
             Target::Service { .. } => return Err(Reason::RouteNotFound.into()),
         };
-        let address = arrival.dialled.map(|address| address.ip());
-        let endpoint = Endpoint::of_workload(self.cx.reach.own(), workload, *port, None, address);
+        let endpoint = Endpoint::dialled(self.cx.reach.own(), arrival, workload, *port);
         Ok(To::Dialled(Box::new(endpoint.map_err(|why| Reason::Fault(Fault::Connect(why)))?)))
     }
 

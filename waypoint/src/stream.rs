@@ -24,7 +24,7 @@ use crate::proxy::{Proxy, now};
 use crate::reach::{Errand, Reached, Unreached};
 use crate::request::Judged;
 use crate::settings::{Policies, ServiceView, Settings};
-use crate::upstream::{Alpn, BoxIo, ConnectError, Endpoint, Own};
+use crate::upstream::{Alpn, BoxIo, ConnectError, Endpoint, Kind, Own};
 
 use idle::Watched;
 
@@ -128,8 +128,7 @@ fn onward(own: &Own, settings: &Settings, arrival: &Arrival, hello: Option<&Clie
     let (key, port) = match &arrival.target {
         Target::Service { key, port } => (key, *port),
         Target::Workload { workload, port } => {
-            let dialled = arrival.dialled.map(|dialled| dialled.ip());
-            let endpoint = Endpoint::of_workload(own, workload, *port, None, dialled);
+            let endpoint = Endpoint::dialled(own, arrival, workload, *port);
             return Onward::Straight(settings.gateway().clone(), Box::new(endpoint));
         }
     };
@@ -240,7 +239,7 @@ async fn reach(
                 why
             }
         };
-        if tried.len() >= ATTEMPTS {
+        if tried.len() >= ATTEMPTS || why.kind == Kind::Loop {
             return Err(failed(why));
         }
     }

@@ -159,6 +159,7 @@ pub fn arrival() -> Arc<Arrival> {
         source: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 4711)),
         source_workload: None,
         dialled: Some(SocketAddr::from((Ipv4Addr::new(10, 96, 0, 1), 80))),
+        hops: 0,
         target: Target::Service { key: NamespacedHostname::new("shop", "web.shop.svc.cluster.local"), port: 80 },
     })
 }

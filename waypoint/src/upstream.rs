@@ -6,6 +6,7 @@
 //! speaks it (`Endpoint` says what may be shared). Nothing falls back: what is to be encrypted and cannot be fails.
 
 mod endpoint;
+pub mod hops;
 mod io;
 mod names;
 mod origin;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use http::StatusCode;
 use mesh_hbone::{ConnectRequest, Limits, OpenError, Pool};
 use mesh_identity::known::{Known, UntilRevoked};
 use mesh_identity::store::Credentials;
@@ -75,6 +77,8 @@ pub enum Kind {
     Tls,
     /// Somebody else is there than the directory says, or we have no certificate of our own.
     Identity,
+    /// It leads back to where it came from.
+    Loop,
     /// A name that does not resolve.
     Name,
     /// There is no way, or something else broke.
@@ -153,7 +157,10 @@ impl Shared {
     async fn open(&self, to: &Endpoint) -> Result<BoxIo, ConnectError> {
         let mut io = match &to.way {
             Way::Plain => self.plain(&to.to).await?,
-            Way::Tunnel { door, target, expect } => self.tunnel(&to.id, *door, *target, expect).await?,
+            Way::Tunnel { door, target, expect } => {
+                let request = ConnectRequest { headers: hops::write(to.hops), ..ConnectRequest::new(*target) };
+                self.tunnel(&to.id, *door, request, expect).await?
+            }
         };
         if let Some(preface) = &to.preface {
             io.write_all(preface).await.map_err(|why| broken(&to.id, &why))?;
@@ -164,13 +171,13 @@ impl Shared {
         }
     }
 
-    async fn tunnel(&self, uid: &Arc<str>, door: SocketAddr, target: SocketAddr, expect: &SpiffeId) -> Result<BoxIo, ConnectError> {
+    async fn tunnel(&self, uid: &Arc<str>, door: SocketAddr, request: ConnectRequest, expect: &SpiffeId) -> Result<BoxIo, ConnectError> {
         // Asked here, and not only when dialling: without a valid certificate an open connection may not be used either.
         if let Err(why) = self.credentials.get(&self.own.identity).await {
             return Err(ConnectError::new(Kind::Identity, why.to_string()));
         }
         let key = Key { uid: uid.clone(), door, expect: expect.clone() };
-        match self.pool.open(&key, &ConnectRequest::new(target)).await {
+        match self.pool.open(&key, &request).await {
             Ok((tunnel, _)) => Ok(Box::new(tunnel)),
             Err(why) => Err(no_tunnel(uid, door, &why)),
         }
@@ -232,6 +239,7 @@ fn no_tunnel(uid: &str, door: SocketAddr, why: &OpenError) -> ConnectError {
     let kind = match why {
         OpenError::Dial(cause) => return no_dial(uid, door, cause),
         OpenError::ConnectTimeout { .. } | OpenError::ResponseTimeout { .. } | OpenError::Silent { .. } => Kind::Timeout,
+        OpenError::Status(StatusCode::LOOP_DETECTED) => Kind::Loop,
         OpenError::Status(_) | OpenError::Http2(_) | OpenError::Handshake(_) => Kind::Refused,
         OpenError::Draining => Kind::Other,
     };

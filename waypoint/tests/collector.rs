@@ -123,6 +123,7 @@ fn ask(books: &Arc<Books>, name: &str, plan: Arc<account::Plan>) {
         source: "10.0.0.1:40000".parse().expect("an address"),
         source_workload: None,
         dialled: None,
+        hops: 0,
         target: Target::Service {
             key: NamespacedHostname { namespace: "shop".into(), hostname: "cart.shop.svc.cluster.local".into() },
             port: 80,

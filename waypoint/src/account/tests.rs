@@ -57,6 +57,7 @@ impl Bench {
             source: "10.0.0.1:40000".parse().unwrap(),
             source_workload: Some(workload("web-1", "web")),
             dialled: Some("10.96.0.7:80".parse().unwrap()),
+            hops: 0,
             target: Target::Service {
                 key: NamespacedHostname { namespace: "shop".into(), hostname: "cart.shop.svc.cluster.local".into() },
                 port: 80,

@@ -23,6 +23,7 @@ struct Place {
     gateway: NamespacedHostname,
     settings: Arc<Settings>,
     now: Instant,
+    hops: u8,
 }
 
 fn key(name: &str) -> NamespacedHostname {
@@ -31,7 +32,7 @@ fn key(name: &str) -> NamespacedHostname {
 
 fn place() -> Place {
     let own = Own { identity: id("wp"), network: "".into(), addresses: ["10.0.0.9".parse().unwrap()].into() };
-    Place { mesh: fixture::parse(WORLD).unwrap(), own, gateway: key("wp"), settings: served(&[]), now: Instant::now() }
+    Place { mesh: fixture::parse(WORLD).unwrap(), own, gateway: key("wp"), settings: served(&[]), now: Instant::now(), hops: 0 }
 }
 
 /// The port 80 of `web`, and of these, which are unbound now.
@@ -61,6 +62,7 @@ impl Place {
             identity,
             peer: "10.0.0.1:40000".parse().unwrap(),
             forwarded_for: forwarded_for.map(|address| address.parse().unwrap()),
+            hops: self.hops,
         };
         arrive(&here, &asked)
     }
@@ -126,6 +128,16 @@ fn what_was_bound_until_a_moment_ago_is_let_in_and_what_may_be_in_a_moment_is_ea
     ] {
         let refused = place.ask(to, None, &id("client")).unwrap_err();
         assert_eq!(refused.is_early(), early, "{to}: {refused}");
+    }
+}
+
+// T-19
+#[test]
+fn what_has_come_through_too_many_waypoints_is_a_loop() {
+    let mut place = place();
+    for (hops, expected) in [(3, Ok("service web.shop.svc.cluster.local 80".to_owned())), (4, Err((508, "loop"))), (255, Err((508, "loop")))] {
+        place.hops = hops;
+        assert_eq!(place.target("10.96.0.1:80"), expected, "{hops}");
     }
 }
 

@@ -14,6 +14,7 @@ fn arrival() -> Arrival {
         source: "10.0.0.1:4000".parse().unwrap(),
         source_workload: None,
         dialled: Some("10.96.0.9:8080".parse().unwrap()),
+        hops: 0,
         target: Target::Service { key: NamespacedHostname { namespace: "shop".into(), hostname: "shop.example".into() }, port: 8080 },
     }
 }

@@ -101,7 +101,7 @@ impl OverMesh {
         let own = self.reach.own();
         let address = SocketAddr::new(own.addresses.first().copied().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)), 0);
         let target = Target::Service { key: key.host.clone(), port: key.port };
-        Arrival { identity: own.identity.clone(), peer: address, source: address, source_workload: None, dialled: None, target }
+        Arrival { identity: own.identity.clone(), peer: address, source: address, source_workload: None, dialled: None, target, hops: 0 }
     }
 }
 

@@ -51,6 +51,7 @@ fn arrival(dialled: Option<&str>) -> Arrival {
         source: "10.0.0.1:4000".parse().unwrap(),
         source_workload: None,
         dialled: dialled.map(|address| address.parse().unwrap()),
+        hops: 0,
         target: Target::Service { key: web(), port: 80 },
     }
 }

@@ -71,6 +71,7 @@ fn asker() -> Asker {
             source: "10.0.0.1:4000".parse().unwrap(),
             source_workload: None,
             dialled: None,
+            hops: 0,
             target: Target::Service { key: service(), port: 80 },
         },
         remote: "10.1.2.3".parse().unwrap(),

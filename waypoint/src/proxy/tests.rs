@@ -76,7 +76,7 @@ impl Way {
         let (asked, closed) = (Arc::default(), CancellationToken::new());
         let listener = fabric.daemon(ip(9)).listen(SocketAddr::new(ip(9), 15008)).await.unwrap();
         tokio::spawn(listen::listen::<SimNet>(proxy.clone(), listener, closed.clone()));
-        let client = node(&ca, &clock, &fabric);
+        let client = node(&ca, &clock, &fabric, SocketAddr::new(ip(9), 15008));
         let way = Way { clock, ca, fabric, writer, store, proxy, closed, client, asked };
         way.endpoint("server").await;
         way
@@ -173,11 +173,19 @@ fn teller() -> account::Own {
     }
 }
 
+fn own() -> Own {
+    Own { identity: id("wp"), network: "".into(), addresses: [ip(9)].into() }
+}
+
 fn waypoint(ca: &Arc<Ca>, clock: &Arc<SimClock>, fabric: &Fabric, world: Watched<World>, settings: Watched<Settings>) -> Arc<Proxy> {
+    waypoint_of(own(), ca, clock, &fabric.daemon(ip(9)), world, settings)
+}
+
+fn waypoint_of(own: Own, ca: &Arc<Ca>, clock: &Arc<SimClock>, net: &SimNet, world: Watched<World>, settings: Watched<Settings>) -> Arc<Proxy> {
     let (credentials, tls) = identity(ca, clock);
     let recorder = Recorder::new(mesh_telemetry::recorder::Limits { series: 1000, idle: Duration::from_secs(600) });
     let parts = Parts {
-        own: Own { identity: id("wp"), network: "".into(), addresses: [ip(9)].into() },
+        own,
         gateway: NamespacedHostname::new("shop", "wp.shop.svc.cluster.local"),
         world,
         settings,
@@ -188,13 +196,13 @@ fn waypoint(ca: &Arc<Ca>, clock: &Arc<SimClock>, fabric: &Fabric, world: Watched
         traffic: Traffic { connections: 100, streams: 1000, detection: Duration::from_secs(5) },
         drain: Drain::new(),
     };
-    let proxy = Proxy::new(parts, fabric.daemon(ip(9)));
+    let proxy = Proxy::new(parts, net.clone());
     tokio::spawn(proxy.clone().follow());
     proxy
 }
 
 /// The client's node, which knows that the waypoint is there.
-fn node(ca: &Arc<Ca>, clock: &Arc<SimClock>, fabric: &Fabric) -> Pool<()> {
+fn node(ca: &Arc<Ca>, clock: &Arc<SimClock>, fabric: &Fabric, door: SocketAddr) -> Pool<()> {
     let (credentials, tls) = identity(ca, clock);
     let net = fabric.daemon(ip(1));
     // All of a test on one connection, as far as the waypoint lets it.
@@ -203,7 +211,7 @@ fn node(ca: &Arc<Ca>, clock: &Arc<SimClock>, fabric: &Fabric) -> Pool<()> {
         let (credentials, tls, net) = (credentials.clone(), tls.clone(), net.clone());
         async move {
             let credential = credentials.get(&id("client")).await.map_err(std::io::Error::other)?;
-            let stream = net.dial(SocketAddr::new(ip(9), 15008), Source::Any).await?;
+            let stream = net.dial(door, Source::Any).await?;
             let secured = tls.connect(stream, &credential, &[id("wp")]).await.map_err(std::io::Error::other)?;
             Ok(secured.stream)
         }
@@ -412,4 +420,5 @@ async fn a_policy_that_denies_resets_the_stream_before_anybody_hears_of_it() {
 }
 
 mod binding;
+mod loops;
 mod permits;

@@ -532,19 +532,37 @@ async fn a_web_socket_is_cut_when_policy_refuses_it_and_no_other_is() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_of_http2_outlives_the_end_of_a_binding_by_what_is_open() {
     let mut site = Site::new(Version::Http1);
-    site.endpoints.echo("web", Version::Http1);
+    let (come, go) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(tokio::sync::Semaphore::new(0)));
+    let (told, waits) = (come.clone(), go.clone());
+    site.endpoints.http("web", Version::Http1, move |_| {
+        let (told, waits) = (told.clone(), waits.clone());
+        async move {
+            told.add_permits(1);
+            waits.acquire().await.unwrap().forget();
+            Response::new(Body::full("served"))
+        }
+    });
     let client = site.http2().await;
-    let ask = || client.clone().send_request(Request::get("http://web/").body(Body::Empty).unwrap());
-    assert_eq!(ask().await.unwrap().status(), StatusCode::OK);
+    let ask = |client: &hyper::client::conn::http2::SendRequest<Body>| {
+        tokio::spawn(client.clone().send_request(Request::get("http://web/").body(Body::Empty).unwrap()))
+    };
+    let open = ask(&client);
+    come.acquire().await.unwrap().forget();
     site.remove(wire::SERVICE_PORT, "web");
-    assert_eq!(ask().await.unwrap().status(), StatusCode::OK, "it may not have heard of it");
+    let other = site.http2().await;
+    let late = ask(&other);
+    come.acquire().await.unwrap().forget();
+    go.add_permits(2);
+    for answer in [open.await.unwrap().unwrap(), late.await.unwrap().unwrap()] {
+        assert_eq!(text(answer).await, "served", "whoever asks may not have heard of it");
+    }
     while !client.is_closed() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let other = site.http2().await;
+    assert!(!other.is_closed());
     tokio::time::sleep(Duration::from_secs(6)).await;
-    let late = other.clone().send_request(Request::get("http://web/").body(Body::Empty).unwrap()).await.unwrap();
-    assert_eq!(late.status(), StatusCode::NOT_FOUND);
+    assert!(other.is_closed());
+    assert_eq!(ask(&site.http2().await).await.unwrap().unwrap().status(), StatusCode::NOT_FOUND);
 }
 
 // T-13

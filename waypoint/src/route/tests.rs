@@ -34,6 +34,7 @@ pub fn asked(target: &str, headers: &[(&str, &str)]) -> Asked {
         source: peer,
         source_workload: None,
         dialled: None,
+        hops: 0,
         target: Target::Service { key: NamespacedHostname::new("shop", "echo.shop.svc.cluster.local"), port: 80 },
     };
     let mut map = HeaderMap::new();

@@ -94,6 +94,7 @@ impl Asked {
             source: nowhere,
             source_workload: None,
             dialled: None,
+            hops: 0,
             target: Target::Service { key: self.service.clone(), port: self.port },
         }
     }

@@ -48,6 +48,8 @@ pub struct Endpoint {
     pub preface: Option<Bytes>,
     /// For all of it: TCP, tunnel, TLS.
     pub connect_timeout: Duration,
+    /// Waypoints that what goes there has come through, this one among them. What has come a longer way has tunnels of its own.
+    pub hops: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -111,6 +113,9 @@ impl Endpoint {
             }
             return Ok(Endpoint { id, workload: Some(workload.uid.clone()), ..Endpoint::of_name(workload.hostname.clone(), port) });
         };
+        if own.addresses.contains(&ip) && workload.tunnel_protocol == TunnelProtocol::Hbone {
+            return Err(ConnectError::new(Kind::Loop, format!("{id} is this waypoint itself, behind which there is nothing")));
+        }
         let target = SocketAddr::new(ip, port);
         let way = match workload.tunnel_protocol {
             TunnelProtocol::None => Way::Plain,
@@ -119,6 +124,16 @@ impl Endpoint {
             }
         };
         Ok(Endpoint { id, workload: Some(workload.uid.clone()), way, ..Endpoint::of_address(target) })
+    }
+
+    /// The workload that was dialled by its own address.
+    ///
+    /// # Errors
+    /// There is no way to it.
+    pub fn dialled(own: &Own, arrival: &Arrival, workload: &Workload, port: u16) -> Result<Endpoint, ConnectError> {
+        let dialled = arrival.dialled.map(|dialled| dialled.ip());
+        let endpoint = Endpoint::of_workload(own, workload, port, None, dialled)?;
+        Ok(Endpoint { hops: arrival.hops.saturating_add(1), ..endpoint })
     }
 
     /// An address outside of the mesh.
@@ -131,6 +146,7 @@ impl Endpoint {
             tls: None,
             preface: None,
             connect_timeout: CONNECT_TIMEOUT,
+            hops: 1,
         }
     }
 
@@ -190,6 +206,7 @@ impl Endpoint {
             tls: origin.map(|origin| OriginTo { origin, host, alpn }),
             preface: backend.policy.proxy_header.and_then(|version| preface(version, way.arrival, &endpoint.to)),
             connect_timeout: backend.policy.pool().connect_timeout.unwrap_or(way.connect_timeout),
+            hops: way.arrival.hops.saturating_add(1),
             ..endpoint
         })
     }

@@ -47,9 +47,9 @@ async fn a_tunnel_for_what_is_not_bound_yet_waits_for_that() {
     let store = &mut way.store;
     let proxy = &way.proxy;
     let binding = async {
-        // The level: it waits.
+        // Until it waits: the network takes its time.
         while proxy.waiting.requests() == 0 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         // What is another's wakes it in vain.
         bind(store, "old", 80);

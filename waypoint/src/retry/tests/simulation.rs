@@ -53,6 +53,7 @@ fn run(seconds: u64, rate: u64, plan: &Plan, policy_yaml: &str, fails: &[f64]) -
         source: "10.0.0.1:4000".parse().unwrap(),
         source_workload: None,
         dialled: None,
+        hops: 0,
         target: Target::Service { key: host, port: 80 },
     };
     let mut chance = SmallRng::seed_from_u64(11);

@@ -28,6 +28,7 @@ fn place(dialled: &str) -> Scene {
         source: "10.0.0.1:40000".parse().unwrap(),
         source_workload: None,
         dialled: Some(dialled.parse().unwrap()),
+        hops: 0,
         target: Target::Service { key: mesh.service("web.shop").key(), port: 80 },
     };
     Scene { mesh, own: Own { identity: id("wp"), network: "".into(), addresses: ["10.0.0.9".parse().unwrap()].into() }, arrival }
