@@ -147,15 +147,16 @@ fn mesh(upstream: u16, size: Size) -> (WorldWriter, Store, Arc<Context>) {
     let caller: Arc<dyn Caller> =
         Arc::new(OverMesh { settings: settings.clone(), world: world.clone(), reach: reach.clone(), exchange: exchange.clone() });
     let context = Context {
-        settings,
         reach,
         world,
         exchange,
         books,
         mirrors: Mirrors::default(),
         guests: Guests::default(),
+        permits: waypoint::permits::Permits::new(settings.clone()),
         keys: waypoint::jwt::Keys::new(caller.clone()),
         caller,
+        settings,
     };
     (writer, store, Arc::new(context))
 }
@@ -213,9 +214,10 @@ async fn serve(port: u16, (service_port, version, class): (u16, Version, PortPro
                 port: service_port,
             },
         });
-        let (context, drain) = (context.clone(), CancellationToken::new());
+        let context = context.clone();
+        let connection = Connection { arrival, class, drain: CancellationToken::new(), unbound: CancellationToken::new() };
         tokio::spawn(async move {
-            let _ = http1or2::serve(stream, version, Connection { arrival, class }, context, drain).await;
+            let _ = http1or2::serve(stream, version, connection, context).await;
         });
     }
 }
