@@ -15,6 +15,7 @@ use mesh_model::change::Change;
 use mesh_model::identity::SpiffeId;
 use mesh_model::service::Service;
 use mesh_model::workload::Workload;
+use mesh_runtime::Drain;
 use mesh_telemetry::Recorder;
 use mesh_telemetry::families::waypoint as families;
 use mesh_xds::messages::waypoint::{self as wire, PortProtocol};
@@ -28,7 +29,7 @@ use waypoint::exchange::{Connect, Exchange, Stream, Version};
 use waypoint::facts::{Arrival, Target};
 use waypoint::http1or2::{self, Connection};
 use waypoint::reach::Reach;
-use waypoint::request::{Context, Guests, Mirrors};
+use waypoint::request::Context;
 use waypoint::settings::{Store, store};
 use waypoint::upstream::{ConnectError, Endpoint, Kind, Own, To};
 
@@ -146,18 +147,7 @@ fn mesh(upstream: u16, size: Size) -> (WorldWriter, Store, Arc<Context>) {
     let exchange = Exchange::new(Arc::new(Tcp));
     let caller: Arc<dyn Caller> =
         Arc::new(OverMesh { settings: settings.clone(), world: world.clone(), reach: reach.clone(), exchange: exchange.clone() });
-    let context = Context {
-        reach,
-        world,
-        exchange,
-        books,
-        mirrors: Mirrors::default(),
-        guests: Guests::default(),
-        permits: waypoint::permits::Permits::new(settings.clone()),
-        keys: waypoint::jwt::Keys::new(caller.clone()),
-        caller,
-        settings,
-    };
+    let context = Context::new(settings, world, reach, exchange, books, caller);
     (writer, store, Arc::new(context))
 }
 
@@ -214,8 +204,8 @@ async fn serve(port: u16, (service_port, version, class): (u16, Version, PortPro
                 port: service_port,
             },
         });
+        let connection = Connection { arrival, class, drain: Drain::new(), unbound: CancellationToken::new(), place: None };
         let context = context.clone();
-        let connection = Connection { arrival, class, drain: CancellationToken::new(), unbound: CancellationToken::new() };
         tokio::spawn(async move {
             let _ = http1or2::serve(stream, version, connection, context).await;
         });

@@ -14,9 +14,11 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use mesh_runtime::Drain;
 use mesh_xds::messages::waypoint::PortProtocol;
 
 use crate::error::Reason;
@@ -52,10 +54,12 @@ const ABANDON_WINDOW: Duration = Duration::from_secs(10);
 pub struct Connection {
     pub arrival: Arc<Arrival>,
     pub class: PortProtocol,
-    /// No new request is taken after this, and what is open is finished.
-    pub drain: CancellationToken,
+    /// No new request is taken once it has begun, and what is open is finished; what goes on after its answer is a part of it.
+    pub drain: Drain,
     /// The service is bound to us no longer: clients are to open other connections, which go elsewhere.
     pub unbound: CancellationToken,
+    /// Its place among the tunnels, for as long as anything of it goes on.
+    pub place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// Serves HTTP until the stream is over.
@@ -71,7 +75,7 @@ pub async fn serve<T>(
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (drain, unbound) = (connection.drain.clone(), connection.unbound.clone());
+    let (drain, unbound) = (connection.drain.soft_token(), connection.unbound.clone());
     let guest = cx.guests.of(&connection.arrival.identity);
     let conduct = Arc::new(Conduct::new());
     let client = Arc::new((connection, guest));

@@ -147,21 +147,29 @@ async fn tunnel(proxy: Arc<Proxy>, peer: Arc<Peer>, mut ask: Box<Connect>) {
     }
 }
 
-async fn carry(proxy: &Arc<Proxy>, arrival: Arc<Arrival>, tunnel: mesh_hbone::Tunnel, _place: OwnedSemaphorePermit) {
+async fn carry(proxy: &Arc<Proxy>, arrival: Arc<Arrival>, tunnel: mesh_hbone::Tunnel, place: OwnedSemaphorePermit) {
     let class = proxy.declared(&arrival.target);
     let asked = question(class, arrival.target.port());
     let (protocol, arrived) = detect(tunnel, asked, proxy.detection).await;
     match protocol {
-        Protocol::Http1 => http(proxy, arrival, arrived, Version::Http1, class).await,
-        Protocol::Http2 => http(proxy, arrival, arrived, Version::Http2, class).await,
+        Protocol::Http1 => http(proxy, arrival, arrived, Version::Http1, class, place).await,
+        Protocol::Http2 => http(proxy, arrival, arrived, Version::Http2, class, place).await,
         Protocol::Tls(hello) => stream::stream(proxy, arrival, arrived, Some(&hello)).await,
         Protocol::Opaque => stream::stream(proxy, arrival, arrived, None).await,
     }
 }
 
-async fn http(proxy: &Arc<Proxy>, arrival: Arc<Arrival>, arrived: crate::detect::Arrived, version: Version, class: PortProtocol) {
+async fn http(
+    proxy: &Arc<Proxy>,
+    arrival: Arc<Arrival>,
+    arrived: crate::detect::Arrived,
+    version: Version,
+    class: PortProtocol,
+    place: OwnedSemaphorePermit,
+) {
     let bound = proxy.http.permits.bound(&arrival.target);
-    let connection = Connection { arrival, class, drain: proxy.drain.soft_token(), unbound: bound.unbound.clone() };
+    let (drain, place) = (proxy.drain.clone(), Some(Arc::new(place)));
+    let connection = Connection { arrival, class, drain, unbound: bound.unbound.clone(), place };
     let serving = http1or2::serve(Lingering::new(arrived), version, connection, proxy.http.clone());
     tokio::select! {
         ended = serving => if let Err(why) = ended {

@@ -4,6 +4,7 @@ mod control_plane;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -37,11 +38,9 @@ use crate::call::{Caller, OverMesh};
 use crate::config::{Config, End, Traffic};
 use crate::exchange::Exchange;
 use crate::facts::Target;
-use crate::jwt;
 use crate::listen;
-use crate::permits::Permits;
 use crate::reach::Reach;
-use crate::request::{Context, Guests, Mirrors};
+use crate::request::{Context, Guests};
 use crate::settings::{self, Settings};
 use crate::upstream::{Connector, Own};
 
@@ -156,7 +155,7 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
     }
     // From here on probes say no, while what others send before they have heard of it is still served.
     let _stopping = ready.block("stopping");
-    stop(&drain, &closed, config.end, &mut signals).await;
+    stop(&proxy, &closed, config.end, &mut signals).await;
     // What became of the last requests is told before the way to whom it is told is cut.
     told.cancel();
     let _ = timeout(LAST_WORDS, telling).await;
@@ -169,18 +168,11 @@ pub async fn run(config: Config, log: Log, workers: Handle) -> anyhow::Result<()
     Ok(())
 }
 
-/// First the notice, then nothing new and a GOAWAY on every connection, then the end of what is left. A second signal ends
-/// it all at once.
-async fn stop(drain: &Drain, closed: &CancellationToken, end: End, signals: &mut Signals) {
-    let orderly = async {
-        let notice = end.notice.min(end.deadline);
-        tokio::time::sleep(notice).await;
-        closed.cancel();
-        drain.shutdown(end.deadline - notice).await
-    };
+/// The end in its order; a second signal ends it all at once.
+async fn stop(proxy: &Proxy, closed: &CancellationToken, end: End, signals: &mut Signals) {
     let drained = tokio::select! {
-        drained = orderly => drained,
-        _ = signals.next() => drain.shutdown(Duration::ZERO).await,
+        drained = proxy.end(closed, end) => drained,
+        _ = signals.next() => proxy.drain.shutdown(Duration::ZERO).await,
     };
     match drained {
         Drained::Clean => tracing::info!("all connections ended"),
@@ -214,18 +206,7 @@ impl Proxy {
         let (asking, of, ways) = (exchange.clone(), settings.clone(), reach.clone());
         let caller: Arc<dyn Caller> = Arc::new(OverMesh { settings: of, world: world.clone(), reach: ways, exchange: asking });
         Arc::new(Proxy {
-            http: Arc::new(Context {
-                settings: settings.clone(),
-                world: world.clone(),
-                reach: reach.clone(),
-                exchange,
-                books: books.clone(),
-                mirrors: Mirrors::default(),
-                guests: Guests::default(),
-                permits: Permits::new(settings.clone()),
-                keys: jwt::Keys::new(caller.clone()),
-                caller: caller.clone(),
-            }),
+            http: Arc::new(Context::new(settings.clone(), world.clone(), reach.clone(), exchange, books.clone(), caller.clone())),
             caller,
             own,
             gateway,
@@ -245,6 +226,16 @@ impl Proxy {
             waiting: Guests::new(WAITING_MAX, WAITING_PER_CLIENT_MAX),
             drain,
         })
+    }
+
+    /// First the notice, in which each answer of HTTP/1.1 is the last of its connection: an end that a request crosses loses it.
+    /// Then nothing new and a GOAWAY on every connection, then the end of what is left.
+    pub async fn end(&self, closed: &CancellationToken, end: End) -> Drained {
+        self.http.stopping.store(true, Ordering::Relaxed);
+        let notice = end.notice.min(end.deadline);
+        tokio::time::sleep(notice).await;
+        closed.cancel();
+        self.drain.shutdown(end.deadline - notice).await
     }
 
     /// What arrivals are judged by, as it is now.

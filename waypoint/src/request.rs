@@ -1,6 +1,7 @@
 //! An HTTP request, top to bottom (spec/waypoint.md 1.5).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
 use http::header::HeaderValue;
@@ -40,6 +41,7 @@ pub mod guard;
 mod guests;
 mod inbound;
 mod judged;
+mod lasting;
 mod mirror;
 mod outgoing;
 mod replay;
@@ -50,7 +52,7 @@ pub use answer::Answer;
 use expect::Expectation;
 use forward::Answered;
 use grpc_web::Dialect;
-use guard::Guard;
+use guard::{Guard, authority};
 pub use guests::{Entered, Guest, Guests};
 use inbound::Inbound;
 pub use judged::Judged;
@@ -70,6 +72,38 @@ pub struct Context {
     pub keys: jwt::Keys,
     /// For questions of our own.
     pub caller: Arc<dyn Caller>,
+    /// The process is to end.
+    pub stopping: AtomicBool,
+}
+
+impl Context {
+    /// Nothing is kept, in flight or known yet.
+    pub fn new(
+        settings: Watched<Settings>,
+        world: Watched<World>,
+        reach: Arc<Reach>,
+        exchange: Exchange,
+        books: Arc<Books>,
+        caller: Arc<dyn Caller>,
+    ) -> Context {
+        Context {
+            permits: Permits::new(settings.clone()),
+            settings,
+            world,
+            reach,
+            exchange,
+            books,
+            mirrors: Mirrors::default(),
+            guests: Guests::default(),
+            keys: jwt::Keys::new(caller.clone()),
+            caller,
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
 }
 
 /// A request is answered by ourselves.
@@ -212,21 +246,23 @@ impl<'a> Page<'a> {
             let ask = Ask::of_route(provider);
             self.guard(&found, async |guard| guard.ask(&ask, &mut parts, &mut body, &mut passed).await).await?;
         }
-        // As it was judged, and not as a route's filters will leave it.
-        let lasting = (found.kind != Kind::Plain).then(|| (again::copy(&parts), found.clone()));
+        // As it was judged, and not as an upgrade or a route's filters will leave it.
+        let changes = found.kind != Kind::Plain || rule.as_ref().is_some_and(|rule| rule.is_filtered());
+        let head = again::Head::of(&parts, &found, changes);
         let chosen = self.backend(&mut parts, &found, matched.rule())?;
         let mut answered = self.forward(parts, (body, expectation), found, matched.rule(), chosen).await?;
         for edits in &passed.asked {
             edits.apply_to_response(answered.response.headers_mut());
         }
-        if let (Some(upgraded), Some((parts, found))) = (&mut answered.upgraded, lasting) {
-            upgraded.again = Some(self.again(parts, found, passed, rule.as_deref()));
+        if answered.upgraded.is_some() || lasting::lasts(answered.response.body()) {
+            let head = head.sent_with(std::mem::take(&mut answered.headers));
+            answered.again = Some(self.again(head, passed, rule.as_deref()));
         }
         Ok(answered)
     }
 
     /// For what goes on after its answer.
-    fn again(&self, parts: Parts, found: Found, passed: guard::Passed, rule: Option<&Rule>) -> Again {
+    fn again(&self, (parts, found): (Parts, Found), passed: guard::Passed, rule: Option<&Rule>) -> Again {
         let under = Under::of(&self.connection.arrival.target, rule.map(|rule| &rule.resource));
         let judged_by = Law { policies: self.policies.clone(), mesh: self.settings.mesh().clone() };
         let permit = self.cx.permits.enter(under, judged_by);
@@ -444,11 +480,6 @@ impl Chosen {
     fn plain(to: To) -> Chosen {
         Chosen { to, filters: None, held: None }
     }
-}
-
-/// After hygiene the name stands there once.
-fn authority(headers: &HeaderMap) -> &str {
-    headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

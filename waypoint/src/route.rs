@@ -82,6 +82,11 @@ impl Age {
 }
 
 impl Rule {
+    /// Whether a request that falls under it may be another one when it is sent.
+    pub fn is_filtered(&self) -> bool {
+        !self.filters.is_empty() || self.backends.iter().any(|backend| !backend.filters.is_empty())
+    }
+
     /// The rule is usable whatever is wrong with it: a match that cannot be read matches nothing, a filter that cannot be
     /// done is answered with an error, sessions without a usable name are not kept. What is wrong is the second part.
     pub fn compile(resource: &str, wire: &HttpRoute) -> (Rule, Option<Rejection>) {

@@ -17,10 +17,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio_util::sync::CancellationToken;
 
 use mesh_model::address::NamespacedHostname;
 use mesh_model::identity::SpiffeId;
+use mesh_runtime::Drain;
 use mesh_telemetry::recorder::Recorder;
 use mesh_xds::messages::waypoint::{self as wire, PortProtocol};
 use mesh_xds::world::{Edit, WorldWriter, world};
@@ -31,10 +31,8 @@ use crate::call::{Caller, OverMesh};
 use crate::exchange::{Connect, Exchange, Stream, Version};
 use crate::facts::{Arrival, Target};
 use crate::http1or2::{self, Connection};
-use crate::jwt;
-use crate::permits::Permits;
 use crate::reach::Reach;
-use crate::request::{Context, Guests, Mirrors};
+use crate::request::Context;
 use crate::settings::Store;
 use crate::upstream::{ConnectError, Endpoint, Kind, Own};
 
@@ -179,7 +177,7 @@ service none.shop  10.96.0.4 80->8080
 pub struct Site {
     pub endpoints: Arc<Endpoints>,
     pub cx: Arc<Context>,
-    pub drain: CancellationToken,
+    pub drain: Drain,
     pub class: PortProtocol,
     pub dialled: Target,
     store: Store,
@@ -199,26 +197,14 @@ impl Site {
         let exchange = Exchange::new(endpoints.clone());
         let caller: Arc<dyn Caller> =
             Arc::new(OverMesh { settings: settings.clone(), world: world.clone(), reach: reach.clone(), exchange: exchange.clone() });
-        let permits = Permits::new(settings.clone());
-        tokio::spawn(permits.clone().watch());
-        let cx = Arc::new(Context {
-            settings,
-            world,
-            reach,
-            exchange,
-            books: books(),
-            mirrors: Mirrors::default(),
-            guests: Guests::default(),
-            permits: permits.clone(),
-            keys: jwt::Keys::new(caller.clone()),
-            caller,
-        });
+        let cx = Arc::new(Context::new(settings, world, reach, exchange, books(), caller));
+        tokio::spawn(cx.permits.clone().watch());
         let class = match upstream {
             Version::Http1 => PortProtocol::Http1,
             Version::Http2 => PortProtocol::Http2,
         };
         let dialled = Target::Service { key: NamespacedHostname::new("shop", "web.shop.svc.cluster.local"), port: 80 };
-        let mut site = Site { endpoints, cx, drain: CancellationToken::new(), class, dialled, store, _world: writer };
+        let mut site = Site { endpoints, cx, drain: Drain::new(), class, dialled, store, _world: writer };
         site.serve(class);
         site
     }
@@ -256,7 +242,7 @@ impl Site {
         let (ours, theirs) = duplex(PIPE);
         let arrival = Arc::new(Arrival { target: self.dialled.clone(), ..Arrival::clone(&arrival()) });
         let bound = self.cx.permits.bound(&arrival.target);
-        let connection = Connection { arrival, class: self.class, drain: self.drain.clone(), unbound: bound.unbound.clone() };
+        let connection = Connection { arrival, class: self.class, drain: self.drain.clone(), unbound: bound.unbound.clone(), place: None };
         let serving = http1or2::serve(theirs, version, connection, self.cx.clone());
         tokio::spawn(async move {
             let _bound = bound;

@@ -49,6 +49,8 @@ struct Subscription {
     acked: bool,
     /// A response came, whatever became of it.
     heard: bool,
+    /// One came on this stream.
+    current: bool,
 }
 
 /// What became of the resources of one response.
@@ -91,12 +93,14 @@ impl Delta {
             pending: BTreeSet::new(),
             acked: false,
             heard: false,
+            current: false,
         };
         Delta { types: interests.iter().map(subscription).collect() }
     }
 
     /// The first requests of a new stream, one per type. The node is named in each of them and never again.
-    pub fn open(&self, node: &Node) -> Vec<DeltaDiscoveryRequest> {
+    pub fn open(&mut self, node: &Node) -> Vec<DeltaDiscoveryRequest> {
+        self.types.iter_mut().for_each(|subscription| subscription.current = false);
         self.types.iter().map(|subscription| subscription.first_request(node)).collect()
     }
 
@@ -124,7 +128,7 @@ impl Delta {
         };
         let first_ack = outcome.rejected.is_empty() && !subscription.acked;
         subscription.acked |= first_ack;
-        subscription.heard = true;
+        (subscription.heard, subscription.current) = (true, true);
         let answered = subscription.record(outcome);
         Settled { reply, answered, first_ack }
     }
@@ -137,6 +141,11 @@ impl Delta {
     /// Whether there was a response of each type that is wanted whole, even if some of it could not be used.
     pub fn is_heard(&self) -> bool {
         self.types.iter().all(|subscription| subscription.heard || subscription.interest == Interest::OnDemand)
+    }
+
+    /// As `is_heard`, on this stream: what is held is of one moment, and no type of it older than another.
+    pub fn is_current(&self) -> bool {
+        self.types.iter().all(|subscription| subscription.current || subscription.interest == Interest::OnDemand)
     }
 
     pub fn interest(&self, type_url: &str) -> Option<Interest> {

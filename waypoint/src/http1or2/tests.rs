@@ -73,7 +73,9 @@ async fn a_draining_stream_finishes_what_is_open_and_ends() {
         while site.endpoints.connections.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
-        site.drain.cancel();
+        let drain = site.drain.clone();
+        tokio::spawn(async move { drain.shutdown(Duration::from_secs(60)).await });
+        site.drain.soft().await;
         send.send(Ok(Frame::data(Bytes::from_static(b"last")))).unwrap();
         drop(send);
         let response = open.await.unwrap().unwrap();

@@ -47,8 +47,9 @@ struct Way {
     proxy: Arc<Proxy>,
     closed: CancellationToken,
     client: Pool<()>,
-    /// Tunnels that the endpoint's node was asked for.
+    /// Tunnels that the endpoint's node was asked for, and the headers of the last.
     asked: Arc<AtomicUsize>,
+    told: Arc<parking_lot::Mutex<HeaderMap>>,
 }
 
 fn id(account: &str) -> SpiffeId {
@@ -73,11 +74,11 @@ impl Way {
         writer.apply(mesh.changes.iter().cloned().map(Edit::Address).chain([Edit::AddressesSynced]));
         let (store, settings) = served();
         let proxy = waypoint(&ca, &clock, &fabric, watched, settings);
-        let (asked, closed) = (Arc::default(), CancellationToken::new());
+        let (asked, told, closed) = (Arc::default(), Arc::default(), CancellationToken::new());
         let listener = fabric.daemon(ip(9)).listen(SocketAddr::new(ip(9), 15008)).await.unwrap();
         tokio::spawn(listen::listen::<SimNet>(proxy.clone(), listener, closed.clone()));
         let client = node(&ca, &clock, &fabric, SocketAddr::new(ip(9), 15008));
-        let way = Way { clock, ca, fabric, writer, store, proxy, closed, client, asked };
+        let way = Way { clock, ca, fabric, writer, store, proxy, closed, client, asked, told };
         way.endpoint("server").await;
         way
     }
@@ -90,16 +91,18 @@ impl Way {
         self.fabric.remove_pod(ip(2));
         self.fabric.add_pod("b", ip(2));
         let mut listener = self.fabric.daemon(ip(2)).listen(at).await.unwrap();
-        let asked = self.asked.clone();
+        let (asked, told) = (self.asked.clone(), self.told.clone());
         tokio::spawn(async move {
             while let Ok(accepted) = listener.accept().await {
-                let (tls, credential, asked) = (tls.clone(), credential.clone(), asked.clone());
+                let (tls, credential, asked, told) = (tls.clone(), credential.clone(), asked.clone(), told.clone());
                 tokio::spawn(async move {
                     let Ok(secured) = tls.accept(accepted.stream, &credential).await else { return };
                     assert_eq!(secured.peer, id("wp"), "the waypoint comes as itself");
                     let handler = |ask: Result<Connect, _>| {
                         asked.fetch_add(1, Ordering::SeqCst);
-                        drop(tokio::spawn(application(ask.unwrap())));
+                        let ask = ask.unwrap();
+                        told.lock().clone_from(ask.headers());
+                        drop(tokio::spawn(application(ask)));
                     };
                     let _ = mesh_hbone::serve(secured.stream, &Limits::default(), &Stop::default(), handler).await;
                 });
@@ -203,6 +206,11 @@ fn waypoint_of(own: Own, ca: &Arc<Ca>, clock: &Arc<SimClock>, net: &SimNet, worl
 
 /// The client's node, which knows that the waypoint is there.
 fn node(ca: &Arc<Ca>, clock: &Arc<SimClock>, fabric: &Fabric, door: SocketAddr) -> Pool<()> {
+    node_as("client", ca, clock, fabric, door)
+}
+
+/// Some node or other peer, for this account.
+fn node_as(account: &'static str, ca: &Arc<Ca>, clock: &Arc<SimClock>, fabric: &Fabric, door: SocketAddr) -> Pool<()> {
     let (credentials, tls) = identity(ca, clock);
     let net = fabric.daemon(ip(1));
     // All of a test on one connection, as far as the waypoint lets it.
@@ -210,7 +218,7 @@ fn node(ca: &Arc<Ca>, clock: &Arc<SimClock>, fabric: &Fabric, door: SocketAddr) 
     Pool::new(limits, move |()| {
         let (credentials, tls, net) = (credentials.clone(), tls.clone(), net.clone());
         async move {
-            let credential = credentials.get(&id("client")).await.map_err(std::io::Error::other)?;
+            let credential = credentials.get(&id(account)).await.map_err(std::io::Error::other)?;
             let stream = net.dial(door, Source::Any).await?;
             let secured = tls.connect(stream, &credential, &[id("wp")]).await.map_err(std::io::Error::other)?;
             Ok(secured.stream)
@@ -243,11 +251,28 @@ async fn application(mut ask: Connect) {
     }
     let (from, to) = tokio::io::split(crate::listen::linger::Lingering::new(tunnel));
     let whole = tokio::io::join(std::io::Cursor::new(first).chain(from), to);
-    let service = service_fn(|request: http::Request<hyper::body::Incoming>| async move {
-        let said = format!("{} {}", request.method(), request.uri());
-        Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(said))))
-    });
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(whole), service).await;
+    let http = hyper::server::conn::http1::Builder::new();
+    let _ = http.serve_connection(TokioIo::new(whole), service_fn(answer)).with_upgrades().await;
+}
+
+/// What was asked and with which headers; a WebSocket is a stream that comes back.
+async fn answer(mut request: http::Request<hyper::body::Incoming>) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
+    if request.headers().contains_key("upgrade") {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert("connection", "upgrade".parse().unwrap());
+        response.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+        tokio::spawn(async move {
+            let (mut from, mut to) = tokio::io::split(TokioIo::new(hyper::upgrade::on(&mut request).await.unwrap()));
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+        });
+        return Ok(response);
+    }
+    let mut said = format!("{} {}", request.method(), request.uri());
+    for (name, value) in request.headers().iter().filter(|_| request.uri().path() == "/headers") {
+        said.push_str(&format!("\n{name}: {}", value.to_str().unwrap()));
+    }
+    Ok(Response::new(Full::new(Bytes::from(said))))
 }
 
 async fn said(tunnel: &mut Tunnel) -> String {
@@ -420,5 +445,7 @@ async fn a_policy_that_denies_resets_the_stream_before_anybody_hears_of_it() {
 }
 
 mod binding;
+mod end;
+mod forged;
 mod loops;
 mod permits;

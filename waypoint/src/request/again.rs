@@ -1,10 +1,10 @@
-//! A request that became a stream of bytes is judged again, as it was, when its policies change. Those that its CUSTOM policies
+//! A request that goes on is judged again, as it was, when its policies change. Those that its CUSTOM policies
 //! asked are not asked a second time; those of new ones are.
 
 use std::sync::Arc;
 
-use http::Request;
 use http::request::Parts;
+use http::{HeaderMap, Request};
 
 use super::Context;
 use super::guard::{Guard, Passed};
@@ -49,12 +49,31 @@ impl Again {
     }
 }
 
-/// A head, without what is attached to it.
-pub fn copy(parts: &Parts) -> Parts {
-    let (mut copy, ()) = Request::new(()).into_parts();
-    copy.method.clone_from(&parts.method);
-    copy.uri.clone_from(&parts.uri);
-    copy.version = parts.version;
-    copy.headers.clone_from(&parts.headers);
-    copy
+/// A head as it is judged, of which only that is kept which will be changed.
+pub struct Head {
+    parts: Parts,
+    found: Found,
+    whole: bool,
+}
+
+impl Head {
+    /// `changes`: whether the headers will be others when it is sent.
+    pub fn of(parts: &Parts, found: &Found, changes: bool) -> Head {
+        let (mut kept, ()) = Request::new(()).into_parts();
+        kept.method.clone_from(&parts.method);
+        kept.uri.clone_from(&parts.uri);
+        kept.version = parts.version;
+        if changes {
+            kept.headers.clone_from(&parts.headers);
+        }
+        Head { parts: kept, found: found.clone(), whole: changes }
+    }
+
+    /// With the headers that it was sent with.
+    pub fn sent_with(mut self, headers: HeaderMap) -> (Parts, Found) {
+        if !self.whole {
+            self.parts.headers = headers;
+        }
+        (self.parts, self.found)
+    }
 }

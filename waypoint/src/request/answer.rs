@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::Entered;
+use super::{Entered, lasting};
 use crate::account::{Account, Tap};
 use crate::body::{Body, BodyError};
 use crate::choose::{Active, Failure, Outcome};
@@ -147,7 +147,7 @@ impl http_body::Body for Answer {
                     this.finish();
                 }
             }
-            Poll::Ready(Some(Err(error))) => this.broken(&Reason::UpstreamBroke(error.to_string().into())),
+            Poll::Ready(Some(Err(error))) => this.broken(&lasting::reason(error)),
         }
         polled
     }

@@ -6,7 +6,8 @@ use http::header::{CONNECTION, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Response, Version as Spoken};
 
 use super::answer::{Asked, End, Idle};
-use super::forward::{Answered, Upgraded};
+use super::forward::Answered;
+use super::lasting::Lasting;
 use super::{Again, Answer, Page, Turned, upgrade};
 use crate::account::Direction;
 use crate::body::Body;
@@ -17,24 +18,32 @@ const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 impl Page<'_> {
     pub(super) fn finish(mut self, answered: Answered) -> Response<Answer> {
-        let Answered { mut response, asked, deadline, upgraded } = answered;
+        let Answered { mut response, asked, deadline, upgraded, again, .. } = answered;
         *response.version_mut() = Spoken::HTTP_11;
         self.dress(response.headers_mut());
         self.account.because(&Reason::Upstream);
-        let Some(Upgraded { client, endpoint, again }) = upgraded else { return self.close_with(response, asked, deadline) };
+        let Some((client, endpoint)) = upgraded else {
+            let lasting = |body| match again {
+                Some(again) => Body::boxed(Lasting::new(body, again)),
+                None => body,
+            };
+            return self.close_with(response.map(lasting), asked, deadline);
+        };
         // A stream of bytes from here on, which lasts as long as they flow.
         let (mut account, entered) = (self.account, self.entered);
+        let (drain, place) = (self.connection.drain.clone(), self.connection.place.clone());
         account.responded(response.status(), response.headers());
         let (mut up, mut down) = (account.tap(Direction::Request), account.tap(Direction::Response));
-        tokio::spawn(async move {
+        drop(self.connection.drain.spawn(async move {
             let carried = upgrade::carry(client, endpoint, |bytes| up.data(bytes), |bytes| down.data(bytes));
             tokio::select! {
                 () = carried => {}
                 refused = lost(again) => account.because(&refused),
+                () = drain.forced() => account.termination("drained"),
             }
-            drop((asked, entered));
+            drop((asked, entered, place));
             account.close();
-        });
+        }));
         response.map(Answer::from)
     }
 
@@ -61,8 +70,9 @@ impl Page<'_> {
         if self.method == Method::HEAD && matches!(body, Body::Full(_)) {
             body = Body::Empty;
         }
-        if self.parted && self.spoken < Spoken::HTTP_2 {
-            // The next request is to go where the service is bound now; of HTTP/2 the connection says so itself.
+        if (self.parted || self.cx.is_stopping()) && self.spoken < Spoken::HTTP_2 {
+            // The next request is to go where the service is bound now, or to who will be there; of HTTP/2 the connection says
+            // so itself.
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.account.responded(parts.status, &parts.headers);

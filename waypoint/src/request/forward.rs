@@ -115,10 +115,10 @@ impl Page<'_> {
             headers.insert(ATTEMPT_COUNT, HeaderValue::from(sent.attempts));
         }
         match (agreed, client, endpoint) {
-            (Agreed::No, ..) => Ok(Answered { deadline, ..Answered::from(sent, found.grpc) }),
+            (Agreed::No, ..) => Ok(Answered { deadline, headers: parts.headers, ..Answered::from(sent, found.grpc) }),
             (Agreed::Yes, Some(client), Some(endpoint)) => {
                 upgrade::tell(found.kind, &mut sent.response);
-                Ok(Answered { upgraded: Some(Upgraded { client, endpoint, again: None }), ..Answered::from(sent, found.grpc) })
+                Ok(Answered { upgraded: Some((client, endpoint)), ..Answered::from(sent, found.grpc) })
             }
             (Agreed::Yes | Agreed::Nonsense, ..) => {
                 Err(Reason::Fault(Fault::Protocol("an upgrade that was not asked for".into())).into())
@@ -211,19 +211,16 @@ impl Page<'_> {
     }
 }
 
-/// The two ends of a stream of bytes.
-pub(super) struct Upgraded {
-    pub client: OnUpgrade,
-    pub endpoint: OnUpgrade,
-    pub again: Option<Again>,
-}
-
 /// What the client gets of it, and what is still to be told.
 pub(super) struct Answered {
     pub response: Response<Body>,
     pub asked: Option<Asked>,
     pub deadline: Option<Instant>,
-    pub upgraded: Option<Upgraded>,
+    /// The two ends of a stream of bytes.
+    pub upgraded: Option<(OnUpgrade, OnUpgrade)>,
+    /// What goes on after its head, as it was sent.
+    pub headers: HeaderMap,
+    pub again: Option<Again>,
 }
 
 const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -312,7 +309,7 @@ impl Answered {
         let grpc = if grpc { reply::grpc_status(sent.response.headers()) } else { None };
         let Sent { response, active, judged, took, .. } = sent;
         let asked = active.map(|active| Asked { active, judged, status, grpc, took });
-        Answered { response, asked, deadline: None, upgraded: None }
+        Answered { response, asked, deadline: None, upgraded: None, headers: HeaderMap::new(), again: None }
     }
 }
 

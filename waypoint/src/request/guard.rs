@@ -179,7 +179,7 @@ fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 /// After hygiene the name stands there once.
-fn authority(headers: &HeaderMap) -> &str {
+pub(super) fn authority(headers: &HeaderMap) -> &str {
     headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default()
 }
 

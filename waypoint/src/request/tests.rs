@@ -500,6 +500,18 @@ async fn what_is_served_no_longer_is_refused() {
     assert_eq!(get(&site, "/").await, (404, "no route".into()));
 }
 
+/// Whoever asks `web` for it.
+fn no_admin() -> wire::AuthzPolicy {
+    let host = wire::Host { namespace: "shop".into(), hostname: "web.shop.svc.cluster.local".into() };
+    let target = wire::TargetKind::Service(wire::ServiceTarget { host: Some(host), ..Default::default() });
+    wire::AuthzPolicy {
+        targets: vec![wire::Target { kind: Some(target) }],
+        action: wire::AuthzAction::Deny as i32,
+        rules: vec![wire::AuthzRule { to: vec![wire::AuthzOperation { paths: vec!["/admin".into()], ..Default::default() }], ..Default::default() }],
+        ..Default::default()
+    }
+}
+
 // spec/dataplane.md 6.6: what goes on after its answer is judged again.
 #[tokio::test(start_paused = true)]
 async fn a_web_socket_is_cut_when_policy_refuses_it_and_no_other_is() {
@@ -512,20 +524,43 @@ async fn a_web_socket_is_cut_when_policy_refuses_it_and_no_other_is() {
         let mut response = site.http1().await.send_request(ask).await.unwrap();
         open.push(TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap()));
     }
-    let host = wire::Host { namespace: "shop".into(), hostname: "web.shop.svc.cluster.local".into() };
-    let target = wire::TargetKind::Service(wire::ServiceTarget { host: Some(host), ..Default::default() });
-    let policy = wire::AuthzPolicy {
-        targets: vec![wire::Target { kind: Some(target) }],
-        action: wire::AuthzAction::Deny as i32,
-        rules: vec![wire::AuthzRule { to: vec![wire::AuthzOperation { paths: vec!["/admin".into()], ..Default::default() }], ..Default::default() }],
-        ..Default::default()
-    };
-    site.put(wire::AUTHZ_POLICY, "no-admin", &policy);
+    site.put(wire::AUTHZ_POLICY, "no-admin", &no_admin());
     let [chat, admin] = &mut open[..] else { panic!() };
     let cut = admin.read(&mut [0; 1]).await;
     assert!(!matches!(cut, Ok(1..)), "{cut:?}");
     chat.write_all(b"x").await.unwrap();
     chat.read_exact(&mut [0; 1]).await.unwrap();
+}
+
+// spec/dataplane.md 6.6
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_goes_on_is_cut_when_policy_refuses_it_and_no_other_is() {
+    let mut site = Site::new(Version::Http2);
+    let sources = Arc::<parking_lot::Mutex<Vec<tokio::sync::mpsc::UnboundedSender<Result<Frame<Bytes>, crate::body::BodyError>>>>>::default();
+    let of_endpoint = sources.clone();
+    site.endpoints.http("web", Version::Http2, move |_| {
+        let (send, mut frames) = tokio::sync::mpsc::unbounded_channel();
+        of_endpoint.lock().push(send);
+        let frames = futures_util::stream::poll_fn(move |cx| frames.poll_recv(cx));
+        async move { Response::new(Body::boxed(StreamBody::new(frames))) }
+    });
+    let say = |text: &'static str| sources.lock().iter().for_each(|source| drop(source.send(Ok(Frame::data(text.into())))));
+    let client = site.http2().await;
+    let mut open = Vec::new();
+    for path in ["/events", "/admin"] {
+        let ask = Request::get(format!("http://web{path}")).body(Body::Empty).unwrap();
+        open.push(client.clone().send_request(ask).await.unwrap().into_body());
+    }
+    let next = async |body: &mut Incoming| body.frame().await.unwrap().map(|frame| frame.into_data().unwrap());
+    say("1");
+    for body in &mut open {
+        assert_eq!(next(body).await.unwrap(), "1");
+    }
+    site.put(wire::AUTHZ_POLICY, "no-admin", &no_admin());
+    let [events, admin] = &mut open[..] else { panic!() };
+    assert!(next(admin).await.is_err(), "a reset, and no end");
+    say("2");
+    assert_eq!(next(events).await.unwrap(), "2");
 }
 
 // spec/waypoint.md 11 row 24

@@ -33,9 +33,6 @@ impl<D> Client<D> {
             batch.iter().for_each(|name| self.sink_removal(&response.type_url, name));
             tokio::task::yield_now().await;
         }
-        if let Some(sink) = self.sink_of(&response.type_url) {
-            sink.settled();
-        }
         outcome.removed = response.removed_resources.iter().map(|name| Arc::from(name.as_str())).collect();
         self.settle(&response, outcome)
     }
@@ -136,7 +133,15 @@ impl<D> Client<D> {
         if !outcome.rejected.is_empty() {
             self.observe.rejected(&response.type_url, outcome.rejected.len());
         }
+        let was_current = self.delta.is_current();
         let settled = self.delta.settle(&response.type_url, &response.nonce, outcome);
+        let is_current = self.delta.is_current();
+        // The last type to be heard of may be one that is none of the sink's.
+        if is_current && (!was_current || self.sink_of(&response.type_url).is_some())
+            && let Some(sink) = &mut self.sink
+        {
+            sink.settled();
+        }
         match response.type_url.as_str() {
             ADDRESS if settled.first_ack && !self.config.on_demand => self.world.apply([Edit::AddressesSynced]),
             AUTHORIZATION if settled.first_ack => self.world.apply([Edit::PoliciesSynced]),

@@ -65,6 +65,7 @@ fn what_covers_a_service_closes_it() {
     }
 }
 
+// T-42: who dials the pods themselves goes past no policy.
 #[test]
 fn it_follows_the_policy_and_the_gateway() {
     let mut translation = translation();
