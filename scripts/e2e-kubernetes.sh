@@ -35,6 +35,7 @@ step() {
 }
 
 removed() {
+    rm -f "${said:-}"
     [ -n "$foreign_config" ] || [ "$was_up" = yes ] || [ -n "${KEEP:-}" ] ||
         timeout --kill-after=10 $((going_seconds - 30)) env -u KUBECONFIG $cluster down || say "the cluster could not be removed: make cluster-down"
 }
@@ -76,8 +77,12 @@ fi
 # No check begins in the last minutes: the longest one takes two, and five before it says that something did not come.
 export ISTHMUS_E2E_KUBERNETES=1 ISTHMUS_E2E_SECONDS=$((end - SECONDS - going_seconds - 300))
 [ $ISTHMUS_E2E_SECONDS -gt 0 ] || skip "no time is left for the checks"
-if ! step 300 "checks" "$cargo" test --workspace --test kube -- "$@"; then
+# What they print is kept, too: why a check failed is the last that is said.
+said="$(mktemp)"
+if ! step 300 "checks" "$cargo" test --workspace --test kube -- "$@" > >(tee "$said"); then
     picture
-    fail "a check failed, see above"
+    say "why"
+    grep -E '^[a-z0-9_]+ \.\.\. FAILED' "$said" | cut -c1-2000 || tail -n 20 "$said"
+    fail "a check failed"
 fi
 say "the mesh on Kubernetes: ok, $((SECONDS / 60)) min $((SECONDS % 60)) s"

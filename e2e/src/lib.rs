@@ -36,7 +36,8 @@ pub struct Tally {
     pub ok: usize,
     pub skipped: usize,
     pub known: usize,
-    pub failed: Vec<&'static str>,
+    /// Names, and why, in one line each.
+    pub failed: Vec<(&'static str, String)>,
 }
 
 /// Whether one of the words, which are parts of names, means this name. No words: all are meant.
@@ -60,42 +61,47 @@ pub fn run<W>(world: &W, checks: &[Check<W>], wanted: &[String], stands: impl Fn
             continue;
         }
         if !stands(world) {
-            println!("{} ... FAILED: the mesh was stopped from outside", check.name);
-            tally.failed.push(check.name);
+            tally.fail(check.name, "", "the mesh was stopped from outside");
             break;
         }
         let began = Instant::now();
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (check.run)(world)));
-        let took = began.elapsed().as_secs_f32();
+        let took = format!(" ({:.1} s)", began.elapsed().as_secs_f32());
         match outcome {
             Ok(Ok(Outcome::Held)) => {
-                println!("{} ... ok ({took:.1} s)", check.name);
+                println!("{} ... ok{took}", check.name);
                 tally.ok += 1;
             }
             Ok(Ok(Outcome::Skipped(why))) => {
                 println!("{} ... SKIPPED: {why}", check.name);
                 tally.skipped += 1;
             }
-            Ok(Err(error)) => {
-                println!("{} ... FAILED ({took:.1} s): {error:#}", check.name);
-                tally.failed.push(check.name);
-            }
-            Err(_) => {
-                println!("{} ... FAILED ({took:.1} s): it panicked", check.name);
-                tally.failed.push(check.name);
-            }
+            Ok(Err(error)) => tally.fail(check.name, &took, &format!("{error:#}")),
+            Err(panic) => tally.fail(check.name, &took, &format!("it panicked: {}", words_of(panic.as_ref()))),
         }
     }
     tally
 }
 
+/// What a panic was raised with.
+fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without words")
+}
+
 impl Tally {
-    /// The closing lines, and whether nothing failed.
+    fn fail(&mut self, name: &'static str, took: &str, why: &str) {
+        // One line: it is printed again at the end, and looked for there.
+        let why = why.trim().replace('\n', " | ");
+        println!("{name} ... FAILED{took}: {why}");
+        self.failed.push((name, why));
+    }
+
+    /// The closing lines, with the reason of each failure, and whether nothing failed.
     pub fn close(&self, seconds: f32) -> bool {
         println!("{} ok, {} FAILED, {} SKIPPED, {} known, in {seconds:.0} s", self.ok, self.failed.len(), self.skipped, self.known);
-        if !self.failed.is_empty() {
-            println!("FAILED: {}", self.failed.join(", "));
-        }
+        // Where the reasons were first printed is far above by now.
+        self.failed.iter().for_each(|(name, why)| println!("FAILED: {name}: {why}"));
         self.failed.is_empty()
     }
 }

@@ -48,7 +48,8 @@ impl Api {
     }
 
     pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-        let request = http::Request::builder().method(method).uri(path).header("content-type", "application/apply-patch+yaml");
+        let content = if method == "PATCH" { "application/apply-patch+yaml" } else { "application/json" };
+        let request = http::Request::builder().method(method).uri(path).header("content-type", content);
         let request = request.body(body.map(Value::to_string).unwrap_or_default().into_bytes())?;
         let answer = self.rt.block_on(self.client.request_text(request));
         Ok(serde_json::from_str(&answer.with_context(|| format!("{method} {path}"))?)?)
