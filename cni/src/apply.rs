@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use mesh_net::conntrack::{self, Tracked};
 use mesh_net::netlink::Monitor;
 use mesh_net::netns::Netns;
 use mesh_net::tcp_table::{self, Entry, Flow};
@@ -155,6 +156,22 @@ impl Place {
     /// The first of netlink.
     pub fn end(&self, connections: &[Entry]) -> io::Result<()> {
         self.within.run(&self.home, || connections.iter().try_for_each(tcp_table::destroy))
+    }
+
+    /// The TCP connections that conntrack knows in the namespace.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    pub fn tracked(&self) -> io::Result<Vec<Tracked>> {
+        self.within.run(&self.home, conntrack::list)
+    }
+
+    /// Has conntrack forget these.
+    ///
+    /// # Errors
+    /// The first of netlink.
+    pub fn forget(&self, connections: &[Tracked]) -> io::Result<()> {
+        self.within.run(&self.home, || connections.iter().try_for_each(conntrack::forget))
     }
 
     /// Hears of changes to rules and routes in the namespace.

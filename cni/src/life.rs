@@ -498,6 +498,11 @@ async fn capture(node: &Node, rules: &Arc<Rules>, scope: Scope, older: Option<BT
 /// First rules that let every older connection live, then, once those are listed, rules that let no other past.
 async fn capture_running(node: &Node, rules: &Arc<Rules>, scope: Scope) -> Result<(), String> {
     capture(node, rules, scope.clone(), None).await?;
+    match blocking(rules, Rules::forget_ended).await {
+        Ok(0) => {}
+        Ok(count) => tracing::debug!(count, "conntrack remembered connections of a pod that have long ended"),
+        Err(error) => tracing::warn!(error, "what conntrack remembers of a pod's ended connections cannot be looked at: a caller that uses such a one's port again is not answered; does the kernel have CONFIG_NF_CT_NETLINK?"),
+    }
     match blocking(rules, Rules::bypassing).await? {
         Some(older) => capture(node, rules, scope, Some(older)).await,
         None => Ok(()), // too many to list: they live on uncounted

@@ -14,7 +14,7 @@ use crate::apply::{Error, Place};
 use crate::netlink::Change;
 use crate::pod::Scope;
 use crate::redirect::{self, Capture, GUARD_TABLE, Marks, TABLE, own_mark, usable_mark};
-use crate::sockets::{OLDER_MAX, bypassing, carried, strays};
+use crate::sockets::{OLDER_MAX, bypassing, carried, forgotten_ends, strays};
 
 /// One pod's rules.
 #[derive(Debug)]
@@ -136,6 +136,19 @@ impl Rules {
         Ok(bypassing(&self.place.sockets()?, self.marks())?.iter().map(|entry| entry.flow).collect())
     }
 
+    /// Has conntrack forget connections that ended while none of our rules had it look. To be called when they are in
+    /// force: what ends from then on it sees. How many there were.
+    ///
+    /// # Errors
+    /// [`Error`]; a kernel may not offer it.
+    pub fn forget_ended(&self) -> Result<usize, Error> {
+        // In this order: one that begins in between has a socket by then.
+        let tracked = self.place.tracked()?;
+        let ended = forgotten_ends(tracked, &self.place.sockets()?);
+        self.place.forget(&ended)?;
+        Ok(ended.len())
+    }
+
     /// How many older connections are left; the rules forget those that ended.
     ///
     /// # Errors
@@ -230,7 +243,12 @@ impl Rules {
         let early = self.cut_strays(&stand.table)?;
         let table = stand.table.clone();
         self.put(&mut stand, table)?;
-        Ok(Some(Repaired { strays: early + self.cut_strays(&stand.table)? }))
+        let strays = early + self.cut_strays(&stand.table)?;
+        // Best effort, as at an enrolment: a kernel may not offer it.
+        if let Err(error) = self.forget_ended() {
+            tracing::debug!(%error, "conntrack may take new connections of a repaired pod for ones that have ended");
+        }
+        Ok(Some(Repaired { strays }))
     }
 
     /// Whether routes were missing. There can be none while loopback is down, as when the runtime takes a namespace apart;

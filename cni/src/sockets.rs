@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::io;
 
+use mesh_net::conntrack::{Tracked, Way};
+use mesh_net::net::canonical;
 use mesh_net::tcp_table::{Entry, Flow, Servers, uncarried};
 
 use crate::pod::{Ports, Scope};
-use crate::redirect::{FIXED_MARK, Marks, PROBE_V4, PROBE_V6};
+use crate::redirect::{DNS, FIXED_MARK, INBOUND, Marks, OUTBOUND, PROBE_V4, PROBE_V6};
 
 /// Where the daemon accepts connections (spec/dataplane.md 1.1).
 const DAEMON_PORTS: [u16; 4] = [15001, 15006, 15008, 15080];
@@ -53,6 +55,24 @@ pub fn strays(bypassing: &[Entry], servers: &Servers, scope: &Scope, probes: boo
     // A socket whose peer has ended may only hold what is still to be read.
     let open = bypassing.iter().filter(|e| e.state.is_open());
     open.filter(|e| !older.contains(&e.flow) && !passes(&e.flow)).copied().collect()
+}
+
+/// What conntrack remembers of connections that ended while it did not look, since no rule of the pod wanted it to: whoever
+/// calls from one of their ports again is taken for them, and so past every redirect. Only what our rules leave: nothing
+/// that somebody else translates.
+pub fn forgotten_ends(tracked: Vec<Tracked>, entries: &[Entry]) -> Vec<Tracked> {
+    let there_are: BTreeSet<Flow> = entries.iter().filter(|entry| entry.is_connection()).map(|entry| entry.flow).collect();
+    let is_there = |way: &Way| {
+        let (from, to) = (canonical(way.from), canonical(way.to));
+        there_are.contains(&Flow { local: from, remote: to }) || there_are.contains(&Flow { local: to, remote: from })
+    };
+    let is_ours = |one: &Tracked| {
+        let (source_stays, target) = (one.back.to == one.there.from, one.back.from);
+        source_stays && (target == one.there.to || [OUTBOUND, INBOUND, DNS].contains(&target.port()))
+    };
+    let mut ended = tracked;
+    ended.retain(|one| one.state.takes_no_syn() && is_ours(one) && !is_there(&one.there) && !is_there(&one.back));
+    ended
 }
 
 impl Marks {

@@ -1,3 +1,4 @@
+use mesh_net::conntrack;
 use mesh_net::tcp_table::State;
 
 use super::*;
@@ -55,4 +56,35 @@ fn only_what_the_rules_would_have_caught_is_a_stray() {
     assert_eq!(found(&scope, true), ["10.0.0.7:4000", "10.0.0.7:80"]);
     assert_eq!(found(&scope, false), ["10.0.0.7:4000", "10.0.0.7:80", &probe]);
     assert_eq!(found(&Scope { inbound: false, ..scope }, true), ["10.0.0.7:80"]);
+}
+
+#[test]
+fn what_ended_while_nobody_looked_is_told_from_what_goes_on() {
+    let tracked = |from: &str, to: &str, ended_at: &str, answered_to: &str, state| {
+        let at = |text: &str| text.parse().unwrap();
+        Tracked::made_up(Way { from: at(from), to: at(to) }, Way { from: at(ended_at), to: at(answered_to) }, state)
+    };
+    let (pod, client, web) = ("10.0.1.5:80", "10.0.0.7:4000", "10.96.0.1:80");
+    let up = conntrack::State::ESTABLISHED;
+    let cases = [
+        ("a plain one", tracked(client, pod, pod, client, up), true),
+        ("one that was redirected to the daemon", tracked(client, pod, "10.0.1.5:15006", client, up), true),
+        ("one that the pod made", tracked("10.0.1.5:40000", web, web, "10.0.1.5:40000", up), true),
+        ("one that the pod made, redirected", tracked("10.0.1.5:40000", web, "127.0.0.1:15001", "10.0.1.5:40000", up), true),
+        ("one in which the last answer is awaited", tracked(client, pod, pod, client, conntrack::State::LAST_ACK), true),
+        ("one that may begin anew anyhow", tracked(client, pod, pod, client, conntrack::State::TIME_WAIT), false),
+        ("a machine's behind the pod", tracked("192.168.7.2:5000", web, web, "10.0.1.5:61000", up), false),
+        ("one that others translate", tracked(client, pod, "192.168.7.2:80", client, up), false),
+    ];
+    let listener = entry("0.0.0.0:80", "0.0.0.0:0", State::LISTEN, 0);
+    for (what, one, ended) in &cases {
+        assert_eq!(forgotten_ends(vec![one.clone()], &[listener]).len(), usize::from(*ended), "{what}");
+        // With a socket, on either side of it, or at the daemon, it goes on.
+        for way in [one.there, one.back] {
+            for (local, remote) in [(way.from, way.to), (way.to, way.from)] {
+                let open = entry(&local.to_string(), &remote.to_string(), UP, 0);
+                assert!(forgotten_ends(vec![one.clone()], &[listener, open]).is_empty(), "{what}: {local} {remote}");
+            }
+        }
+    }
 }

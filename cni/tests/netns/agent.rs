@@ -1,5 +1,6 @@
 //! The program `mesh-cni agent` with a folder of pods, in real namespaces, against a node daemon's end of ZDS.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -18,8 +19,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message;
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 /// The agent's process, its folder and the pod's namespace by a path that can vanish.
@@ -272,6 +275,75 @@ async fn a_running_pod_is_captured_after_the_daemon_serves_it_and_released_in_or
     assert_eq!(node.rules(), "");
     assert_eq!(ask(&application, "10.77.2.2:80").await, "peer from 10.77.1.2 to 10.77.2.2:80");
     node.remove("cart-1.yaml");
+}
+
+/// A connection whose caller has this port; dropped, it ends by a reset, so that its port is free at once.
+async fn call(world: &World, netns: &Netns, port: u16, to: &str) -> TcpStream {
+    let socket = netns
+        .run(&world.home, || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.set_linger(Some(Duration::ZERO))?;
+            socket.bind(&SocketAddr::from(([0, 0, 0, 0], port)).into())?;
+            socket.connect_timeout(&to.parse::<SocketAddr>().unwrap().into(), Duration::from_secs(5))?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        })
+        .unwrap();
+    TcpStream::from_std(socket.into()).unwrap()
+}
+
+async fn line(stream: &mut TcpStream) -> String {
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        line.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(line).unwrap().trim_end().to_owned()
+}
+
+/// Conntrack looks only while some rule has it look: what it knew at a release stays, and a caller that gets the port of a
+/// connection that ended since was taken for that one, past the redirect, and dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_was_used_when_the_pod_left_is_of_use_when_it_comes_back() {
+    let Some(node) = Node::new("a_port_that_was_used_when_the_pod_left_is_of_use_when_it_comes_back") else { return };
+    let world = &node.world;
+    serve(&world.outside(), "peer", "[::]:80").await;
+    serve(&world.application(), "application", "[::]:80").await;
+    let mut daemon = node.connected().await;
+    tokio::spawn(async move {
+        while daemon.next().await.is_ok() {
+            daemon.ack(Ok(())).await.unwrap();
+        }
+    });
+    crate::world::daemon(world, MARK).await; // its listeners
+    let calls = [(&world.peer, "10.77.1.2:80", "inbound from 10.77.2.2"), (&world.pod, "10.77.2.2:80", "outbound from 10.77.1.2")];
+    let mut older = Vec::new();
+    for (netns, to, _) in calls {
+        let mut stream = call(world, netns, 41_000, to).await;
+        line(&mut stream).await;
+        older.push(stream);
+    }
+    let (running, mut leaving) = (node.pod("running"), node.pod("running"));
+    leaving["labels"] = json!({"istio.io/dataplane-mode": "none"});
+    node.write("cart-1.json", &running);
+    node.until("cart-1", State::Enabled, "").await;
+    for stream in &mut older {
+        stream.write_all(b"seen\n").await.unwrap();
+        assert_eq!(line(stream).await, "seen");
+    }
+    node.write("cart-1.json", &leaving);
+    node.until("cart-1", State::Released, "").await;
+    drop(older);
+    world.until("the connections have ended", || world.sh(&world.pod, "ss -Htn state established '( sport = :41000 or dport = :41000 )'").is_empty()).await;
+    let known = world.place().tracked().unwrap();
+    assert_eq!(known.iter().filter(|one| one.there.from.port() == 41_000 && one.state.takes_no_syn()).count(), 2, "{known:?}");
+
+    node.write("cart-1.json", &running);
+    node.until("cart-1", State::Enabled, "").await;
+    for (netns, to, answer) in calls {
+        let said = line(&mut call(world, netns, 41_000, to).await).await;
+        assert!(said.starts_with(answer), "{to} answered {said:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

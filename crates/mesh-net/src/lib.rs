@@ -16,6 +16,7 @@ pub mod seqpacket;
 pub mod sockopt;
 pub mod netlink;
 pub mod tcp_table;
+pub mod conntrack;
 pub mod rlimit;
 pub mod heap;
 pub mod memory;
