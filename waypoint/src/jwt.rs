@@ -93,14 +93,14 @@ pub fn compile(wire: &JwtPolicy) -> (Policy, Option<Rejection>) {
 }
 
 /// Takes away what a client wrote into the headers that tell of verified tokens. For every request, whether its token
-/// is looked at or not. `done`: policies for which this was done before; what stands in their headers now is ours.
-pub fn sanitize(policies: &[Arc<Policy>], done: &[Arc<Policy>], headers: &mut HeaderMap) {
+/// is looked at or not. `done`: policies for which this was done before; what stands in their headers now is ours. Whether
+/// there was such a thing.
+pub fn sanitize(policies: &[Arc<Policy>], done: &[Arc<Policy>], headers: &mut HeaderMap) -> bool {
     fn outputs(policies: &[Arc<Policy>]) -> impl Iterator<Item = &HeaderName> {
         policies.iter().flat_map(|policy| &policy.rules).flat_map(Rule::outputs)
     }
-    for name in outputs(policies).filter(|name| !outputs(done).any(|known| known == *name)) {
-        headers.remove(name);
-    }
+    let names = outputs(policies).filter(|name| !outputs(done).any(|known| known == *name));
+    names.fold(false, |found, name| headers.remove(name).is_some() | found)
 }
 
 impl Edits {

@@ -35,8 +35,8 @@ pub struct Passed {
     pub claims: Option<Claims>,
     /// For the response, and for the log.
     pub asked: Vec<ext_authz::Edits>,
-    /// The route is to be matched anew: claims are known now, or somebody who was asked has changed the request and wants it
-    /// so. Where another rule is found, its policies are to be heard as well: `Guard::again`.
+    /// The route is to be matched anew: claims are known now, or were made up by the client and are gone, or somebody who was
+    /// asked has changed the request and wants it so. Where another rule is found, its policies are to be heard as well: `Guard::again`.
     pub rematch: bool,
     /// On whose behalf somebody was asked already.
     heard: Vec<Ask>,
@@ -54,8 +54,8 @@ impl Guard<'_> {
     /// # Errors
     /// The request goes no further.
     pub async fn pass(&self, parts: &mut Parts, body: &mut Body) -> Result<Passed, Box<Refused>> {
-        let mut passed = Passed::default();
-        jwt::sanitize(&self.policies.jwt, &[], &mut parts.headers);
+        let forged = jwt::sanitize(&self.policies.jwt, &[], &mut parts.headers);
+        let mut passed = Passed { rematch: forged, ..Passed::default() };
         let trust_domains = &self.settings.mesh().trust_domains;
         for ask in authorize::custom(&self.policies.authz, &self.head(parts, None), trust_domains) {
             self.ask(&ask, parts, body, &mut passed).await?;

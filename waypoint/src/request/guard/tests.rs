@@ -159,6 +159,17 @@ async fn each_step_sees_what_the_one_before_left() {
     assert_eq!((outcome.parts.uri.to_string().as_str(), &outcome.parts.headers["x-sub"]), ("/x?a=b", &"bob".parse::<http::HeaderValue>().unwrap()));
 }
 
+#[tokio::test]
+async fn a_route_that_was_found_by_a_forged_claim_is_looked_for_again() {
+    let jwt_policy = jwt_policy();
+    let settings = settings(&[(JWT_POLICY, &jwt_policy)]);
+    for (header, rematch) in [("x-sub", true), ("x-other", false)] {
+        let outcome = pass(&settings, Request::get("/x").header(header, "root").body("").unwrap(), false).await;
+        let passed = outcome.passed.unwrap_or_else(|refused| panic!("{:?}", refused.reason));
+        assert_eq!((passed.rematch, outcome.parts.headers.contains_key(header)), (rematch, !rematch), "{header}");
+    }
+}
+
 fn refused(outcome: &Outcome) -> &Refused {
     match &outcome.passed {
         Err(refused) => refused,
