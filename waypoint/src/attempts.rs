@@ -210,6 +210,7 @@ impl Failed {
         match self {
             Failed::Fault(Fault::Connect(_)) => Failure::Connect,
             Failed::Fault(Fault::Refused(_)) => Failure::Refused,
+            Failed::Fault(Fault::Closed { reused: true, .. }) => Failure::Stale,
             Failed::Fault(Fault::Closed { .. } | Fault::Reset(_) | Fault::Protocol(_) | Fault::Body(_)) => Failure::Reset,
             Failed::AttemptTimeout | Failed::RequestTimeout => Failure::AttemptTimeout,
         }

@@ -109,19 +109,16 @@ impl Plan {
         retry_after: false,
     };
 
-    /// Of a rule's own policy; else of the mesh's for services with a route (`routed`) or without one; else the field's.
-    pub fn of(rule: Option<&RetryPolicy>, routed: bool, grpc: bool, mesh: &MeshSettings) -> Plan {
+    /// Of a rule's own policy; else of the mesh's for services with a route (`routed`) or without one; else what loses no
+    /// request and does none twice, whoever it is for (spec/waypoint.md 5.2).
+    pub fn of(rule: Option<&RetryPolicy>, routed: bool, mesh: &MeshSettings) -> Plan {
         let of_mesh = if routed { &mesh.default_retry } else { &mesh.default_inbound_retry };
         if let Some(policy) = rule.or(of_mesh.as_ref()) {
             return Plan::compile(policy);
         }
-        let on: &[RetryOn] = match (routed, grpc) {
-            (true, _) => &[RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::GrpcUnavailable, RetryOn::GrpcCancelled],
-            (false, false) => &[RetryOn::ResetBeforeRequest],
-            // gRPC clients retry themselves.
-            (false, true) => return Plan::NONE,
-        };
-        Plan { retries: 2, on: on.iter().copied().collect(), ..Plan::NONE }
+        let of_route: &[RetryOn] = if routed { &[RetryOn::GrpcUnavailable, RetryOn::GrpcCancelled] } else { &[] };
+        let on = [RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::ResetBeforeRequest].iter().chain(of_route);
+        Plan { retries: 2, on: on.copied().collect(), ..Plan::NONE }
     }
 
     fn compile(policy: &RetryPolicy) -> Plan {
@@ -183,7 +180,7 @@ fn fails_by(on: RetryOn, failure: Failure) -> bool {
         RetryOn::FiveXx | RetryOn::GatewayError | RetryOn::Reset => true,
         RetryOn::ConnectFailure => failure == Failure::Connect,
         RetryOn::RefusedStream => failure == Failure::Refused,
-        RetryOn::ResetBeforeRequest => matches!(failure, Failure::Connect | Failure::ResetBeforeRequest),
+        RetryOn::ResetBeforeRequest => matches!(failure, Failure::Connect | Failure::ResetBeforeRequest | Failure::Stale),
         RetryOn::AttemptTimeout => failure == Failure::AttemptTimeout,
         RetryOn::Retriable4xx
         | RetryOn::StatusCodes
@@ -225,7 +222,7 @@ fn judge(plan: &Plan, attempt: &Attempt<'_>, chance: &mut impl Rng) -> Result<Du
     if !attempt.replayable {
         return Err(Stop::NotReplayable);
     }
-    if let Outcome::Failed(failure @ (Failure::Reset | Failure::AttemptTimeout)) = attempt.outcome
+    if let Outcome::Failed(failure @ (Failure::Reset | Failure::Stale | Failure::AttemptTimeout)) = attempt.outcome
         && attempt.sent
         && !is_idempotent(attempt.method)
         && !plan.takes_the_risk(failure)

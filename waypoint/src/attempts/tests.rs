@@ -154,7 +154,7 @@ fn id(n: usize) -> String {
 
 fn plan(yaml: &str) -> Plan {
     let policy = serde_saphyr::from_str::<wire::RetryPolicy>(yaml).unwrap();
-    Plan::of(Some(&policy), true, false, &wire::MeshSettings::default())
+    Plan::of(Some(&policy), true, &wire::MeshSettings::default())
 }
 
 fn status(answered: &Result<Answered, Unanswered>) -> u16 {
@@ -199,6 +199,33 @@ async fn attempts_are_retries_and_the_last_answer_is_passed_on() {
     let had = site.endpoint(1, Does::Answers(503));
     let once = site.send(&plan(RETRY), Method::GET, true, None).await;
     assert_eq!((status(&once), had.load(Ordering::SeqCst)), (503, 1), "the body is gone");
+}
+
+// A server may close a kept connection in the moment in which the next request is on its way: by default nobody who may ask
+// again notices it, with a route or without one.
+#[tokio::test(start_paused = true)]
+async fn a_kept_connection_that_ends_under_a_request_costs_only_those_that_may_not_be_asked_twice() {
+    for routed in [true, false] {
+        let site = site(1, "{}");
+        site.endpoints.raw(&id(1), |mut io| async move {
+            // One answer for each connection; the next request is read, and the connection closed.
+            for answer in [&b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"[..], b""] {
+                let mut bytes = Vec::new();
+                while !bytes.windows(4).any(|four| four == b"\r\n\r\n") && tokio::io::AsyncReadExt::read_buf(&mut io, &mut bytes).await.is_ok_and(|read| read > 0) {}
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut io, answer).await;
+            }
+        });
+        let plan = Plan::of(None, routed, &wire::MeshSettings::default());
+        for (method, attempts) in [(Method::GET, Ok(1)), (Method::GET, Ok(2)), (Method::POST, Err(503)), (Method::GET, Ok(1))] {
+            let answered = site.send(&plan, method.clone(), false, None).await;
+            let status = status(&answered);
+            let made = answered.as_ref().map(|answered| answered.from.attempts).map_err(|_| status);
+            assert_eq!(made, attempts, "{method} routed={routed}");
+            if let Ok(answered) = answered {
+                assert_eq!(text(answered.response).await, "ok");
+            }
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

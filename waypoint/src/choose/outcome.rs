@@ -18,6 +18,9 @@ pub enum Failure {
     Refused,
     /// The connection ended before anything of the request was sent.
     ResetBeforeRequest,
+    /// A connection that had carried earlier requests ended before the first byte of an answer: most likely it was being
+    /// closed already, but the endpoint may have seen the request.
+    Stale,
     /// The connection ended, or what came was no HTTP, before the answer's headers.
     Reset,
     /// The attempt's own time ran out.

@@ -48,7 +48,7 @@ impl Page<'_> {
         self.account.trace(&mut parts.headers);
         self.account.head(&parts);
 
-        let plan = self.plan(rule, &found);
+        let plan = self.plan(rule);
         let kept = if plan.may_retry() { self.policies.http.buffered_body_bytes } else { 0 };
         let replay = Replay::new(body, usize::try_from(kept).unwrap_or(usize::MAX));
         self.mirror(&chosen, rule, &parts, &found, deadline, &replay);
@@ -126,9 +126,9 @@ impl Page<'_> {
         }
     }
 
-    fn plan(&self, rule: Option<&Rule>, found: &Found) -> Plan {
+    fn plan(&self, rule: Option<&Rule>) -> Plan {
         let of_rule = rule.and_then(|rule| rule.retry.as_ref());
-        let mut plan = Plan::of(of_rule, rule.is_some(), found.grpc, &self.settings.mesh().wire);
+        let mut plan = Plan::of(of_rule, rule.is_some(), &self.settings.mesh().wire);
         let per_try = rule.and_then(|rule| rule.backend_timeout);
         plan.per_try_timeout = plan.per_try_timeout.into_iter().chain(per_try).min();
         plan

@@ -30,13 +30,13 @@ fn verdict(plan: &Plan, attempt: &Attempt<'_>) -> Result<Duration, Stop> {
 
 #[test]
 fn every_word() {
-    use Failure::{AttemptTimeout, Connect, Refused, Reset, ResetBeforeRequest};
-    let failures = [Connect, Refused, ResetBeforeRequest, Reset, AttemptTimeout];
+    use Failure::{AttemptTimeout, Connect, Refused, Reset, ResetBeforeRequest, Stale};
+    let failures = [Connect, Refused, ResetBeforeRequest, Stale, Reset, AttemptTimeout];
     let statuses = [200, 404, 409, 429, 500, 501, 502, 503, 504];
     for (word, failing, answering, calls) in [
         ("connect-failure", vec![Connect], vec![], vec![]),
         ("refused-stream", vec![Refused], vec![], vec![]),
-        ("reset-before-request", vec![Connect, ResetBeforeRequest], vec![], vec![]),
+        ("reset-before-request", vec![Connect, ResetBeforeRequest, Stale], vec![], vec![]),
         ("reset", failures.to_vec(), vec![], vec![]),
         ("5xx", failures.to_vec(), vec![500, 501, 502, 503, 504], vec![]),
         ("gateway-error", failures.to_vec(), vec![502, 503, 504], vec![]),
@@ -92,27 +92,31 @@ fn who_stops_and_why() {
 #[test]
 fn defaults_with_a_route_and_without() {
     let mesh = MeshSettings::default();
-    let routed = Plan::of(None, true, false, &mesh);
-    let bare = Plan::of(None, false, false, &mesh);
-    let again = |plan: &Plan, outcome| verdict(plan, &attempt(outcome)).is_ok();
-    use Failure::{Connect, Refused, Reset};
-    for (outcome, with, without) in [
-        (Outcome::Failed(Connect), true, true),
-        (Outcome::Failed(Refused), true, false),
-        (Outcome::Failed(Reset), false, false),
-        (answered(503), false, false),
-        (grpc(14), true, false),
-        (grpc(1), true, false),
+    let routed = Plan::of(None, true, &mesh);
+    let bare = Plan::of(None, false, &mesh);
+    let again = |plan: &Plan, outcome, method| verdict(plan, &Attempt { method, ..attempt(outcome) }).is_ok();
+    use Failure::{Connect, Refused, Reset, ResetBeforeRequest, Stale};
+    let (get, post) = (&Method::GET, &Method::POST);
+    for (outcome, method, with, without) in [
+        (Outcome::Failed(Connect), post, true, true),
+        (Outcome::Failed(Refused), post, true, true),
+        (Outcome::Failed(ResetBeforeRequest), post, true, true),
+        // The endpoint may have seen it.
+        (Outcome::Failed(Stale), get, true, true),
+        (Outcome::Failed(Stale), post, false, false),
+        (Outcome::Failed(Reset), get, false, false),
+        (answered(503), get, false, false),
+        (grpc(14), post, true, false),
+        (grpc(1), post, true, false),
     ] {
-        assert_eq!((again(&routed, outcome), again(&bare, outcome)), (with, without), "{outcome:?}");
+        assert_eq!((again(&routed, outcome, method), again(&bare, outcome, method)), (with, without), "{outcome:?} {method}");
     }
     assert_eq!((routed.retries, bare.retries), (2, 2));
-    assert_eq!(Plan::of(None, false, true, &mesh), Plan::NONE);
     let of = |attempts| Some(RetryPolicy { attempts, ..RetryPolicy::default() });
     let mesh = MeshSettings { default_retry: of(7), default_inbound_retry: of(0), ..mesh };
-    assert_eq!(Plan::of(None, true, false, &mesh).retries, 7);
-    assert!(!Plan::of(None, false, false, &mesh).may_retry());
-    assert_eq!(Plan::of(of(1).as_ref(), true, false, &mesh).retries, 1, "the rule's own");
+    assert_eq!(Plan::of(None, true, &mesh).retries, 7);
+    assert!(!Plan::of(None, false, &mesh).may_retry());
+    assert_eq!(Plan::of(of(1).as_ref(), true, &mesh).retries, 1, "the rule's own");
 }
 
 #[test]
