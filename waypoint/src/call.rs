@@ -1,7 +1,6 @@
 //! Calls of our own to services: to those whom policy asks, to those who count, to those who publish keys. Here: what a call
 //! is. `over_mesh` finds where it goes, `carry` makes it.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -63,14 +62,6 @@ pub enum CallError {
 /// is handed back as it is: no redirect is followed, nothing is tried again.
 pub trait Caller: Send + Sync {
     fn call<'a>(&'a self, to: To<'a>, version: Version, request: Request<Bytes>, limits: Limits) -> BoxFuture<'a, Result<Reply, CallError>>;
-}
-
-/// Addresses that mean whoever dials them, or the machine's own services (the metadata of a cloud among them).
-pub fn is_of_this_machine(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast(),
-    }
 }
 
 #[cfg(test)]

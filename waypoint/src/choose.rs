@@ -23,11 +23,12 @@ mod ewma;
 pub mod breaker;
 pub mod book;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_model::directory::Directory;
+use mesh_model::service::Service;
 use mesh_model::workload::Workload;
 use rand::Rng;
 
@@ -81,7 +82,7 @@ pub enum NoEndpoint {
     NoSubset,
     #[error("the service has no endpoint that may serve this port")]
     NoEndpoints,
-    #[error("the service sends to the address that was dialled, and none was")]
+    #[error("the service sends to the address that was dialled, and what was dialled is none of its addresses")]
     NotDialled,
     #[error("the request is for a host that the service's hostname does not cover")]
     OtherHost,
@@ -147,9 +148,20 @@ impl Found {
     }
 }
 
-/// The address that was dialled.
+/// The address that was dialled, if it is one of the service's, at its port: a route of another service may lead here, and
+/// what was dialled was that one's address then (spec/waypoint.md 1.9).
 fn dialled(question: &Question<'_>) -> Result<Endpoint, NoEndpoint> {
-    let dialled = question.arrival.dialled.ok_or(NoEndpoint::NotDialled)?;
+    let key = &question.backend.key;
+    let network = &question.proxy.network;
+    let has = |service: &Service, ip: IpAddr| {
+        service.vips.iter().any(|vip| vip.network == *network && vip.ip == ip)
+            || service.cidr_vips.iter().any(|range| range.network == *network && range.cidr.contains(&ip))
+    };
+    let is_of_service = |dialled: &SocketAddr| {
+        let service = question.directory.service(&key.host);
+        dialled.port() == key.port && service.is_some_and(|service| has(service, dialled.ip()))
+    };
+    let dialled = question.arrival.dialled.filter(is_of_service).ok_or(NoEndpoint::NotDialled)?;
     Ok(Endpoint { id: dialled.to_string().into(), place: Place::Address(dialled.ip()), port: dialled.port() })
 }
 

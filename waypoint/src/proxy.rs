@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use mesh_dns::Sources;
 use mesh_hbone::Limits;
 use mesh_identity::clock::{Clock, SystemClock};
 use mesh_identity::store::Credentials;
@@ -200,7 +201,7 @@ async fn certified(proxy: &Proxy) {
 impl Proxy {
     pub fn new<N: Net>(parts: Parts, net: N) -> Arc<Proxy> {
         let Parts { own, gateway, world, settings, books, credentials, tls, recorder, traffic, drain } = parts;
-        let connector = Connector::new(own.clone(), net, tls.clone(), credentials.clone(), Limits::default());
+        let connector = Connector::new(own.clone(), net, Sources::System, tls.clone(), credentials.clone(), Limits::default());
         let reach = Arc::new(Reach::new(world.clone(), own.clone(), tokio::time::Instant::now().into_std()));
         let exchange = Exchange::new(Arc::new(connector.clone()));
         let (asking, of, ways) = (exchange.clone(), settings.clone(), reach.clone());

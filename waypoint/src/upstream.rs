@@ -6,17 +6,20 @@
 //! speaks it (`Endpoint` says what may be shared). Nothing falls back: what is to be encrypted and cannot be fails.
 
 mod endpoint;
+pub mod eyeballs;
+mod forward;
+pub mod guard;
 pub mod hops;
 mod io;
-mod names;
 mod origin;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::StatusCode;
+use mesh_dns::{Names, Sources};
 use mesh_hbone::{ConnectRequest, Limits, OpenError, Pool};
 use mesh_identity::known::{Known, UntilRevoked};
 use mesh_identity::store::Credentials;
@@ -27,12 +30,13 @@ use mesh_model::identity::SpiffeId;
 use mesh_model::workload::Uid;
 use mesh_net::net::{Net, Source};
 use mesh_net::readahead::ReadAhead;
+use rand::seq::SliceRandom;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 pub use endpoint::{Alpn, Endpoint, Going, HBONE_PORT, OriginTo, Own, To, Way};
+pub use forward::Forward;
 pub use io::{BoxIo, Io};
-pub use names::Names;
 pub use origin::Origin;
 
 /// Opens connections to endpoints. Cheap to clone.
@@ -95,7 +99,8 @@ impl ConnectError {
 const DEAD_AFTER: Duration = Duration::from_secs(4);
 
 impl Connector {
-    pub fn new<N: Net>(own: Own, net: N, tls: Tls, credentials: Credentials, limits: Limits) -> Connector {
+    /// `sources`: who knows names outside of the mesh.
+    pub fn new<N: Net>(own: Own, net: N, sources: Sources, tls: Tls, credentials: Credentials, limits: Limits) -> Connector {
         let (between, identity, held) = (net.between_nodes(DEAD_AFTER), own.identity.clone(), credentials.clone());
         let pool = Pool::new(limits, move |key: Key| {
             let (net, tls, held, identity) = (between.clone(), tls.clone(), held.clone(), identity.clone());
@@ -107,11 +112,12 @@ impl Connector {
                 Ok(Known { stream: secured.stream, peer: UntilRevoked::new(secured.registered) })
             }
         });
+        let names = Names::new(net.clone(), sources);
         let dial: Dial = Box::new(move |to| {
             let net = net.clone();
             Box::pin(async move { Ok(Box::new(net.dial(to, Source::Any).await?) as BoxIo) })
         });
-        Connector { shared: Arc::new(Shared { own, dial, pool, credentials, names: Names::default() }) }
+        Connector { shared: Arc::new(Shared { own, dial, pool, credentials, names }) }
     }
 
     pub fn own(&self) -> &Own {
@@ -156,7 +162,7 @@ impl Connector {
 impl Shared {
     async fn open(&self, to: &Endpoint) -> Result<BoxIo, ConnectError> {
         let mut io = match &to.way {
-            Way::Plain => self.plain(&to.to).await?,
+            Way::Plain => self.plain(to).await?,
             Way::Tunnel { door, target, expect } => {
                 let request = ConnectRequest { headers: hops::write(to.hops), ..ConnectRequest::new(*target) };
                 self.tunnel(&to.id, *door, request, expect).await?
@@ -165,9 +171,13 @@ impl Shared {
         if let Some(preface) = &to.preface {
             io.write_all(preface).await.map_err(|why| broken(&to.id, &why))?;
         }
-        match &to.tls {
+        let io = match &to.tls {
+            None => io,
+            Some(tls) => tls.origin.secure(io, &tls.host, tls.alpn).await?,
+        };
+        match &to.through {
             None => Ok(io),
-            Some(tls) => tls.origin.secure(io, &tls.host, tls.alpn).await,
+            Some(proxy) => proxy.through(io).await,
         }
     }
 
@@ -183,23 +193,43 @@ impl Shared {
         }
     }
 
-    async fn plain(&self, to: &To) -> Result<BoxIo, ConnectError> {
-        match to {
-            To::Address(address) => (self.dial)(*address).await.map_err(|why| broken(&address.to_string(), &why)),
-            To::Name(name, port) => self.first_of(name, *port).await,
+    /// A connection to an address, or to whichever of a name's answers first. What may not be dialled is looked at last of
+    /// all, when it is known what a name means today.
+    async fn plain(&self, to: &Endpoint) -> Result<BoxIo, ConnectError> {
+        match &to.to {
+            To::Address(address) => {
+                self.may(&address.to_string(), address.ip())?;
+                (self.dial)(*address).await.map_err(|why| broken(&address.to_string(), &why))
+            }
+            To::Name(name, port) => {
+                let known = self.names.resolve(name).await.map_err(|why| ConnectError::new(Kind::Name, why.to_string()))?;
+                let (allowed, refused): (Vec<IpAddr>, Vec<IpAddr>) = known.iter().partition(|ip| self.may(name, **ip).is_ok());
+                if let (true, Some(ip)) = (allowed.is_empty(), refused.first()) {
+                    return Err(self.may(&format!("{name} is {ip}, which"), *ip).expect_err("it was refused"));
+                }
+                self.first_of(name, *port, allowed, to.spread).await
+            }
         }
     }
 
-    /// The addresses of a name in turn, until one answers.
-    async fn first_of(&self, name: &Arc<str>, port: u16) -> Result<BoxIo, ConnectError> {
-        let mut last = None;
-        for ip in self.names.resolve(name).await? {
-            match (self.dial)(SocketAddr::new(ip, port)).await {
-                Ok(io) => return Ok(io),
-                Err(why) => last = Some(broken(&format!("{name} ({ip})"), &why)),
-            }
+    fn may(&self, what: &str, ip: IpAddr) -> Result<(), ConnectError> {
+        let forbidden = |why| ConnectError::new(Kind::Other, format!("{what} {why}; nobody is sent there"));
+        guard::may_be_dialled(ip, &self.own.addresses).map_err(forbidden)
+    }
+
+    /// `spread`: any of the addresses, so that whoever connects often uses all of them; else the first that answers.
+    async fn first_of(&self, name: &str, port: u16, mut addresses: Vec<IpAddr>, spread: bool) -> Result<BoxIo, ConnectError> {
+        if spread {
+            addresses.shuffle(&mut rand::rng());
         }
-        Err(last.unwrap_or_else(|| ConnectError::new(Kind::Name, format!("{name} has no address"))))
+        // Of the other family there may be no route.
+        let v6_first = self.own.addresses.first().is_some_and(IpAddr::is_ipv6);
+        let found = eyeballs::first(&eyeballs::order(&addresses, v6_first), |ip| (self.dial)(SocketAddr::new(ip, port))).await;
+        match found {
+            Ok((_, io)) => Ok(io),
+            Err(Some((ip, why))) => Err(broken(&format!("{name} ({ip})"), &why)),
+            Err(None) => Err(ConnectError::new(Kind::Name, format!("{name} has no address"))),
+        }
     }
 }
 
@@ -260,3 +290,6 @@ fn no_dial(uid: &str, door: SocketAddr, cause: &std::io::Error) -> ConnectError 
         None => broken(&format!("{uid} at {door}"), cause),
     }
 }
+
+#[cfg(test)]
+mod tests;

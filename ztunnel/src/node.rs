@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mesh_identity::authority::{GrpcAuthority, Mode as CaMode};
+use mesh_dns::Resolv;
 use mesh_identity::channel::{self, Address, CallHeaders, ChannelTls, RootSource, TokenSource};
 use mesh_identity::clock::{Clock, SystemClock};
 use mesh_identity::crl::Revocations;
@@ -32,7 +33,6 @@ use crate::capture;
 use crate::chance::Chance;
 use crate::config::{Config, Local, Mode, Remote, Root, Token};
 use crate::dns::answer::Naming;
-use crate::dns::resolv::Resolv;
 use crate::enroll::{PodInfo, zds::Zds};
 use crate::fetch::Fetcher;
 use crate::freshness::Freshness;

@@ -11,7 +11,7 @@ use mesh_xds::messages::waypoint as wire;
 use crate::choose::locality::{Distribution, Preference};
 use crate::choose::ring::{MAGLEV_TABLE_MAX, RING_MAX, is_prime};
 use crate::facts::Rejection;
-use crate::upstream::Origin;
+use crate::upstream::{Forward, Origin};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
@@ -21,7 +21,7 @@ pub struct Policy {
     pub retry_budget: Option<Budget>,
     pub tls: Option<Arc<Origin>>,
     pub proxy_header: Option<wire::ProxyHeader>,
-    pub forward_proxy: Option<wire::ForwardProxy>,
+    pub forward_proxy: Option<Arc<Forward>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -172,7 +172,7 @@ pub fn compile(policy: &wire::BackendPolicy) -> Result<Policy, Rejection> {
         retry_budget: policy.retry_budget.as_ref().map(budget).transpose()?,
         tls: policy.tls.as_ref().map(Origin::compile),
         proxy_header: Some(proxy_header).filter(|header| *header != wire::ProxyHeader::Off),
-        forward_proxy: policy.forward_proxy.clone(),
+        forward_proxy: policy.forward_proxy.as_ref().map(Forward::compile),
     })
 }
 

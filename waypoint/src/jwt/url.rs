@@ -4,7 +4,7 @@ use std::fmt;
 
 use http::Uri;
 
-use crate::call::is_of_this_machine;
+use crate::upstream::guard::is_of_this_machine;
 
 /// With a scheme of HTTP, a host, and nothing that would make this proxy ask itself or its machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -217,18 +217,23 @@ fn backend_policy(wire: wire::BackendPolicy) -> Result<Read, Rejection> {
         Some(target) => (Some(host(target.host.as_ref())?), number(target.port)?),
         None => (None, 0),
     };
-    let (policy, wrong) = match (choose::compile(&wire), &wire.tls) {
-        (Ok(policy), _) => {
-            let wrong = policy.tls.as_ref().and_then(|tls| tls.wrong());
+    let kept = choose::Policy {
+        tls: wire.tls.as_ref().map(upstream::Origin::compile),
+        forward_proxy: wire.forward_proxy.as_ref().map(upstream::Forward::compile),
+        ..choose::Policy::default()
+    };
+    let (policy, wrong) = match choose::compile(&wire) {
+        Ok(policy) => {
+            let of_tls = policy.tls.as_ref().and_then(|tls| tls.wrong());
+            let wrong = of_tls.or_else(|| policy.forward_proxy.as_ref().and_then(|proxy| proxy.wrong()));
             (policy, wrong)
         }
-        // What is to be encrypted stays so, whatever else is wrong.
-        (Err(rejection), Some(tls)) => {
-            let tls = Some(upstream::Origin::compile(tls));
-            let message = format!("{}; only its TLS settings are in force", rejection.message);
-            (choose::Policy { tls, ..choose::Policy::default() }, Some(Rejection::new(rejection.reason, message)))
+        // What is to be encrypted, or to go through somebody's hands, still is, whatever else is wrong.
+        Err(rejection) if kept != choose::Policy::default() => {
+            let message = format!("{}; only its TLS settings and its tunnel are in force", rejection.message);
+            (kept, Some(Rejection::new(rejection.reason, message)))
         }
-        (Err(rejection), None) => return Err(rejection),
+        Err(rejection) => return Err(rejection),
     };
     let treated = Treated { port, subset: wire.subset.as_str().into(), age: Age::of(wire.meta.as_ref()), policy };
     Ok(Read { wrong, ..plain(Kept::Treated(host, Arc::new(treated)), wire.meta.as_ref()) })

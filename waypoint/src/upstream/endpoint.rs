@@ -13,7 +13,7 @@ use mesh_model::workload::{TunnelProtocol, Uid, Workload};
 use mesh_net::proxy_header;
 use mesh_xds::messages::waypoint::ProxyHeader;
 
-use super::{ConnectError, Kind, Origin};
+use super::{ConnectError, Forward, Kind, Origin};
 use crate::choose::{self, Backend, Place};
 use crate::facts::Arrival;
 
@@ -46,6 +46,10 @@ pub struct Endpoint {
     pub tls: Option<OriginTo>,
     /// The first bytes on the connection: a PROXY header.
     pub preface: Option<Bytes>,
+    /// A proxy outside, which is what is connected to: it carries the connection on.
+    pub through: Option<Arc<Forward>>,
+    /// Any address of a name, where it has several; else the first that answers.
+    pub spread: bool,
     /// For all of it: TCP, tunnel, TLS.
     pub connect_timeout: Duration,
     /// Waypoints that what goes there has come through, this one among them. What has come a longer way has tunnels of its own.
@@ -145,6 +149,8 @@ impl Endpoint {
             way: Way::Plain,
             tls: None,
             preface: None,
+            through: None,
+            spread: true,
             connect_timeout: CONNECT_TIMEOUT,
             hops: 1,
         }
@@ -181,11 +187,6 @@ impl Endpoint {
     /// There is no way to it.
     pub fn of_picked(way: &Going<'_>, picked: &choose::Endpoint, backend: &Backend, alpn: Alpn) -> Result<Endpoint, ConnectError> {
         let key = &backend.key.host;
-        // Asked for, and not built: past the proxy outside it must not go.
-        if let Some(proxy) = &backend.policy.forward_proxy {
-            let why = format!("{} is to be reached through the proxy {}:{}, which is not supported", key.hostname, proxy.target_host, proxy.target_port);
-            return Err(ConnectError::new(Kind::Other, why));
-        }
         let endpoint = match &picked.place {
             Place::Workload(workload) => {
                 let dialled = way.arrival.dialled.map(|dialled| dialled.ip());
@@ -204,6 +205,8 @@ impl Endpoint {
         Ok(Endpoint {
             id: picked.id.clone(),
             tls: origin.map(|origin| OriginTo { origin, host, alpn }),
+            through: backend.policy.forward_proxy.clone(),
+            spread: !matches!(backend.kind, choose::Kind::Dns { one: true, .. }),
             preface: backend.policy.proxy_header.and_then(|version| preface(version, way.arrival, &endpoint.to)),
             connect_timeout: backend.policy.pool().connect_timeout.unwrap_or(way.connect_timeout),
             hops: way.arrival.hops.saturating_add(1),

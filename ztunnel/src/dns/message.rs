@@ -7,6 +7,8 @@ use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, Res
 use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
+pub use mesh_dns::Transport;
+
 use super::answer::{Family, Local};
 
 /// A question that can be answered.
@@ -25,13 +27,6 @@ pub enum Read {
     Refused(Vec<u8>),
     /// Not even a header: nobody to answer.
     Nothing,
-}
-
-/// How a message travels, and therefore how long it may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Transport {
-    Udp,
-    Tcp,
 }
 
 /// Answers live for half a minute: pods of a service come and go (spec/dataplane.md 7).

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
+use mesh_dns::Upstream;
+use mesh_dns::ask::{Failed, framed, renumbered};
 use mesh_model::directory::OwnWorkload;
 use mesh_model::workload::Workload;
 use mesh_net::accept::accept;
@@ -21,7 +23,6 @@ use tokio::time::{Instant, timeout};
 
 use super::answer::{Answer, Local, Naming, answer};
 use super::cache::Cache;
-use super::forward::{Failed, Upstream, framed, renumbered};
 use super::message::{self, Asked, Read, Transport};
 use super::metrics::{DnsMetrics, Handles};
 use super::rate::Rate;

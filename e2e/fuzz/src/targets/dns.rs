@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
+use mesh_dns::Resolv;
 use mesh_model::directory::OwnWorkload;
 use mesh_model::fixture;
 use mesh_model::service::Service;
@@ -17,7 +18,6 @@ use mesh_telemetry::recorder::{Limits as Series, Recorder};
 use mesh_xds::world::World;
 use ztunnel::dns::answer::{Local, Naming};
 use ztunnel::dns::message::{Read, Transport, read};
-use ztunnel::dns::resolv::Resolv;
 use ztunnel::dns::serve::Settings;
 use ztunnel::dns::{Limits, Server};
 

@@ -70,13 +70,10 @@ fn a_workload_of_the_mesh_is_reached_in_a_tunnel_as_exactly_itself_and_another_i
     assert_eq!((endpoint.way, endpoint.to), (Way::Plain, To::Address("10.0.0.3:8080".parse().unwrap())));
 }
 
-// What is asked for and cannot be done is refused; the connection does not go in the clear, or past a proxy, instead.
+// What is asked for and cannot be done is refused; the connection does not go in the clear instead.
 #[test]
 fn what_cannot_be_done_as_asked_is_refused() {
     let place = place("10.96.0.1:80");
-    let proxied = BackendPolicy { forward_proxy: Some(ForwardProxy { target_host: "out".into(), target_port: 3128, post: false }), ..BackendPolicy::default() };
-    let refused = place.go(place.workload("plain"), &place.backend(&proxied)).unwrap_err();
-    assert!(refused.message.contains("out:3128"), "{refused:?}");
     let mut named = (*place.mesh.workload("server")).clone();
     (named.addresses, named.hostname) = (Vec::new(), "server.example".into());
     let refused = place.go(Place::Workload(named.clone().into()), &place.backend(&BackendPolicy::default())).unwrap_err();
@@ -119,6 +116,29 @@ fn the_policy_of_the_backend_says_how() {
     assert_eq!(place.go(place.workload("server"), &place.backend(&off)).unwrap().tls, None);
     let wildcard = Backend { kind: choose::Kind::DynamicDns, ..place.backend(&policy) };
     assert_eq!(&*place.go(Place::Name("a.out.test".into()), &wildcard).unwrap().tls.unwrap().host, "a.out.test");
+}
+
+#[test]
+fn a_proxy_outside_is_what_is_connected_to_and_connections_through_it_are_their_own() {
+    let place = place("10.96.0.1:80");
+    let through = |host: &str| {
+        let tunnel = ForwardProxy { target_host: host.into(), target_port: 443, post: false };
+        place.backend(&BackendPolicy { forward_proxy: Some(tunnel), ..BackendPolicy::default() })
+    };
+    let go = |backend: &Backend| place.go(Place::Name("proxy.test".into()), backend).unwrap();
+    let endpoint = go(&through("a.test"));
+    assert_eq!((&endpoint.to, endpoint.through.is_some()), (&To::Name("proxy.test".into(), 8080), true));
+    assert_eq!(endpoint, go(&through("a.test")));
+    assert_ne!(endpoint, go(&through("b.test")));
+    assert_ne!(endpoint, go(&place.backend(&BackendPolicy::default())));
+}
+
+#[test]
+fn an_entry_of_one_logical_address_is_not_spread() {
+    let place = place("10.96.0.1:80");
+    let backend = |one| Backend { kind: choose::Kind::Dns { names: Vec::new(), one }, ..place.backend(&BackendPolicy::default()) };
+    let spread = |one| place.go(Place::Name("db.test".into()), &backend(one)).unwrap().spread;
+    assert_eq!([spread(false), spread(true)], [true, false]);
 }
 
 // Two policies that say the same share connections, two that do not never.

@@ -1,5 +1,5 @@
-//! Passing a question on: the client's packet, byte for byte but for its number, to the servers of our own resolv.conf, by a
-//! socket in the pod's network. What comes back is believed only if it answers that question from that server.
+//! Asking: a packet, byte for byte but for its number, to the servers of a resolv.conf, by sockets of whichever network the
+//! caller is in. What comes back is believed only if it answers that question from that server.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,7 +13,12 @@ use mesh_net::net::{Datagrams, Net, Source};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::message::Transport;
+/// How a message travels, and therefore how long it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    Udp,
+    Tcp,
+}
 
 /// The servers, and which of them answered last: a dead first one costs its wait once, not each time.
 #[derive(Debug)]
@@ -48,7 +53,7 @@ pub enum Failed {
 const TOTAL: Duration = Duration::from_secs(5);
 /// After this the next server is asked as well, while the first may still answer.
 const HEDGE: Duration = Duration::from_secs(1);
-/// Questions sent for one of a client's: enough for two rounds of two servers, and a bound on amplification.
+/// Questions sent for one: enough for two rounds of two servers, and a bound on amplification.
 const MOST_TRIES: usize = 4;
 /// What is taken over UDP; a longer answer is asked for again over TCP by the client.
 const UDP_BYTES: usize = 4096;
@@ -58,7 +63,10 @@ impl Upstream {
         Upstream { servers, good: AtomicUsize::new(0) }
     }
 
-    /// Asks the servers in turn until one answers. `number` replaces the client's, which others could guess.
+    /// Asks the servers in turn until one answers. `number` replaces the question's, which others could guess.
+    ///
+    /// # Errors
+    /// None of them gives an answer that can be believed, in the time that clients wait.
     pub async fn ask<N: Net>(&self, net: &N, question: &[u8], number: u16, transport: Transport) -> Result<Reply, Failed> {
         let question = renumbered(question, number);
         let deadline = Instant::now() + TOTAL;
