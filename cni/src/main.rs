@@ -166,7 +166,7 @@ fn rules(file: &Path, args: &CaptureArgs) -> anyhow::Result<()> {
         Wanted::Enrolled(scope) => {
             // The real mark is the pod's secret and drawn when it is enrolled.
             let marks = Marks { own: u32::MAX, fixed_too: false };
-            print!("{}", ruleset(&Capture { marks, scope, probes: args.probes()?.is_some(), older: Some([].into()) }));
+            print!("{}", ruleset(&Capture { marks, scope, probes: args.probes()?.is_some(), older: Some([].into()), apart: true }));
         }
     }
     Ok(())

@@ -23,6 +23,10 @@ pub const GUARD_TABLE: &str = "isthmus-guard";
 pub const FIXED_MARK: u32 = 0x539;
 /// Routes an application's answers to a spoofed client back to the daemon's socket.
 pub const RETURN_MARK: u32 = 0x111;
+/// Packets of the daemon's calls to the application have a conntrack zone of their own, and the answers the ordinary one: a
+/// call has its client's address and a port of our choice, and the client may be using the same port itself, for a
+/// connection that would then be taken for ours.
+const OWN_CALLS: &str = "meta mark @exempt oif \"lo\" meta l4proto tcp ct original zone set 2";
 /// Packets per second with foreign marks that pass (captured like all others): programs may use marks, but searching
 /// 2^32 of them at this rate takes 16 months.
 const FOREIGN_MARKS_PER_SECOND: u32 = 100;
@@ -55,6 +59,14 @@ pub struct Capture {
     pub probes: bool,
     /// Connections that were open before; `None` while they are not known.
     pub older: Option<BTreeSet<Flow>>,
+    /// Whether the daemon's calls are kept apart from what clients send. Not to be changed while there are such calls: each
+    /// would be sought where it is not.
+    pub apart: bool,
+}
+
+/// Whether a table, as nft shows it, keeps the daemon's calls apart.
+pub fn keeps_apart(listing: &str) -> bool {
+    listing.contains("ct original zone set 2")
 }
 
 /// Captures. Replaces what an earlier run installed, in one transaction.
@@ -75,11 +87,11 @@ pub fn ruleset(capture: &Capture) -> String {
 }
 
 /// Captures nothing new, but serves what is open: translations and marks go on until the last connection ends.
-pub fn draining(marks: Marks, scope: &Scope) -> String {
+pub fn draining(marks: Marks, scope: &Scope, apart: bool) -> String {
     let nat = |hook: &str, priority: &str| chain(hook, &format!("nat-{hook}"), "nat", priority, &[]);
     let chains = [
         raw_prerouting(scope),
-        chain("output", "raw-output", "filter", "raw", &zone_of_daemon(scope)),
+        chain("output", "raw-output", "filter", "raw", &zones_of_daemon(scope, apart)),
         route_output(),
         nat("prerouting", "dstnat"), // empty: the kernel translates only while such a chain exists
         nat("output", "-100"),
@@ -151,16 +163,14 @@ fn raw_prerouting(scope: &Scope) -> String {
     chain("prerouting", "raw-prerouting", "filter", "raw", &rules)
 }
 
-fn zone_of_daemon(scope: &Scope) -> Vec<String> {
-    match scope.dns {
-        true => vec!["meta mark @exempt udp dport 53 ct zone set 1".to_owned()],
-        false => vec![],
-    }
+fn zones_of_daemon(scope: &Scope, apart: bool) -> Vec<String> {
+    let dns = scope.dns.then_some("meta mark @exempt udp dport 53 ct zone set 1");
+    dns.into_iter().chain(apart.then_some(OWN_CALLS)).map(str::to_owned).collect()
 }
 
 /// Who is who, before anything else: marks are searched for slowly, and the probes' address is not the pod's to use.
 fn raw_output(capture: &Capture) -> String {
-    let mut rules = zone_of_daemon(&capture.scope);
+    let mut rules = zones_of_daemon(&capture.scope, capture.apart);
     rules.push("meta mark @exempt accept".to_owned());
     if capture.probes {
         rules.push(counted(&format!("ip saddr {PROBE_V4}"), "drop", "forged probe"));

@@ -23,6 +23,8 @@ pub struct Rules {
     own: u32,
     /// A daemon with the fixed mark is connected: shared by all pods.
     fixed: Arc<AtomicBool>,
+    /// The daemon's calls are kept apart: but in a pod whose rules are older than that, until they go.
+    apart: bool,
     stand: Mutex<Stand>,
 }
 
@@ -59,6 +61,7 @@ impl Rules {
     /// When nft cannot be run there.
     pub fn adopt(place: Place, fixed: Arc<AtomicBool>, mut random: impl FnMut() -> u32) -> Result<(Rules, Found), Error> {
         let earlier = place.exempt()?;
+        let apart = earlier.is_none() || redirect::keeps_apart(&place.listing("inet", TABLE)?);
         let found = match &earlier {
             Some(_) if place.is_draining()? => Found::Draining,
             Some(_) => {
@@ -76,7 +79,7 @@ impl Rules {
         });
         let guarded = matches!(found, Found::Captured { guarded: true, .. });
         let stand = Mutex::new(Stand { guarded, ..Stand::default() });
-        Ok((Rules { place, own, fixed, stand }, found))
+        Ok((Rules { place, own, fixed, apart, stand }, found))
     }
 
     /// Which namespace these are in.
@@ -115,7 +118,7 @@ impl Rules {
     /// [`Error`]; the earlier rules then stay.
     pub fn capture(&self, scope: Scope, probes: bool, older: Option<BTreeSet<Flow>>) -> Result<(), Error> {
         let mut stand = self.lock();
-        let capture = Capture { marks: self.marks(), scope, probes, older };
+        let capture = Capture { marks: self.marks(), scope, probes, older, apart: self.apart };
         self.place.route(Change::Add)?;
         self.put(&mut stand, Table::Capturing(capture))?;
         let changed = self.place.tune();
@@ -286,7 +289,7 @@ impl Rules {
         let rules = match &table {
             Table::None => String::new(),
             Table::Capturing(capture) => redirect::ruleset(capture),
-            Table::Draining(scope) => redirect::draining(self.marks(), scope),
+            Table::Draining(scope) => redirect::draining(self.marks(), scope, self.apart),
         };
         self.place.nft(&(guard + &rules))?;
         stand.table = table;

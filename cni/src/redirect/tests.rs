@@ -12,7 +12,7 @@ fn scope() -> Scope {
 }
 
 fn starting() -> Capture {
-    Capture { marks: MARKS, scope: scope(), probes: false, older: Some(BTreeSet::new()) }
+    Capture { marks: MARKS, scope: scope(), probes: false, older: Some(BTreeSet::new()), apart: true }
 }
 
 /// The lines that differ (`-` gone, `+` new), each below the set or chain that it is in.
@@ -81,6 +81,7 @@ fn a_starting_pod() {
         	chain raw-output {
         		type filter hook output priority raw; policy accept;
         		meta mark @exempt udp dport 53 ct zone set 1
+        		meta mark @exempt oif "lo" meta l4proto tcp ct original zone set 2
         		meta mark @exempt accept
         		meta mark 0 accept
         		counter comment "foreign mark"
@@ -264,8 +265,8 @@ fn a_leaving_pod_captures_nothing_new() {
           - tcp flags & (fin|syn|rst|ack) == syn counter redirect to :15001 comment "outbound"
         - chain input
         - chain output
-    "#]].assert_eq(&difference(&ruleset(&starting()), &draining(MARKS, &scope())));
-    assert!(draining(MARKS, &scope()).contains("type nat hook output"), "what is open is still translated");
+    "#]].assert_eq(&difference(&ruleset(&starting()), &draining(MARKS, &scope(), true)));
+    assert!(draining(MARKS, &scope(), true).contains("type nat hook output"), "what is open is still translated");
 }
 
 #[test]

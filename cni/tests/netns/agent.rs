@@ -1,6 +1,5 @@
 //! The program `mesh-cni agent` with a folder of pods, in real namespaces, against a node daemon's end of ZDS.
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -19,10 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message;
 use serde_json::json;
-use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 /// The agent's process, its folder and the pod's namespace by a path that can vanish.
@@ -275,30 +272,6 @@ async fn a_running_pod_is_captured_after_the_daemon_serves_it_and_released_in_or
     assert_eq!(node.rules(), "");
     assert_eq!(ask(&application, "10.77.2.2:80").await, "peer from 10.77.1.2 to 10.77.2.2:80");
     node.remove("cart-1.yaml");
-}
-
-/// A connection whose caller has this port; dropped, it ends by a reset, so that its port is free at once.
-async fn call(world: &World, netns: &Netns, port: u16, to: &str) -> TcpStream {
-    let socket = netns
-        .run(&world.home, || {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-            socket.set_reuse_address(true)?;
-            socket.set_linger(Some(Duration::ZERO))?;
-            socket.bind(&SocketAddr::from(([0, 0, 0, 0], port)).into())?;
-            socket.connect_timeout(&to.parse::<SocketAddr>().unwrap().into(), Duration::from_secs(5))?;
-            socket.set_nonblocking(true)?;
-            Ok(socket)
-        })
-        .unwrap();
-    TcpStream::from_std(socket.into()).unwrap()
-}
-
-async fn line(stream: &mut TcpStream) -> String {
-    let mut line = Vec::new();
-    while line.last() != Some(&b'\n') {
-        line.push(stream.read_u8().await.unwrap());
-    }
-    String::from_utf8(line).unwrap().trim_end().to_owned()
 }
 
 /// Conntrack looks only while some rule has it look: what it knew at a release stays, and a caller that gets the port of a

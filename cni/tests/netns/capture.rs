@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::world::*;
 use mesh_cni::host::{ProbeSender, interface_ruleset, ruleset};
 use mesh_cni::pod::{Ports, Scope};
-use mesh_cni::redirect::{FIXED_MARK, PROBE_V4, PROBE_V6, RETURN_MARK, guard};
+use mesh_cni::redirect::{FIXED_MARK, PROBE_V4, PROBE_V6, RETURN_MARK, guard, keeps_apart};
 use mesh_net::net::{Net, Source};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -390,6 +390,58 @@ async fn a_guarded_pod_is_closed_and_a_released_one_is_as_before() {
     rules.remove().unwrap();
     let after = world.sh(&world.pod, "nft list ruleset; ip rule; ip -6 rule; ip route show table 100 2>/dev/null || true; ip -6 route show table 100 2>/dev/null || true");
     assert_eq!(after, before);
+}
+
+/// The daemon calls the application from the address of its client, and from a port that the client may use as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_may_have_the_port_that_the_daemon_calls_from() {
+    let Some(world) = World::new("a_client_may_have_the_port_that_the_daemon_calls_from") else { return };
+    let daemon = daemon(&world, MARK).await;
+    serve(&world.application(), "application", "[::]:80").await;
+    world.enrolled(scope());
+    for (port, client_first) in [(41_000, false), (41_002, true)] {
+        world.sh(&world.pod, &format!("echo {port} {port} > /proc/sys/net/ipv4/ip_local_port_range"));
+        let (mut calls, mut clients) = (Vec::new(), Vec::new());
+        for is_client in [client_first, !client_first] {
+            if is_client {
+                clients.push(call(&world, &world.peer, port, "10.77.1.2:80").await);
+                assert!(line(&mut clients[0]).await.starts_with("inbound from 10.77.2.2"), "{port}: it was taken for the daemon's");
+            } else {
+                calls.push(daemon.dial("10.77.1.2:80".parse().unwrap(), Source::Of(ip(PEER4))).await.unwrap());
+                assert!(line(&mut calls[0]).await.starts_with("application from 10.77.2.2"), "{port}: it was taken for the client's");
+            }
+        }
+        for word in ["one\n", "other\n"] {
+            calls[0].write_all(word.as_bytes()).await.unwrap();
+            clients[0].write_all(word.as_bytes()).await.unwrap();
+            assert_eq!([line(&mut calls[0]).await, line(&mut clients[0]).await], [word.trim_end(); 2]);
+        }
+    }
+}
+
+/// An agent that takes over from one whose rules did not keep the daemon's calls apart leaves it so: what is open goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_agent_did_not_keep_apart_goes_on() {
+    let Some(world) = World::new("what_an_earlier_agent_did_not_keep_apart_goes_on") else { return };
+    let daemon = daemon(&world, MARK).await;
+    serve(&world.application(), "application", "[::]:80").await;
+    world.enrolled(scope());
+    let rules = world.sh(&world.pod, "nft list table inet isthmus");
+    let earlier: String = rules.lines().filter(|line| !line.contains("zone set 2")).map(|line| format!("{line}\n")).collect();
+    assert!(earlier.len() < rules.len(), "{rules}");
+    world.place().nft(&format!("delete table inet isthmus\n{earlier}")).unwrap();
+    for keeps in [false, true] {
+        let mut open = daemon.dial("10.77.1.2:80".parse().unwrap(), Source::Of(ip(PEER4))).await.unwrap();
+        line(&mut open).await;
+        let rules = world.rules();
+        rules.capture(scope(), true, Some([].into())).unwrap();
+        assert_eq!(keeps_apart(&world.place().listing("inet", "isthmus").unwrap()), keeps);
+        rules.drain(&scope()).unwrap();
+        open.write_all(b"goes on\n").await.unwrap();
+        assert_eq!(line(&mut open).await, "goes on");
+        rules.remove().unwrap();
+        world.enrolled(scope()); // from here on they are kept apart
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

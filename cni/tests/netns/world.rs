@@ -17,7 +17,9 @@ use mesh_net::net::{Accept, Datagrams, Net, Source};
 use mesh_net::netns::Netns;
 use mesh_net::sockopt::Options;
 use nix::sched::{CloneFlags, unshare};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 pub const POD4: &str = "10.77.1.2";
@@ -192,6 +194,30 @@ pub async fn answer_datagrams(net: &PodNet, at: &str, answer: &'static str) {
             let _ = socket.send_to(answer.as_bytes(), from).await;
         }
     });
+}
+
+/// A connection whose caller has this port; dropped, it ends by a reset, so that its port is free at once.
+pub async fn call(world: &World, netns: &Netns, port: u16, to: &str) -> TcpStream {
+    let socket = netns
+        .run(&world.home, || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.set_linger(Some(Duration::ZERO))?;
+            socket.bind(&SocketAddr::from(([0, 0, 0, 0], port)).into())?;
+            socket.connect_timeout(&to.parse::<SocketAddr>().unwrap().into(), Duration::from_secs(5))?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        })
+        .unwrap();
+    TcpStream::from_std(socket.into()).unwrap()
+}
+
+pub async fn line(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        line.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(line).unwrap().trim_end().to_owned()
 }
 
 /// What answers at `to`: the first line, or the kind of error.

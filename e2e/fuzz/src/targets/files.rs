@@ -136,7 +136,7 @@ pub const POD: Target = Target {
                     assert!(scope.virtual_interfaces.iter().all(|name| podfile::interface_name(name)), "{scope:?}");
                     assert!(scope.exclude_inbound.iter().chain(&scope.exclude_outbound).all(|ports| ports.first <= ports.last));
                     // What a user wrote into an annotation becomes part of no rule but as a number or a name of an interface.
-                    let capture = Capture { marks: Marks { own: 7, fixed_too: false }, scope, probes: true, older: None };
+                    let capture = Capture { marks: Marks { own: 7, fixed_too: false }, scope, probes: true, older: None, apart: true };
                     assert!(ruleset(&capture).bytes().all(|byte| matches!(byte, b'\n' | b'\t' | b' '..=b'~')));
                 }
                 Err(why) => saw_text(&why),
