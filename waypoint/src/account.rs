@@ -26,7 +26,8 @@ use mesh_model::workload::Workload;
 
 pub use self::books::{Books, LIMITS};
 pub use self::measure::{Direction, Flows, Tap};
-use self::measure::{Framing, HTTP2_FRAME_HEAD, headers_bytes};
+pub use self::measure::headers_bytes;
+use self::measure::{Framing, HTTP2_FRAME_HEAD};
 pub use self::plan::{Plan, Settings, compile, plan};
 pub use self::provider::{Provider, compile_provider};
 use self::told::{Kind, Seen, Told, kept};

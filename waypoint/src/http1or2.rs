@@ -1,37 +1,45 @@
 //! HTTP on a stream: hyper's connection, both versions, and what one connection may do (spec/waypoint.md 9).
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode, Version as Spoken};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use mesh_hbone::{Flood, Guard, Wire};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use mesh_runtime::Drain;
 use mesh_xds::messages::waypoint::PortProtocol;
 
+use crate::account::headers_bytes;
 use crate::error::Reason;
 use crate::exchange::Version;
 use crate::facts::Arrival;
-use crate::reply;
 use crate::request::{self, Answer, Context, Guest};
 use crate::settings::binding::PARTING;
+use crate::{hygiene, reply};
+
+use conduct::{Begun, Conduct};
+use patience::Patience;
+
+mod conduct;
+mod patience;
 
 /// A request's head, in HTTP/1.1 and decoded in HTTP/2: what peers of the mesh allow each other.
 pub const HEADERS_BYTES_MAX: usize = 64 << 10;
-/// A head that takes longer is an attack, or a client whose answer nobody waits for any more.
-const HEAD_MAX: Duration = Duration::from_secs(30);
+/// As long as the mesh keeps an idle tunnel (spec/waypoint.md 5.3).
+const IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Requests at once on one connection: a shared proxy's clients come through few connections.
 const STREAMS_MAX: u32 = 4096;
 /// Bodies that are held for endpoints that read slowly: of one request, and of a whole connection.
@@ -44,10 +52,6 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Streams that a client resets before we have taken them, and those that it makes us reset (CVE-2023-44487, CVE-2025-8671).
 const PENDING_RESETS_MAX: usize = 20;
 const LOCAL_RESETS_MAX: usize = 1024;
-/// Requests that a client takes back within `ABANDON_WINDOW` while less than a tenth is waited for: nobody who wants
-/// answers behaves so.
-const ABANDONED_MAX: u32 = 1000;
-const ABANDON_WINDOW: Duration = Duration::from_secs(10);
 
 /// What is known of a stream before its first request.
 #[derive(Clone, Debug)]
@@ -77,32 +81,36 @@ where
 {
     let (drain, unbound) = (connection.drain.soft_token(), connection.unbound.clone());
     let guest = cx.guests.of(&connection.arrival.identity);
-    let conduct = Arc::new(Conduct::new());
+    let conduct = Arc::new(Conduct::new(cx.books.clone()));
     let client = Arc::new((connection, guest));
     let service = {
         let conduct = conduct.clone();
-        service_fn(move |incoming| answer(incoming, client.clone(), cx.clone(), conduct.clone()))
+        service_fn(move |incoming| answer(incoming, client.clone(), cx.clone(), conduct.begin()))
     };
-    let io = TokioIo::new(io);
     match version {
         Version::Http1 => {
+            let io = TokioIo::new(Patience::new(io, conduct.clone()));
             let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new())
-                .header_read_timeout(HEAD_MAX)
-                .max_header_size(HEADERS_BYTES_MAX)
+            http.max_header_size(HEADERS_BYTES_MAX)
                 // The head must fit, and what was read beside it.
                 .max_buf_size(2 * HEADERS_BYTES_MAX);
             let mut serving = pin!(http.serve_connection(io, service).with_upgrades());
-            tokio::select! {
-                biased;
-                ended = serving.as_mut() => return ended,
-                () = drain.cancelled() => serving.as_mut().graceful_shutdown(),
-                // An end that a request crosses loses it; answers say before that they are the last.
-                () = parted(&unbound, PARTING) => serving.as_mut().graceful_shutdown(),
+            let mut draining = false;
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = serving.as_mut() => return ended,
+                    () = conduct.bad() => return Ok(()),
+                    () = ending(&drain, &unbound, &conduct), if !draining => {
+                        draining = true;
+                        serving.as_mut().graceful_shutdown();
+                    }
+                }
             }
-            serving.await
         }
         Version::Http2 => {
+            let wire = Arc::new(Wire::default());
+            let io = TokioIo::new(Guard::of_requests(io, wire.clone()));
             let mut http = http2::Builder::new(TokioExecutor::new());
             http.timer(TokioTimer::new())
                 .max_header_list_size(HEADERS_BYTES_MAX as u32)
@@ -123,9 +131,15 @@ where
             loop {
                 tokio::select! {
                     biased;
-                    ended = serving.as_mut() => return ended,
+                    ended = watched(serving.as_mut(), &wire) => match ended {
+                        Ok(ended) => return ended,
+                        Err(flood) => {
+                            conduct.flooded(flood);
+                            return Ok(());
+                        }
+                    },
                     // What is open on it is dropped with it: it has no place here.
-                    () = conduct.bad.cancelled() => return Ok(()),
+                    () = conduct.bad() => return Ok(()),
                     () = drain.cancelled(), if !leaving => leaving = true,
                     () = parted.as_mut(), if !leaving => leaving = true,
                 }
@@ -143,84 +157,58 @@ async fn parted(unbound: &CancellationToken, after: Duration) {
     tokio::time::sleep(after).await;
 }
 
+/// Until no new request is to be taken on a connection of HTTP/1.1.
+async fn ending(drain: &CancellationToken, unbound: &CancellationToken, conduct: &Conduct) {
+    tokio::select! {
+        () = drain.cancelled() => {}
+        // An end that a request crosses loses it; answers say before that they are the last.
+        () = parted(unbound, PARTING) => {}
+        () = conduct.idle(IDLE_MAX) => {}
+    }
+}
+
+/// A connection, until it has ended or its client sends too much of what is no request.
+async fn watched<F: Future>(mut serving: Pin<&mut F>, wire: &Wire) -> Result<F::Output, Flood> {
+    poll_fn(|cx| match (serving.as_mut().poll(cx), wire.flood()) {
+        (Poll::Ready(ended), _) => Poll::Ready(Ok(ended)),
+        (Poll::Pending, Some(flood)) => Poll::Ready(Err(flood)),
+        (Poll::Pending, None) => Poll::Pending,
+    })
+    .await
+}
+
 /// One request, whatever happens in it: a panic is its own end and nobody else's.
 async fn answer(
     incoming: Request<Incoming>,
     client: Arc<(Connection, Guest)>,
     cx: Arc<Context>,
-    conduct: Arc<Conduct>,
+    mut begun: Begun,
 ) -> Result<Response<Answer>, Infallible> {
-    let mut begun = conduct.begin();
-    let page = AssertUnwindSafe(request::request(incoming, &client.0, &client.1, &cx)).catch_unwind();
-    let response = page.await.unwrap_or_else(|_| {
-        tracing::error!("a request panicked; it is answered with 500, and the connection goes on");
-        reply::of(&Reason::Internal, false).map(Answer::from)
-    });
-    begun.waited_for = true;
-    Ok(response)
-}
-
-/// How the client of one connection behaves.
-struct Conduct {
-    began: Instant,
-    /// Seconds since `began` at which the window began.
-    window: AtomicU32,
-    abandoned: AtomicU32,
-    waited_for: AtomicU32,
-    told: AtomicBool,
-    bad: CancellationToken,
-}
-
-/// One request; dropped before it has an answer when its client resets it.
-struct Begun {
-    conduct: Arc<Conduct>,
-    waited_for: bool,
-}
-
-impl Conduct {
-    fn new() -> Conduct {
-        Conduct {
-            began: Instant::now(),
-            window: AtomicU32::new(0),
-            abandoned: AtomicU32::new(0),
-            waited_for: AtomicU32::new(0),
-            told: AtomicBool::new(false),
-            bad: CancellationToken::new(),
+    let conduct = begun.conduct.clone();
+    let (version, is_connect) = (incoming.version(), incoming.method() == Method::CONNECT);
+    let grpc = version == Spoken::HTTP_2 && hygiene::is_grpc(incoming.headers());
+    let ours = |reason: Reason| reply::of(&reason, grpc).map(Answer::from);
+    let response = match conduct.hold(headers_bytes(incoming.headers())) {
+        None => ours(Reason::HeadersTooLarge),
+        Some(_held) => {
+            let page = AssertUnwindSafe(request::request(incoming, &client.0, &client.1, &cx)).catch_unwind();
+            page.await.unwrap_or_else(|_| {
+                tracing::error!("a request panicked; it is answered with 500, and the connection goes on");
+                cx.books.panicked();
+                ours(Reason::Internal)
+            })
         }
-    }
-
-    fn begin(self: &Arc<Conduct>) -> Begun {
-        Begun { conduct: self.clone(), waited_for: false }
-    }
-
-    fn abandon(&self) {
-        let now = u32::try_from(self.began.elapsed().as_secs()).unwrap_or(u32::MAX);
-        let window = self.window.load(Ordering::Relaxed);
-        if now.saturating_sub(window) >= ABANDON_WINDOW.as_secs() as u32
-            && self.window.compare_exchange(window, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
-            self.abandoned.store(0, Ordering::Relaxed);
-            self.waited_for.store(0, Ordering::Relaxed);
-        }
-        let abandoned = self.abandoned.fetch_add(1, Ordering::Relaxed) + 1;
-        if abandoned >= ABANDONED_MAX && self.waited_for.load(Ordering::Relaxed) < abandoned / 9 {
-            if !self.told.swap(true, Ordering::Relaxed) {
-                tracing::warn!(abandoned, "a client resets nearly all of its requests; its connection is closed");
-            }
-            self.bad.cancel();
-        }
-    }
+    };
+    begun.waited_for();
+    // What becomes a stream of bytes has no next request that could be waited for.
+    let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS || (is_connect && response.status().is_success());
+    Ok(if version == Spoken::HTTP_2 || upgrades { response } else { response.map(|answer| answer.alone(conduct.clone(), conduct.cut())) })
 }
 
-impl Drop for Begun {
-    fn drop(&mut self) {
-        match self.waited_for {
-            true => drop(self.conduct.waited_for.fetch_add(1, Ordering::Relaxed)),
-            false => self.conduct.abandon(),
-        }
-    }
-}
-
+#[cfg(test)]
+mod attacks;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod smuggling;
 #[cfg(test)]

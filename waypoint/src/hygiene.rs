@@ -123,11 +123,11 @@ pub fn clean(
         Version::HTTP_10 if manner.http10 => {}
         _ => return Err(Reason::OldVersion.into()),
     }
+    let scheme = check_target(&parts.method, &parts.uri)?;
+    let authority = authority(parts)?;
     if parts.headers.len() > HEADERS_MAX {
         return Err(Malformed::HeaderCount.into());
     }
-    let scheme = check_target(&parts.method, &parts.uri)?;
-    let authority = authority(parts)?;
     single(&parts.headers)?;
     let kind = kind(parts, class)?;
     if kind == Kind::ExtendedConnect {
@@ -294,6 +294,9 @@ fn strip_internal(headers: &mut HeaderMap) {
         }
     }
     headers.remove(X_FORWARDED_CLIENT_CERT);
+    // Nodes say it of tunnels. In a request it is the client's own story, which servers of the field believe; `x-forwarded-for`
+    // and `-proto` are what we vouch for. `baggage` stays: it is the application's, and nobody here reads it.
+    headers.remove(header::FORWARDED);
 }
 
 /// HTTP/2 may send a cookie in pieces; elsewhere it is one header (RFC 9113 8.2.3).
@@ -414,7 +417,10 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// `500m`: at most eight digits and a unit.
-fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Malformed> {
+///
+/// # Errors
+/// It is written otherwise.
+pub fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Malformed> {
     let Some(value) = headers.get(GRPC_TIMEOUT) else { return Ok(None) };
     read_grpc_timeout(value.as_bytes()).map(Some).ok_or(Malformed::GrpcTimeout)
 }

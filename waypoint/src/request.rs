@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::HeaderValue;
 use http::request::Parts;
@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use mesh_runtime::Watched;
 use mesh_xds::messages::waypoint::PortProtocol;
 use mesh_xds::world::World;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::account::{Account, Books, Direction};
 use crate::authorize::Ask;
@@ -48,7 +48,7 @@ mod replay;
 mod upgrade;
 
 use again::Again;
-pub use answer::Answer;
+pub use answer::{Answer, Carrier};
 use expect::Expectation;
 use forward::Answered;
 use grpc_web::Dialect;
@@ -217,17 +217,21 @@ impl<'a> Page<'a> {
         {
             body = dialect.request(&mut parts.headers, body);
             (self.grpc, found.grpc) = (true, true);
+            found.grpc_timeout = hygiene::grpc_timeout(&parts.headers).map_err(|what| Box::<Turned>::from(Reason::Malformed(what)))?;
             self.web = Some(dialect);
         }
         let mut matched = self.route(&parts, &found, None);
         let first = matched.rule().map(|matched| matched.rule.clone());
         self.limits(Phase::BeforeAuthn, &mut parts, &found, first.as_deref(), None).await?;
-        let mut passed = self.guard(&found, async |guard| guard.pass(&mut parts, &mut body).await).await?;
+        let within = found.grpc_timeout.into_iter().chain(first.as_ref().and_then(|rule| rule.request_timeout)).min();
+        let judged = self.guard(&found, async |guard| guard.pass(&mut parts, &mut body).await);
+        let mut passed = self.in_time(within, &found, judged).await?;
         if passed.rematch {
             let before = self.policies.clone();
             matched = self.route(&parts, &found, passed.claims.as_ref());
             if !Arc::ptr_eq(&before, &self.policies) {
-                self.guard(&found, async |guard| guard.again(&before, &mut parts, &mut body, &mut passed).await).await?;
+                let judged = self.guard(&found, async |guard| guard.again(&before, &mut parts, &mut body, &mut passed).await);
+                self.in_time(within, &found, judged).await?;
             }
         }
         self.account.noted(&passed.notes);
@@ -244,7 +248,8 @@ impl<'a> Page<'a> {
         self.cross_origin(&parts, rule.as_ref())?;
         for provider in rule.iter().flat_map(|rule| rule.filters.ext_authz()) {
             let ask = Ask::of_route(provider);
-            self.guard(&found, async |guard| guard.ask(&ask, &mut parts, &mut body, &mut passed).await).await?;
+            let asked = self.guard(&found, async |guard| guard.ask(&ask, &mut parts, &mut body, &mut passed).await);
+            self.in_time(within, &found, asked).await?;
         }
         // As it was judged, and not as an upgrade or a route's filters will leave it.
         let changes = found.kind != Kind::Plain || rule.as_ref().is_some_and(|rule| rule.is_filtered());
@@ -325,6 +330,21 @@ impl<'a> Page<'a> {
             found,
         };
         step(guard).await.map_err(|refused| Box::new(Turned { reason: refused.reason, answer: Some(refused.answer) }))
+    }
+
+    /// A step that waits for others, a client's body among them, takes no longer than the whole request may.
+    async fn in_time<T>(
+        &self,
+        within: Option<Duration>,
+        found: &Found,
+        step: impl Future<Output = Result<T, Box<Turned>>>,
+    ) -> Result<T, Box<Turned>> {
+        let Some(within) = within else { return step.await };
+        match timeout(within.saturating_sub(self.begun.elapsed()), step).await {
+            Ok(done) => done,
+            Err(_) if found.grpc_timeout == Some(within) => Err(Reason::DeadlineExceeded.into()),
+            Err(_) => Err(Reason::RequestTimeout.into()),
+        }
     }
 
     /// Step 8.

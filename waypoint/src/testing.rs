@@ -36,6 +36,12 @@ use crate::request::Context;
 use crate::settings::Store;
 use crate::upstream::{ConnectError, Endpoint, Kind, Own};
 
+pub mod origins;
+
+/// Peers that speak frames.
+#[path = "../../crates/mesh-hbone/src/testing/frames.rs"]
+pub mod frames;
+
 /// What is buffered in one direction of a connection in memory.
 pub const PIPE: usize = 64 << 10;
 
@@ -47,10 +53,14 @@ type Answers = Box<dyn Fn(DuplexStream) -> BoxFuture<'static, ()> + Send + Sync>
 pub struct Endpoints {
     accept: Mutex<HashMap<Arc<str>, Answers>>,
     pub connections: AtomicUsize,
+    /// So many attempts to connect are a fault of the program.
+    pub panics: AtomicUsize,
 }
 
 impl Connect for Endpoints {
     fn connect(&self, to: &Endpoint) -> BoxFuture<'static, Result<Box<dyn Stream>, ConnectError>> {
+        let left = self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        assert!(left.is_err(), "a fault on purpose");
         let serving = self.accept.lock().get(name_of(&to.id)).map(|accept| {
             let (ours, theirs) = duplex(PIPE);
             tokio::spawn(accept(theirs));

@@ -23,6 +23,39 @@ const ACK: u8 = 1;
 /// END_HEADERS of HEADERS and CONTINUATION.
 const END_HEADERS: u8 = 4;
 
+/// What a peer may send, by what its connection carries.
+#[derive(Clone, Copy)]
+pub(crate) struct Rates {
+    resets: Rate,
+    pings: Rate,
+    settings: Rate,
+    windows: Rate,
+    others: Rate,
+    /// So many bytes of ours on the wire excuse one WINDOW_UPDATE.
+    bytes_per_window_update: usize,
+    /// So many bytes of ours on the wire excuse one PING. None: no traffic does.
+    bytes_per_ping: Option<usize>,
+    /// A request excuses one reset and one PRIORITY: who counts requests is not here.
+    by_request: bool,
+}
+
+/// Tunnels: few requests, long streams.
+pub(crate) const TUNNELS: Rates = Rates {
+    resets: RESETS,
+    pings: PINGS,
+    settings: SETTINGS_RATE,
+    windows: WINDOWS,
+    others: OTHERS,
+    // A node daemon returns whole reads.
+    bytes_per_window_update: 256,
+    bytes_per_ping: None,
+    by_request: false,
+};
+
+/// Requests of applications. Their clients return windows for each small answer, twice; those that measure the path ping
+/// once per piece of an answer. Our answer to a PING has 17 bytes, and must not pay for the next one.
+pub(crate) const REQUESTS: Rates = Rates { bytes_per_window_update: 16, bytes_per_ping: Some(64), by_request: true, ..TUNNELS };
+
 /// An application that resets every connection after an exchange earns the resets back by its DATA; what is left is
 /// cancelled dials and refused requests.
 const RESETS: Rate = Rate { burst: 2000, per_second: 500 };
@@ -34,9 +67,6 @@ const SETTINGS_RATE: Rate = Rate { burst: 200, per_second: 20 };
 const WINDOWS: Rate = Rate { burst: 10_000, per_second: 2000 };
 /// PRIORITY once per stream by old clients, greased frame types.
 const OTHERS: Rate = Rate { burst: 1000, per_second: 100 };
-
-/// So many bytes of ours on the wire excuse one WINDOW_UPDATE.
-const BYTES_PER_WINDOW_UPDATE: usize = 256;
 
 /// The head of a frame: all that is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +96,11 @@ pub(crate) struct Meter {
     settings: Bucket,
     windows: Bucket,
     others: Bucket,
+    rates: Rates,
     header_block: usize,
+    /// Bytes of ours that have not paid for a WINDOW_UPDATE yet, and for a PING.
     written: usize,
+    written_for_pings: usize,
 }
 
 impl Head {
@@ -90,16 +123,18 @@ impl Head {
 }
 
 impl Meter {
-    pub fn new(now: Instant) -> Self {
+    pub fn new(rates: Rates, now: Instant) -> Self {
         let full = |rate: Rate| Bucket { rate, tokens: rate.burst, refilled: now };
         Meter {
-            resets: full(RESETS),
-            pings: full(PINGS),
-            settings: full(SETTINGS_RATE),
-            windows: full(WINDOWS),
-            others: full(OTHERS),
+            resets: full(rates.resets),
+            pings: full(rates.pings),
+            settings: full(rates.settings),
+            windows: full(rates.windows),
+            others: full(rates.others),
+            rates,
             header_block: 0,
             written: 0,
+            written_for_pings: 0,
         }
     }
 
@@ -123,11 +158,9 @@ impl Meter {
 
     /// So many bytes of ours have left.
     pub fn wrote(&mut self, bytes: usize) {
-        self.written += bytes;
-        let credit = self.written / BYTES_PER_WINDOW_UPDATE;
-        if credit > 0 {
-            self.written %= BYTES_PER_WINDOW_UPDATE;
-            self.windows.credit(u32::try_from(credit).unwrap_or(u32::MAX));
+        self.windows.credit(paid(&mut self.written, bytes, self.rates.bytes_per_window_update));
+        if let Some(price) = self.rates.bytes_per_ping {
+            self.pings.credit(paid(&mut self.written_for_pings, bytes, price));
         }
     }
 
@@ -136,9 +169,21 @@ impl Meter {
         if block > HEADER_BLOCK_MAX {
             return Err(Flood::HeaderBlock);
         }
+        if self.rates.by_request && head.kind == HEADERS {
+            self.resets.credit(1);
+            self.others.credit(1);
+        }
         self.header_block = if head.flags & END_HEADERS != 0 { 0 } else { block };
         Ok(())
     }
+}
+
+/// What so many more bytes buy at this price; what is left over stays in `purse`.
+fn paid(purse: &mut usize, bytes: usize, price: usize) -> u32 {
+    *purse += bytes;
+    let bought = *purse / price;
+    *purse %= price;
+    u32::try_from(bought).unwrap_or(u32::MAX)
 }
 
 impl Bucket {

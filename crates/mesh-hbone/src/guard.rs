@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::error::Flood;
-use crate::flood::{Head, Meter};
+use crate::flood::{Head, Meter, REQUESTS, TUNNELS};
 
 /// The client's connection preface (RFC 9113 3.4), which stands before the first frame.
 const PREFACE: usize = 24;
@@ -22,7 +22,7 @@ const HEAD: usize = 9;
 
 /// What is known of a connection by looking at its bytes; shared by the guard, the driver and those who open tunnels.
 #[derive(Default)]
-pub(crate) struct Wire {
+pub struct Wire {
     heard: AtomicU64,
     data: AtomicU64,
     settled: AtomicBool,
@@ -30,11 +30,11 @@ pub(crate) struct Wire {
     flooded: AtomicBool,
     flood: Mutex<Option<Flood>>,
     /// Someone wants a PING now.
-    pub probe: Notify,
+    pub(crate) probe: Notify,
 }
 
-/// The stream that h2 is given.
-pub(crate) struct Guard<T> {
+/// The stream that HTTP/2 is given.
+pub struct Guard<T> {
     io: T,
     scan: Scan,
     meter: Meter,
@@ -51,22 +51,22 @@ struct Scan {
 
 impl Wire {
     /// Bytes received since the beginning.
-    pub fn heard(&self) -> u64 {
+    pub(crate) fn heard(&self) -> u64 {
         self.heard.load(Relaxed)
     }
 
     /// Bytes of DATA frames received since the beginning.
-    pub fn data(&self) -> u64 {
+    pub(crate) fn data(&self) -> u64 {
         self.data.load(Relaxed)
     }
 
     /// The peer's first SETTINGS has arrived whole.
-    pub fn settled(&self) -> bool {
+    pub(crate) fn settled(&self) -> bool {
         self.settled.load(Relaxed)
     }
 
     /// The peer has sent GOAWAY.
-    pub fn going_away(&self) -> bool {
+    pub(crate) fn going_away(&self) -> bool {
         self.going_away.load(Relaxed)
     }
 
@@ -83,13 +83,19 @@ impl Wire {
 
 impl<T> Guard<T> {
     /// Around the accepting end: the peer begins with the preface.
-    pub fn serving(io: T, wire: Arc<Wire>) -> Self {
-        Guard { io, scan: Scan::after(PREFACE), meter: Meter::new(Instant::now().into_std()), wire }
+    pub(crate) fn serving(io: T, wire: Arc<Wire>) -> Self {
+        Guard { io, scan: Scan::after(PREFACE), meter: Meter::new(TUNNELS, Instant::now().into_std()), wire }
+    }
+
+    /// The same for requests of applications, which somebody else answers: who drives the connection asks `Wire::flood`
+    /// after each poll, and drops it then.
+    pub fn of_requests(io: T, wire: Arc<Wire>) -> Self {
+        Guard { io, scan: Scan::after(PREFACE), meter: Meter::new(REQUESTS, Instant::now().into_std()), wire }
     }
 
     /// Around the dialling end: the peer begins with a frame.
-    pub fn dialling(io: T, wire: Arc<Wire>) -> Self {
-        Guard { io, scan: Scan::after(0), meter: Meter::new(Instant::now().into_std()), wire }
+    pub(crate) fn dialling(io: T, wire: Arc<Wire>) -> Self {
+        Guard { io, scan: Scan::after(0), meter: Meter::new(TUNNELS, Instant::now().into_std()), wire }
     }
 
     fn look(&mut self, bytes: &[u8]) {

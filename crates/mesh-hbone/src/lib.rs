@@ -2,7 +2,8 @@
 //!
 //! Reading order: `connect` (where to), the three request headers, `limits` (every bound), `stream` (the tunnel
 //! itself), `serve` and `dial` (the two ends), `ledger` (who may ride which connection, pure) and `pool` (its shell).
-//! Below them: `flood`, `guard`, `keepalive`, `window`, `pulse` keep one connection honest and alive.
+//! Below them: `flood`, `guard`, `keepalive`, `window`, `pulse` keep one connection honest and alive; `Guard` does it for
+//! other HTTP/2 connections, too.
 //!
 //! Not here: TLS and certificates (the caller hands in a stream), Kubernetes, policy, metrics, and what a tunnel is for.
 
@@ -28,6 +29,7 @@ mod testing;
 pub use baggage::Baggage;
 pub use connect::{ConnectHead, ConnectRequest};
 pub use error::{Flood, Malformed, OpenError, ServeError};
+pub use guard::{Guard, Wire};
 pub use limits::Limits;
 pub use pool::Pool;
 pub use serve::{Connect, Stop, serve};

@@ -1,8 +1,8 @@
 //! Who may ask what: the same logic for a proxy that sees requests, or streams whose bytes it does not look into
 //! (spec/waypoint.md 4).
 //!
-//! Read `policy` (what an operator wrote), `read` (what its texts mean), `pattern` (what is compared), `matchers` (when a
-//! rule matches), `decide` (the order). Here: the question. Not here: HTTP itself, tokens, those who are asked.
+//! Read `policy` (what an operator wrote), `read` (what its texts mean), `pattern` (what is compared), `readings` (what an
+//! endpoint may take a request for), `matchers` (when a rule matches), `decide` (the order). Here: the question. Not here: HTTP itself, tokens, those who are asked.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use mesh_model::identity::SpiffeId;
 pub mod policy;
 pub mod pattern;
 pub mod read;
+mod readings;
 mod matchers;
 pub mod decide;
 

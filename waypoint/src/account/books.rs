@@ -98,6 +98,16 @@ impl Books {
         &self.recorder
     }
 
+    /// A fault of ours has ended a request.
+    pub fn panicked(&self) {
+        self.recorder.counter(&families::REQUESTS_PANICKED, &[]).increment(1);
+    }
+
+    /// A client's connection is closed for what it sent.
+    pub fn cut(&self, why: &'static str) {
+        self.recorder.counter(&families::CLIENTS_CUT, &[fixed("reason", why)]).increment(1);
+    }
+
     /// The answer to a scrape.
     pub fn expose(&self, accept: Option<&str>, accept_encoding: Option<&str>) -> Exposition {
         self.book.sweep();

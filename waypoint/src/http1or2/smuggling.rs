@@ -11,6 +11,8 @@ use crate::body::Body;
 use crate::exchange::Version;
 use crate::testing::{Site, text};
 
+mod corpus;
+
 /// A site whose endpoint notes what it sees: method, target, bytes of the body.
 fn site(version: Version) -> (Site, Arc<Mutex<Vec<String>>>) {
     let site = Site::new(version);

@@ -4,6 +4,9 @@ use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 
+use std::sync::atomic::Ordering;
+
+use super::conduct::ABANDONED_MAX;
 use super::*;
 use crate::body::Body;
 use crate::testing::{Site, text};

@@ -8,7 +8,9 @@
 //! | `DECODE_AND_MERGE_SLASHES` | and `%2F`, `%5C` are slashes before that |
 //! | `NONE` | nothing |
 //!
-//! Parameters (`;x=1`) stay: what they mean differs between endpoints. Only a dot segment that hides in them is refused.
+//! Parameters (`;x=1`) and escaped slashes stay: what they mean differs between endpoints, and a DENY hears each meaning
+//! (`mesh-policy`, `request/readings.rs`). Only a dot segment that hides behind one of them is refused: it would lead out of
+//! what an ALLOW names.
 //! A fragment never gets here: the parser of targets cuts it off, for us and for the endpoint.
 
 use std::borrow::Cow;
@@ -133,9 +135,10 @@ fn remove_dot_segments(path: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut segments = path.split(|byte| *byte == b'/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
-        let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
-        match name {
-            b"." | b".." if name.len() != segment.len() => return Err(Malformed::PathEscape),
+        if hides_dots(segment) {
+            return Err(Malformed::PathEscape);
+        }
+        match segment {
             b"." => {}
             b".." => {
                 let cut = kept.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
@@ -156,6 +159,20 @@ fn remove_dot_segments(path: &[u8]) -> Result<Vec<u8>, Malformed> {
         kept.push(b'/');
     }
     Ok(kept)
+}
+
+/// `..;x`, `a%2F..`: a dot segment for an endpoint that cuts parameters off or decodes slashes, and none for the others.
+fn hides_dots(segment: &[u8]) -> bool {
+    let is_dots = |name: &[u8]| matches!(name, b"." | b"..");
+    let name = |part: &[u8]| part.iter().position(|byte| *byte == b';').unwrap_or(part.len());
+    let mut parts = Vec::new();
+    let mut rest = segment;
+    while let Some(at) = rest.windows(3).position(|three| matches!(three, b"%2F" | b"%5C")) {
+        parts.push(&rest[..at]);
+        rest = &rest[at + 3..];
+    }
+    parts.push(rest);
+    !is_dots(segment) && parts.iter().any(|part| is_dots(&part[..name(part)]))
 }
 
 fn merge_slashes(path: &[u8]) -> Vec<u8> {

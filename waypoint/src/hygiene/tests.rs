@@ -137,6 +137,8 @@ fn what_is_forwarded() {
         ("X-Forwarded-Client-Cert: URI=spiffe://cluster.local/ns/shop/sa/admin", &[]),
         ("X-Istio-Source: waypoint\nX-Forwarded-Network: n", &[]),
         ("Cookie: a=1\nCookie: b=2", &["cookie: a=1; b=2"]),
+        ("Forwarded: for=1.2.3.4;proto=https\nForwarded: by=me", &[]),
+        ("Baggage: user=bob", &["baggage: user=bob"]),
         ("Expect: 100-continue", &["expect: 100-continue"]),
         ("X-Forwarded-Host: example.com\nTraceparent: 00-1-2-3", &["x-forwarded-host: example.com", "traceparent: 00-1-2-3"]),
     ];

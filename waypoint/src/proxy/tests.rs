@@ -444,6 +444,7 @@ async fn a_policy_that_denies_resets_the_stream_before_anybody_hears_of_it() {
     assert_eq!(way.asked.load(Ordering::SeqCst), 0);
 }
 
+mod attacks;
 mod binding;
 mod end;
 mod forged;

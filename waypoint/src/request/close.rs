@@ -5,7 +5,7 @@ use std::time::Instant;
 use http::header::{CONNECTION, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Response, Version as Spoken};
 
-use super::answer::{Asked, End, Idle};
+use super::answer::{Asked, End, Limits};
 use super::forward::Answered;
 use super::lasting::Lasting;
 use super::{Again, Answer, Page, Turned, upgrade};
@@ -77,9 +77,9 @@ impl Page<'_> {
         }
         self.account.responded(parts.status, &parts.headers);
         let tap = self.account.tap(Direction::Response);
-        let idle = self.policies.http.stream_idle_timeout.map(Idle::new);
-        let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
-        Response::from_parts(parts, Answer::new(body, End { account: self.account, tap, asked, deadline, idle, _entered: self.entered }))
+        let limits = Limits { deadline: deadline.map(Into::into), idle: self.policies.http.stream_idle_timeout };
+        let end = End { account: self.account, tap, asked, _entered: self.entered };
+        Response::from_parts(parts, Answer::new(body, end, limits))
     }
 
     /// What every answer gets, an endpoint's and ours.

@@ -213,32 +213,6 @@ async fn a_peer_that_does_not_read_cannot_hold_up_a_forced_end() {
     assert_eq!(start.elapsed(), LAST_WORDS);
 }
 
-/// Sends until the connection takes no more or `count` pieces have gone; tells how many went and the code of GOAWAY.
-async fn flood(io: DuplexStream, count: u32, mut piece: impl FnMut(u32) -> Vec<u8>) -> (u32, Option<u32>) {
-    let raw = Raw::client(io).await;
-    let (read, mut write) = tokio::io::split(raw.io);
-    let reader = tokio::spawn(async move {
-        let mut raw = Raw { io: tokio::io::join(read, tokio::io::sink()) };
-        let mut code = None;
-        while let Some(frame) = raw.next().await {
-            if frame.kind == GOAWAY {
-                code = Some(frame.code());
-            }
-        }
-        code
-    });
-    let mut sent = 0;
-    while sent < count && write.write_all(&piece(sent)).await.is_ok() {
-        sent += 1;
-    }
-    drop(write);
-    (sent, reader.await.unwrap())
-}
-
-fn stream_id(i: u32) -> u32 {
-    2 * i + 1
-}
-
 /// How many handlers are at work, now and at most.
 #[derive(Default)]
 struct Gauge {

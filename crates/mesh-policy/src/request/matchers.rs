@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::pattern::{Pattern, Value};
 use super::policy::{Action, Attribute, Condition, Policy, Rule};
-use super::{Http, Request};
+use super::{Http, Request, readings};
 use crate::matchers::Truth;
 use crate::policy::Entry;
 
@@ -53,18 +53,24 @@ impl Condition {
         }
         let Some(fact) = fact(&self.attribute, request) else { return Truth::Unknown };
         let meets = |pattern: &Pattern, value: &Value<'_>| pattern.matches(value);
-        // A header that is sent several times is each of its values and all of them joined. What would refuse looks for one that
-        // it means; what would allow takes the joined one, and none of them may be excluded.
-        let all = || fact.each.iter().chain(&fact.joined);
+        // What would refuse looks for one reading that it means. What would allow takes what was written; of a header that is
+        // sent several times that is the joined one. None of the readings may be excluded from what it allows.
+        let all = || fact.each.iter().chain(&fact.joined).chain(&fact.other);
+        let written = |pattern: &Pattern| {
+            let holds = fact.each.iter().any(|value| meets(pattern, value));
+            holds && fact.stripped.as_ref().is_none_or(|stripped| pattern.names_parameters() || meets(pattern, stripped))
+        };
         let one_of = match (&fact.joined, certain) {
             _ if self.values.is_empty() => Truth::Yes,
             (Some(joined), true) => entries(&self.values, |pattern| meets(pattern, joined)),
-            _ => entries(&self.values, |pattern| all().any(|value| meets(pattern, value))),
+            (None, true) => entries(&self.values, written),
+            (_, false) => entries(&self.values, |pattern| all().any(|value| meets(pattern, value))),
         };
         let none_of = match (&fact.joined, certain) {
             _ if self.not_values.is_empty() => Truth::Yes,
             (Some(_), false) => Truth::any(all().map(|value| entries(&self.not_values, |pattern| meets(pattern, value)).not())),
-            _ => entries(&self.not_values, |pattern| all().any(|value| meets(pattern, value))).not(),
+            (None, false) => entries(&self.not_values, written).not(),
+            (_, true) => entries(&self.not_values, |pattern| all().any(|value| meets(pattern, value))).not(),
         };
         one_of.min(none_of)
     }
@@ -82,11 +88,16 @@ struct Fact<'a> {
     each: Vec<Value<'a>>,
     /// All of them as one; only where a client can send one as well as several.
     joined: Option<Value<'a>>,
+    /// What an endpoint may take it for instead.
+    other: Vec<Value<'a>>,
+    /// A path without its parameters. A pattern that says nothing of parameters matches what was written only if it
+    /// matches this too: `*.css` is not meant for `/admin;.css`.
+    stripped: Option<Value<'a>>,
 }
 
 /// None: it cannot be known here.
 fn fact<'a>(attribute: &Attribute, request: &Request<'a>) -> Option<Fact<'a>> {
-    let values = |each: Vec<Value<'a>>| Some(Fact { each, joined: None });
+    let values = |each: Vec<Value<'a>>| Some(Fact { each, ..Fact::default() });
     let identity = request.identity;
     let http = |read: &dyn Fn(&Http<'a>) -> Vec<Value<'a>>| values(request.http.as_ref().map(read).unwrap_or_default());
     match attribute {
@@ -99,9 +110,9 @@ fn fact<'a>(attribute: &Attribute, request: &Request<'a>) -> Option<Fact<'a>> {
         Attribute::DestinationIp => values(vec![Value::Address(request.destination?.to_canonical())]),
         Attribute::DestinationPort => values(vec![Value::Port(request.port)]),
         Attribute::ServerName => values(request.server_name.map(text).into_iter().collect()),
-        Attribute::Method => http(&|http| vec![text(http.method)]),
-        Attribute::Path => http(&|http| vec![text(http.path)]),
-        Attribute::Host => http(&|http| vec![Value::Text(Cow::Owned(http.authority.to_ascii_lowercase().into_bytes()))]),
+        Attribute::Method => Some(request.http.as_ref().map(|http| method(http.method)).unwrap_or_default()),
+        Attribute::Path => Some(request.http.as_ref().map(|http| path(http.path)).unwrap_or_default()),
+        Attribute::Host => Some(request.http.as_ref().map(|http| host(http.authority, request.port)).unwrap_or_default()),
         Attribute::RequestPrincipal => http(&|http| {
             let token = http.token.filter(|token| !token.issuer.is_empty() && !token.subject.is_empty());
             token.map(Value::Token).into_iter().collect()
@@ -116,10 +127,32 @@ fn text(text: &str) -> Value<'_> {
     Value::Text(Cow::Borrowed(text.as_bytes()))
 }
 
+fn made<'a>(bytes: impl Into<Vec<u8>>) -> Value<'a> {
+    Value::Text(Cow::Owned(bytes.into()))
+}
+
+fn method(method: &str) -> Fact<'_> {
+    let other = readings::method(method).into_iter().map(made).collect();
+    Fact { each: vec![text(method)], other, ..Fact::default() }
+}
+
+fn path(path: &str) -> Fact<'_> {
+    let stripped = readings::without_parameters(path);
+    let plain = readings::plain_paths(path, stripped.as_deref()).into_iter().map(made);
+    let stripped = stripped.map(made);
+    Fact { each: vec![text(path)], other: stripped.iter().cloned().chain(plain).collect(), stripped, ..Fact::default() }
+}
+
+fn host<'a>(host: &str, dialled: u16) -> Fact<'a> {
+    let host = host.to_ascii_lowercase();
+    let other = readings::hosts(&host, dialled).into_iter().map(made).collect();
+    Fact { each: vec![made(host)], other, ..Fact::default() }
+}
+
 /// The peer's, under each name of its trust domain.
 fn principals<'a>(request: &Request<'a>) -> Vec<Value<'a>> {
     let Some(id) = request.identity else { return Vec::new() };
-    let under = |domain: &str| Value::Text(Cow::Owned(format!("{domain}/ns/{}/sa/{}", id.namespace, id.service_account).into_bytes()));
+    let under = |domain: &str| made(format!("{domain}/ns/{}/sa/{}", id.namespace, id.service_account));
     if request.trust_domains.contains(&id.trust_domain) {
         request.trust_domains.iter().map(|domain| under(domain)).collect()
     } else {
@@ -131,5 +164,5 @@ fn header<'a>(name: &str, each: Vec<&'a [u8]>) -> Fact<'a> {
     // HTTP/2 may send a cookie in pieces (RFC 9113 8.2.3).
     let between: &[u8] = if name == "cookie" { b"; " } else { b"," };
     let joined = (each.len() > 1).then(|| Value::Text(Cow::Owned(each.join(between))));
-    Fact { each: each.into_iter().map(|value| Value::Text(Cow::Borrowed(value))).collect(), joined }
+    Fact { each: each.into_iter().map(|value| Value::Text(Cow::Borrowed(value))).collect(), joined, ..Fact::default() }
 }

@@ -65,6 +65,15 @@ impl Pattern {
             _ => false,
         }
     }
+
+    /// Whether a pattern for paths says something of parameters (`;x=1`).
+    pub(super) fn names_parameters(&self) -> bool {
+        match self {
+            Pattern::Text(StringMatch::Exact(text) | StringMatch::Prefix(text) | StringMatch::Suffix(text)) => text.contains(';'),
+            Pattern::Path(template) => template.segments.iter().any(|segment| matches!(segment, Segment::Literal(text) if text.contains(';'))),
+            _ => false,
+        }
+    }
 }
 
 impl Template {

@@ -160,7 +160,7 @@ fn every_key_and_every_form_of_text() {
         ("connection.sni", "*", false),
         ("host", "shop.example:8080", true),
         ("host", "SHOP.example:*", true),
-        ("host", "shop.example", false),
+        ("host", "example:8080", false),
         ("host", "*.EXAMPLE:8080", true),
         ("host", "*", true),
         ("method", "GET", true),
@@ -304,6 +304,48 @@ fn what_cannot_be_read_allows_nothing_and_refuses_what_it_may_have_meant() {
     assert_eq!(ask(&plain(), |request| decide(&deny, request).because), Because::MayBeDeniedBy(&deny[0], 1));
     let allow = [policy(Action::Allow, vec![bad])];
     assert_eq!(ask(&plain(), |request| decide(&allow, request).because), Because::NoneAllowed { malformed: Some((&allow[0], 0)) });
+}
+
+// V-40, V-41, V-42: what an endpoint may take for what a DENY names is denied; what an ALLOW names is what was written.
+#[test]
+fn other_spellings_of_what_is_meant() {
+    let path = |path: &str| Asked { path: path.into(), ..plain() };
+    let host = |host: &str| Asked { authority: host.into(), ..plain() };
+    let method = |method: &str| Asked { method: method.into(), ..plain() };
+    // what was asked; key, value; whether an ALLOW and a DENY of the value match; the same for what is not the value
+    type Matched = (bool, bool);
+    let table: &[(Asked, &str, &str, Matched, Matched)] = &[
+        (path("/admin"), "path", "/admin", (true, true), (false, false)),
+        (path("//admin"), "path", "/admin", (false, true), (false, true)),
+        (path("/admin;x=1"), "path", "/admin", (false, true), (false, true)),
+        (path("/admin;x=1"), "path", "/admin*", (true, true), (false, false)),
+        (path("/admin;x=1"), "path", "/admin;x=1", (true, true), (false, false)),
+        (path("/x%2Fadmin"), "path", "/x/admin", (false, true), (false, true)),
+        (path("/x%2Fy/z"), "path", "/{*}/z", (true, true), (false, false)),
+        (path("/c%2B%2B"), "path", "/c++", (false, true), (false, true)),
+        (path("/admin;.css"), "path", "*.css", (false, true), (false, true)),
+        (path("/a;v=1/b"), "path", "/a/{*}", (false, true), (false, true)),
+        (path("/a/b;v=1"), "path", "/a/{*}", (true, true), (false, false)),
+        (path("/a/b;v=1"), "path", "/a/b", (false, true), (false, true)),
+        (host("admin.x"), "host", "admin.x", (true, true), (false, false)),
+        (host("ADMIN.x"), "host", "admin.X", (true, true), (false, false)),
+        (host("admin.x:80"), "host", "admin.x", (false, true), (false, true)),
+        (host("admin.x."), "host", "admin.x", (false, true), (false, true)),
+        (host("Admin.x.:80"), "host", "admin.x", (false, true), (false, true)),
+        (host("admin.x:80"), "host", "admin.x:80", (true, true), (false, false)),
+        (host("admin.x:80"), "host", "admin.x:*", (true, true), (false, false)),
+        (host("admin.x"), "host", "admin.x:8080", (false, true), (false, true)),
+        (host("a.admin.x:80"), "host", "*.admin.x", (false, true), (false, true)),
+        (host("admin.y:80"), "host", "admin.x", (false, false), (true, true)),
+        (method("get"), "method", "GET", (false, true), (false, true)),
+        (method("gEt"), "method", "G*", (false, true), (false, true)),
+        (method("GET"), "method", "get", (false, false), (true, true)),
+    ];
+    for (asked, key, value, values, not_values) in table {
+        let said = (&asked.path, &asked.authority, &asked.method, key, value);
+        assert_eq!(matched(&condition(key, &[value], &[]), asked), *values, "{said:?}");
+        assert_eq!(matched(&condition(key, &[], &[value]), asked), *not_values, "not {said:?}");
+    }
 }
 
 // V-43, and spec/waypoint.md 9

@@ -30,6 +30,11 @@ pub const REQUESTS_REFUSED: Family = Family::counter("waypoint_requests_refused_
 /// Labels: policy, result = audit | would_deny | would_allow | would_not_allow.
 pub const POLICY_NOTES: Family =
     Family::counter("waypoint_policy_notes_total", "What AUDIT policies and those in dry-run said of requests and streams");
+pub const REQUESTS_PANICKED: Family =
+    Family::counter("waypoint_requests_panicked_total", "Requests that a fault of the proxy's own ended; each was answered with 500");
+/// Label: reason = flood | abandoned.
+pub const CLIENTS_CUT: Family =
+    Family::counter("waypoint_client_connections_cut_total", "Clients' HTTP/2 connections that were closed for what the client sent");
 /// Label: type.
 pub const RESOURCES: Family = Family::gauge("waypoint_resources", "Resources of the controller that are held");
 /// Label: type.
@@ -68,6 +73,8 @@ pub const ALL: &[Family] = &[
     STREAMS_OPEN,
     REQUESTS_REFUSED,
     POLICY_NOTES,
+    REQUESTS_PANICKED,
+    CLIENTS_CUT,
     RESOURCES,
     RESOURCES_PARTIAL,
     CONFIG_CHANGES,

@@ -5,6 +5,7 @@ mod files;
 pub mod identity;
 mod request;
 mod tunnel;
+mod waypoint;
 mod xds;
 mod zds;
 
@@ -37,4 +38,9 @@ pub const ALL: &[Target] = &[
     files::OBJECTS,       // 27
     files::LOCAL,
     files::POD,
+    waypoint::HEAD,
+    waypoint::PATH,
+    waypoint::FIRST,
+    waypoint::RESOURCE,
+    waypoint::TOKEN,
 ];

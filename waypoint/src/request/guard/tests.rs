@@ -1,6 +1,7 @@
 //! The order of the steps, and what the client and the log are told of each.
 
 mod page;
+mod spellings;
 
 use std::sync::Arc;
 

@@ -72,10 +72,10 @@ fn hits(key: &str, pattern: &str, asked: &Asked, observed: &[Vec<u8>]) -> bool {
         }
         "host" => observed.iter().any(|one| pattern == "*" || simple(&pattern.to_lowercase(), &one.to_ascii_lowercase())),
         "method" | "request.headers[x-one]" => observed.iter().any(|one| pattern == "*" || simple(pattern, one)),
-        "path" if pattern.contains('{') => {
-            let path: Vec<&str> = asked.path.split('/').collect();
-            template(&pattern.split('/').collect::<Vec<_>>(), &path)
-        }
+        "path" if pattern.contains('{') => observed.iter().any(|one| {
+            let path = String::from_utf8_lossy(one);
+            template(&pattern.split('/').collect::<Vec<_>>(), &path.split('/').collect::<Vec<_>>())
+        }),
         _ => observed.iter().any(|one| simple(pattern, one)),
     }
 }
@@ -107,6 +107,39 @@ fn observed(key: &str, asked: &Asked) -> Vec<Vec<u8>> {
     }
 }
 
+/// `/a;x/b` without `;x`.
+fn stripped(path: &str) -> String {
+    path.split('/').map(|segment| segment.split(';').next().unwrap()).collect::<Vec<_>>().join("/")
+}
+
+/// What an endpoint may take it for: everything decoded, merged and removed, with parameters and without.
+fn taken_for(key: &str, asked: &Asked) -> Vec<Vec<u8>> {
+    let plain = |path: &str| {
+        let decoded = path.replace("%2F", "/").replace("%2f", "/").replace("%61", "a").replace("%3B", ";").replace('\\', "/");
+        let mut kept: Vec<&str> = Vec::new();
+        for segment in decoded.split('/').filter(|segment| !segment.is_empty() && *segment != ".") {
+            match segment {
+                ".." => drop(kept.pop()),
+                name => kept.push(name),
+            }
+        }
+        let folder = !kept.is_empty() && ["/", "/.", "/.."].iter().any(|end| decoded.ends_with(end));
+        format!("/{}{}", kept.join("/"), if folder { "/" } else { "" }).into_bytes()
+    };
+    match key {
+        "method" => vec![asked.method.to_uppercase().into_bytes()],
+        "path" => vec![plain(&asked.path), stripped(&asked.path).into_bytes(), plain(&stripped(&asked.path))],
+        "host" => {
+            let host = asked.authority.to_lowercase();
+            let (name, port) = host.split_once(':').unwrap_or((&host, ""));
+            let name = name.strip_suffix('.').unwrap_or(name);
+            let port = if port.is_empty() { asked.port.to_string() } else { port.to_owned() };
+            vec![name.as_bytes().to_vec(), format!("{name}:{port}").into_bytes()]
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn is_http(key: &str) -> bool {
     key.starts_with("request.") || ["host", "method", "path"].contains(&key)
 }
@@ -132,12 +165,22 @@ fn holds(asks: &Asks, asked: &Asked, allow: bool) -> bool {
         let joined = each.join(&b","[..]);
         whole = if allow { vec![joined.clone()] } else { each.iter().cloned().chain([joined.clone()]).collect() };
     }
-    let yes = values_.is_empty() || values_.iter().any(|value| hits(key, value, asked, &whole));
+    let surely = |list: &[&'static str], seen: &[Vec<u8>]| {
+        let bare = (*key == "path" && asked.path.contains(';')).then(|| vec![stripped(&asked.path).into_bytes()]);
+        list.iter().any(|value| hits(key, value, asked, seen) && bare.as_ref().is_none_or(|bare| value.contains(';') || hits(key, value, asked, bare)))
+    };
+    let other = taken_for(key, asked);
+    let yes = match allow {
+        _ if values_.is_empty() => true,
+        true => surely(&values_, &whole),
+        false => values_.iter().any(|value| hits(key, value, asked, &[whole.clone(), other.clone()].concat())),
+    };
     let every: Vec<Vec<u8>> = if many { each.iter().cloned().chain([each.join(&b","[..])]).collect() } else { each };
     let excluded = |seen: &[Vec<u8>]| not_values_.iter().any(|value| hits(key, value, asked, seen));
     let no = match (many, allow) {
         (true, false) => every.iter().any(|one| !excluded(std::slice::from_ref(one))),
-        _ => !excluded(&every),
+        (false, false) => !surely(&not_values_, &every),
+        (_, true) => !excluded(&[every, other].concat()),
     };
     yes && (not_values_.is_empty() || no)
 }
@@ -181,9 +224,9 @@ const KEYS: [(&str, &[&str]); 16] = [
     ("request.auth.audiences", &["p", "p*", "*"]),
     ("request.auth.claims[group]", &["g", "*", "h"]),
     ("request.headers[x-one]", &["v", "w", "v,w", "*", "v*", "*w", ""]),
-    ("host", &["a.b", "A.b", "*.B", "a.b:*", "*"]),
+    ("host", &["a.b", "A.b", "*.B", "a.b:*", "a.b:80", "*"]),
     ("method", &["GET", "P*", "*", "get"]),
-    ("path", &["/a", "/a*", "*b", "/{*}/b", "/a/{**}", "/{*}", "*"]),
+    ("path", &["/a", "/a*", "*b", "/{*}/b", "/a/{**}", "/{*}", "*", "/a;b"]),
 ];
 
 impl Dice {
@@ -223,9 +266,9 @@ impl Dice {
             server_name: (!self.one_in(3)).then(|| self.pick(&["a.b", "c.b", "a.c"]).to_owned()),
             trust_domains: if self.one_in(2) { vec!["td".into(), "old".into()] } else { vec!["td".into()] },
             opaque: self.one_in(4),
-            method: self.pick(&["GET", "get", "POST", "PUT"]).to_owned(),
-            authority: self.pick(&["a.b", "A.B", "a.b:80", "c.b", ""]).to_owned(),
-            path: self.pick(&["/a", "/a/b", "/", "/a/", "/ab", "/a//b", "/c/b"]).to_owned(),
+            method: self.pick(&["GET", "get", "gEt", "POST", "PUT"]).to_owned(),
+            authority: self.pick(&["a.b", "A.B", "a.b:80", "a.b.", "a.b.:443", "c.b", ""]).to_owned(),
+            path: self.pick(&["/a", "/a/b", "/", "/a/", "/ab", "/a//b", "/c/b", "//a", "/%61", "/a;b", "/a;x/b", "/c%2Fb", "/a%3Bb", "/c/../a", "/c\\b/."]).to_owned(),
             headers: (0..self.roll(4)).map(|_| header(self)).collect(),
             token: (!self.one_in(4)).then_some(token),
         }

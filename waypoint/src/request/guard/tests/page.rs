@@ -10,7 +10,7 @@ fn put<M: serde::de::DeserializeOwned + Message>(site: &mut Site, type_url: &str
     site.put(type_url, name, &message);
 }
 
-fn policy(site: &mut Site, name: &str, yaml: &str) {
+pub(super) fn policy(site: &mut Site, name: &str, yaml: &str) {
     let target = format!("meta: {{source: {{namespace: shop, name: {name}}}}}\ntargets: [{{kind: {{service: {{host: {{namespace: shop, hostname: web.shop.svc.cluster.local}}}}}}}}]\n{yaml}");
     put::<wire::AuthzPolicy>(site, AUTHZ_POLICY, &format!("shop/{name}"), &target);
 }
@@ -74,6 +74,21 @@ async fn a_service_of_the_mesh_is_asked() {
     gone.store(1, Ordering::SeqCst);
     assert_eq!(ask(&site, Request::get("/cart").header("x-user", "bob")).await.0, 403);
     assert_eq!(ask(&site, Request::get("/free")).await.0, 200);
+}
+
+// A client that sends its body slowly to somebody who is to see it first holds its request no longer than its route says.
+#[tokio::test(start_paused = true)]
+async fn being_judged_takes_no_longer_than_the_request_may() {
+    let mut site = Site::new(crate::exchange::Version::Http1);
+    echo_target(&site, "web");
+    echo_target(&site, "other");
+    put::<wire::ExtAuthzProvider>(&mut site, EXT_AUTHZ_PROVIDER, "login", "backend: {host: {namespace: shop, hostname: other.shop.svc.cluster.local}, port: 80}\nbody: {maxBytes: 100}");
+    policy(&mut site, "ask", "action: CUSTOM\nprovider: login\nrules: [{}]");
+    site.route("r", "{backends: [{weight: 1, backend: {host: {namespace: shop, hostname: web.shop.svc.cluster.local}, port: 80}}], requestTimeoutMs: 1000}");
+    let began = tokio::time::Instant::now();
+    let got = site.bytes(b"POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\nabc", "upstream request timeout").await;
+    assert!(got.starts_with("HTTP/1.1 504 "), "{got}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
