@@ -94,7 +94,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
     if let Some(path) = &config.root_cert_out {
         root::write_bundle(&ca, path)?;
     }
-    let live = Arc::new(Live::new(ca, stored.book.longest_life));
+    let live = Arc::new(Live::new(ca, stored.book.longest_life, stored.session_seeds()));
     let keep = Keep { source, stored, is_told: true, live: live.clone(), lifetimes: meaning.lifetimes, times: meaning.times, clock };
 
     // what is told, and to whom
@@ -130,7 +130,9 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
     }
     let configuration = translation.cluster().config_key().name.clone();
     let block = Some(ready.block("sources"));
-    let reconcile = Reconcile { translation, catalog: writer, placements, pages, numbers, rejections: ads.rejections(), block, origins: Default::default(), findings: Default::default() };
+    let session_seeds = live.session_seeds();
+    translation.seal_sessions_with(session_seeds.borrow().clone());
+    let reconcile = Reconcile { translation, session_seeds, catalog: writer, placements, pages, numbers, rejections: ads.rejections(), block, origins: Default::default(), findings: Default::default() };
     drain.spawn(reconcile.run(batched, dumped, drain.soft_token()));
     let leadership = match client {
         Some(client) => {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_identity::derived::Seed;
 use mesh_runtime::{BlockReady, Publisher};
 use mesh_xds::{CatalogWriter, Rejection};
 use serde_json::{Value, json};
@@ -24,6 +25,8 @@ const PAGE_EVERY: Duration = Duration::from_millis(250);
 
 pub struct Reconcile {
     pub translation: Translation,
+    /// What waypoints' sessions are sealed with; it changes with the authority's root.
+    pub session_seeds: watch::Receiver<Vec<Seed>>,
     pub catalog: CatalogWriter,
     pub placements: Publisher<Placements>,
     pub pages: watch::Sender<Arc<Page>>,
@@ -93,6 +96,7 @@ impl Reconcile {
                     None => break,
                 },
                 Ok(()) = self.rejections.changed() => drop(page_due.get_or_insert(Instant::now() + PAGE_EVERY)),
+                Ok(()) = self.session_seeds.changed() => self.reseal(),
                 Some(answer) = dumps.recv() => drop(answer.send(self.dump())),
                 _ = tokio::time::sleep_until(page_due.unwrap_or_else(Instant::now)), if page_due.is_some() => {
                     page_due = None;
@@ -137,6 +141,12 @@ impl Reconcile {
             let (workloads, services, policies) = (changes.workloads.len(), changes.services.len(), changes.policies.len());
             tracing::info!(target: "source", events, workloads, services, policies, ?took, "the mesh is told of changes");
         }
+    }
+
+    fn reseal(&mut self) {
+        let seeds = self.session_seeds.borrow_and_update().clone();
+        let changes = self.translation.seal_sessions_with(seeds);
+        publish(&mut self.catalog, &changes);
     }
 
     /// Logs what is newly wrong, and what is not wrong any more.
@@ -198,5 +208,54 @@ impl Reconcile {
             resources.extend(derived.resources.iter().map(|resource| crate::dump::resource(resource)));
         }
         json!({ "workloads": workloads, "services": services, "policies": policies, "waypoints": resources })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_runtime::watched;
+    use mesh_xds::messages::waypoint::MESH_SETTINGS;
+
+    use super::*;
+    use crate::translate::tests::served::gateway;
+    use crate::translate::tests::{events, translation};
+
+    #[tokio::test]
+    async fn waypoints_are_told_when_the_authoritys_key_changes() {
+        let (catalog, mut told) = mesh_xds::catalog();
+        let (seeds, session_seeds) = watch::channel(Vec::new());
+        let (_rejected, rejections) = watch::channel(Arc::default());
+        let (batches, batched) = mpsc::channel(1);
+        let (_dumps, dumped) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let reconcile = Reconcile {
+            translation: translation(),
+            session_seeds,
+            catalog,
+            placements: watched(Placements::default()).0,
+            pages: watch::Sender::new(Arc::default()),
+            numbers: watch::Sender::new(Numbers::default()),
+            rejections,
+            block: None,
+            origins: BTreeMap::new(),
+            findings: Arc::default(),
+        };
+        let running = tokio::spawn(reconcile.run(batched, dumped, stop.clone()));
+        batches.send(Batch { events: events(&gateway("shop", "wp")), is_whole: true, ..Batch::default() }).await.unwrap();
+        let mut versions = BTreeSet::new();
+        for turn in 0..3 {
+            let version = loop {
+                let found = told.see().shelf(MESH_SETTINGS).and_then(|shelf| Some(shelf.offer("shop/wp")?.version.clone()));
+                match found.filter(|version| !versions.contains(version)) {
+                    Some(version) => break version,
+                    None => told.changed().await,
+                }
+            };
+            versions.insert(version);
+            let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+            seeds.send_replace(vec![Seed::of_key(&key, &turn.to_string()).unwrap()]);
+        }
+        stop.cancel();
+        running.await.unwrap();
     }
 }

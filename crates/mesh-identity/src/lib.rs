@@ -3,7 +3,7 @@
 //! In reading order: what is held (`credential`), how it is asked for (`csr`, `authority`), when (`rotation`, pure) and
 //! by whom (`store`); how it is proved to a peer (`verify`, `tls`) and taken back (`crl`, `known`); how servers outside are proved (`outside`); how programs speak to the
 //! controller (`channel`); and the other end: who may have which certificate (`token`, `impersonate`), signing it
-//! (`sign`) and the gRPC service that does so (`serve`).
+//! (`sign`) and the gRPC service that does so (`serve`); what else follows from its key (`derived`).
 //!
 //! Not here: sockets of pods, HTTP/2 tunnels, policy, the xDS protocol.
 
@@ -23,6 +23,7 @@ pub mod channel;
 pub mod token;
 pub mod impersonate;
 pub mod sign;
+pub mod derived;
 pub mod serve;
 mod wire;
 

@@ -67,7 +67,7 @@ impl Keep {
             let turned = turned.and_then(|(until, ca)| {
                 if let Some(ca) = ca {
                     told.tell(&ca, now)?;
-                    self.live.replace(ca);
+                    self.live.replace(ca, self.stored.session_seeds());
                     self.is_told = true;
                 }
                 Ok(until)

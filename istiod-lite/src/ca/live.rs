@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use mesh_identity::derived::Seed;
 use mesh_identity::sign::{Ca, Issued};
 use tokio::sync::watch;
 
@@ -11,13 +12,16 @@ use tokio::sync::watch;
 pub struct Live {
     ca: watch::Sender<Arc<Ca>>,
     bundle: watch::Sender<String>,
+    session_seeds: watch::Sender<Vec<Seed>>,
     /// Seconds of the longest life that was handed out.
     longest_life: AtomicU64,
 }
 
 impl Live {
-    pub fn new(ca: Ca, longest_life: Duration) -> Live {
-        Live { bundle: watch::Sender::new(ca.root_bundle()), ca: watch::Sender::new(Arc::new(ca)), longest_life: AtomicU64::new(longest_life.as_secs()) }
+    pub fn new(ca: Ca, longest_life: Duration, session_seeds: Vec<Seed>) -> Live {
+        let longest_life = AtomicU64::new(longest_life.as_secs());
+        let bundle = watch::Sender::new(ca.root_bundle());
+        Live { bundle, ca: watch::Sender::new(Arc::new(ca)), session_seeds: watch::Sender::new(session_seeds), longest_life }
     }
 
     pub fn ca(&self) -> Arc<Ca> {
@@ -29,10 +33,16 @@ impl Live {
         self.bundle.subscribe()
     }
 
-    pub fn replace(&self, ca: Ca) {
+    /// What waypoints' sessions are sealed with (`Stored::session_seeds`).
+    pub fn session_seeds(&self) -> watch::Receiver<Vec<Seed>> {
+        self.session_seeds.subscribe()
+    }
+
+    pub fn replace(&self, ca: Ca, session_seeds: Vec<Seed>) {
         let bundle = ca.root_bundle();
         self.ca.send_replace(Arc::new(ca));
         self.bundle.send_if_modified(|before| std::mem::replace(before, bundle.clone()) != bundle);
+        self.session_seeds.send_if_modified(|before| std::mem::replace(before, session_seeds.clone()) != session_seeds);
     }
 
     /// Notes how long a certificate lives: a change of the root waits for the longest.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use mesh_identity::derived::Seed;
 use mesh_identity::pem;
 use mesh_identity::sign::{BadCa, Ca, CannotSign, Lifetimes, PluggedIn};
 
@@ -20,6 +21,10 @@ const CHAIN: &str = "cert-chain.pem";
 const ROOTS: &str = "root-cert.pem";
 const NEXT_KEY: &str = "next-ca-key.pem";
 const BOOK: &str = "rotation.json";
+const EARLIER_SESSIONS: &str = "earlier-sessions";
+
+/// What the seeds of sessions are for: see `Stored::session_seeds`.
+const SESSIONS: &str = "sessions of waypoints";
 
 /// Texts by name.
 pub type Data = BTreeMap<String, String>;
@@ -29,6 +34,8 @@ pub struct Stored {
     pub book: Book,
     keys: Keys,
     next_keys: Option<Keys>,
+    /// Of the signer before this one: what was sealed then can still be opened.
+    earlier_sessions: Option<Seed>,
 }
 
 /// What a signer needs beside its certificate.
@@ -66,7 +73,7 @@ impl BadData {
 impl Stored {
     /// A new authority with a root of its own.
     pub fn new(ca: &Ca, longest_life: Duration) -> Stored {
-        Stored { book: Book::begin(own_root(ca), [], longest_life), keys: Keys::of_root(ca), next_keys: None }
+        Stored { book: Book::begin(own_root(ca), [], longest_life), keys: Keys::of_root(ca), next_keys: None, earlier_sessions: None }
     }
 
     /// An authority that somebody plugs in. `published` is the bundle that nodes were told before, empty if there is none:
@@ -88,7 +95,7 @@ impl Stored {
                 book.roots.entry(root).or_insert(gone.clone());
             }
         }
-        Ok(Stored { book, keys: Keys::of(files), next_keys: None })
+        Ok(Stored { book, keys: Keys::of(files), next_keys: None, earlier_sessions: None })
     }
 
     /// A self-signed authority of ours in the place of which somebody plugs another one in: it signs on until everybody
@@ -144,8 +151,16 @@ impl Stored {
     pub fn promote(&mut self, now: SystemTime) {
         if let Some(keys) = self.next_keys.take() {
             self.book.promote(now);
-            self.keys = keys;
+            let before = std::mem::replace(&mut self.keys, keys);
+            self.earlier_sessions = before.session_seed();
         }
+    }
+
+    /// What the secrets of waypoints' sessions are derived from. Sessions are sealed with the first; the others open what was
+    /// sealed before the signer changed, and what a replica that has changed it already has its waypoints seal.
+    pub fn session_seeds(&self) -> Vec<Seed> {
+        let next = self.next_keys.as_ref().and_then(Keys::session_seed);
+        self.keys.session_seed().into_iter().chain(next).chain(self.earlier_sessions.clone()).collect()
     }
 
     /// The authority that signs now, with all roots of the book.
@@ -174,7 +189,8 @@ impl Stored {
             (Some(_), None) => return Err(BadData::Missing(KEY)),
         };
         let files = PluggedIn { certificate: certificate.clone(), key: key.clone(), chain: String::new(), roots: certificate.clone() };
-        let found = Stored::new(&Ca::load(&files, lifetimes, now)?, lifetimes.default);
+        let mut found = Stored::new(&Ca::load(&files, lifetimes, now)?, lifetimes.default);
+        found.earlier_sessions = data.get(EARLIER_SESSIONS).and_then(|text| Seed::of_text(text));
         let Some(text) = data.get(BOOK) else { return Ok(Some(found)) };
         let mut book: Book = serde_json::from_str(text)?;
         let mut next_keys = data.get(NEXT_KEY).map(|key| Keys { key: key.as_str().into(), chain: "".into() });
@@ -185,7 +201,7 @@ impl Stored {
             book.want(found.book.signer, &BTreeSet::new(), now);
         }
         book.next = book.next.filter(|_| next_keys.is_some());
-        Ok(Some(Stored { book, keys: found.keys, next_keys }))
+        Ok(Some(Stored { book, next_keys, ..found }))
     }
 
     /// What is kept of a self-signed authority.
@@ -202,6 +218,7 @@ impl Stored {
         .map(|(name, text)| (name.to_owned(), text))
         .into();
         data.extend(self.next_keys.as_ref().map(|keys| (NEXT_KEY.to_owned(), keys.key.to_string())));
+        data.extend(self.earlier_sessions.as_ref().map(|seed| (EARLIER_SESSIONS.to_owned(), seed.to_text())));
         data
     }
 }
@@ -222,6 +239,11 @@ impl Keys {
 
     fn of_root(ca: &Ca) -> Keys {
         Keys { key: ca.private_pem().into(), chain: "".into() }
+    }
+
+    /// None for a key that cannot be read, which does not sign either.
+    fn session_seed(&self) -> Option<Seed> {
+        Seed::of_key(&self.key, SESSIONS).ok()
     }
 }
 

@@ -301,7 +301,7 @@ async fn debug_pages_are_refused_to_other_machines() {
     let authn = Arc::new(Authn { tokens: Tokens::Ours(verifier), cluster_id: "c".into(), rules, machines: vec![], placements: Watched::constant(Placements::default()), clock });
     let ads = Ads::new(told.clone(), DiscoveryAuthn(authn), ServerLimits::default(), 1, mesh.drain.soft_token());
     let ca = mesh_identity::sign::Ca::self_signed("cluster.local", SOON, Default::default(), SystemClock.now()).unwrap();
-    let authority = Arc::new(Live::new(ca, SOON));
+    let authority = Arc::new(Live::new(ca, SOON, Vec::new()));
     let numbers = watch::channel(Numbers::default()).1;
     let sources = Sources { started: Instant::now(), ads, catalog: told, numbers, certificates: Default::default(), reviews: Default::default(), leadership: Leadership::always(), authority, recorder: metrics::recorder() };
     let routes = Admin { ready: Ready::new(), sources, pages: shown, dumps, cluster_id: "c".into() }.routes();

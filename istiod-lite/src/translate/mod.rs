@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use mesh_identity::derived::Seed;
 use mesh_model::service::Service;
 use mesh_model::workload::Workload;
 use mesh_policy::Policy;
@@ -133,6 +134,8 @@ pub struct Memory {
     pub modes: Modes,
     pub vips: Vips,
     pub claims: Claims,
+    /// Secrets of waypoints' sessions are derived from them, the one in force first.
+    pub session_seeds: Vec<Seed>,
 }
 
 /// What a unit may see of the world; notes what it looked at.

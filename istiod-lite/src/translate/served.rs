@@ -46,9 +46,15 @@ pub fn mesh_settings(lens: &Lens<'_>, name: &NsName) -> Option<Arc<Resource>> {
         trusted_proxies: config.default_config.gateway_topology.num_trusted_proxies,
         xfcc_client_identity: meta.annotation(XFCC) == Some("true"),
         locality_of_client: meta.annotation(LOCALITY_ORIGIN) == Some("client"),
+        session_secrets: session_secrets(lens, name),
         ..MeshSettings::default()
     };
     Some(Resource::new(MESH_SETTINGS, &name.to_string(), &settings, &Audience::of([name.clone()])))
+}
+
+/// Of one Gateway: all its instances have them, and those of others cannot open what it has sealed.
+fn session_secrets(lens: &Lens<'_>, name: &NsName) -> Vec<String> {
+    lens.memory.session_seeds.iter().map(|seed| seed.secret(&name.to_string())).collect()
 }
 
 /// The ports of a Service that waypoints serve.

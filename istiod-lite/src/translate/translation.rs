@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use mesh_identity::derived::Seed;
 use mesh_model::address::NamespacedHostname;
 use mesh_model::service::Service;
 use mesh_model::workload::{PolicyKey, Uid, Workload};
@@ -69,7 +70,7 @@ impl Translation {
         Translation {
             settings,
             cluster: Cluster::new(revision, &root, &domain),
-            memory: Memory { network: "".into(), modes: Modes::default(), vips, claims: Claims::default() },
+            memory: Memory { network: "".into(), modes: Modes::default(), vips, claims: Claims::default(), session_seeds: Vec::new() },
             units: BTreeMap::new(),
             readers: Pairs::default(),
             reports: BTreeMap::new(),
@@ -80,6 +81,21 @@ impl Translation {
     /// An address that a host of a ServiceEntry had before this process started.
     pub fn remember(&mut self, entry: NsName, host: Arc<str>, ip: IpAddr) {
         self.memory.vips.remember(Claim { entry, host }, ip);
+    }
+
+    /// Sessions of waypoints are sealed with what follows from the first of these, and opened with each.
+    pub fn seal_sessions_with(&mut self, seeds: Vec<Seed>) -> Changes {
+        let mut changes = Changes::default();
+        if self.memory.session_seeds == seeds {
+            return changes;
+        }
+        self.memory.session_seeds = seeds;
+        let gateways: Vec<Unit> = self.units.keys().filter(|unit| matches!(unit, Unit::Gateway(_))).cloned().collect();
+        changes.units_computed = gateways.len();
+        for unit in gateways {
+            self.recompute(unit, &mut changes);
+        }
+        changes
     }
 
     pub fn cluster(&self) -> &Cluster {

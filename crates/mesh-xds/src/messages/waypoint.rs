@@ -62,19 +62,34 @@ pub fn audience_of_class(class: &str) -> String {
     format!("waypoints/{class}")
 }
 
-/// A resource for people: the JSON that the YAML of a file is read from. `None`: it is no message of this type.
+/// Stands in dumps and logs for what is nobody's business there.
+const HIDDEN: &str = "(not shown)";
+
+fn hide(secret: &mut String) {
+    if !secret.is_empty() {
+        HIDDEN.clone_into(secret);
+    }
+}
+
+/// A resource for people: the JSON that the YAML of a file is read from, without secrets. `None`: it is no message of this
+/// type.
 pub fn to_json(type_url: &str, body: &[u8]) -> Option<serde_json::Value> {
     fn of<M: prost::Message + Default + serde::Serialize>(body: &[u8]) -> Option<serde_json::Value> {
-        serde_json::to_value(M::decode(body).ok()?).ok()
+        without::<M>(body, |_| {})
+    }
+    fn without<M: prost::Message + Default + serde::Serialize>(body: &[u8], hide: impl FnOnce(&mut M)) -> Option<serde_json::Value> {
+        let mut message = M::decode(body).ok()?;
+        hide(&mut message);
+        serde_json::to_value(message).ok()
     }
     match type_url {
-        MESH_SETTINGS => of::<MeshSettings>(body),
+        MESH_SETTINGS => without::<MeshSettings>(body, |settings| settings.session_secrets.iter_mut().for_each(hide)),
         SERVICE_PORT => of::<ServicePort>(body),
         HTTP_ROUTE => of::<HttpRoute>(body),
         TCP_ROUTE => of::<TcpRoute>(body),
         TLS_ROUTE => of::<TlsRoute>(body),
         SUBSET => of::<Subset>(body),
-        BACKEND_POLICY => of::<BackendPolicy>(body),
+        BACKEND_POLICY => without::<BackendPolicy>(body, |policy| policy.tls.iter_mut().for_each(|tls| hide(&mut tls.key_pem))),
         HTTP_POLICY => of::<HttpPolicy>(body),
         AUTHZ_POLICY => of::<AuthzPolicy>(body),
         JWT_POLICY => of::<JwtPolicy>(body),

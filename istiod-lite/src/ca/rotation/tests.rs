@@ -178,7 +178,7 @@ const LIVES: Lifetimes = Lifetimes { default: LIFE, max: LIFE };
 
 impl Mesh {
     fn new(source: Source, stored: Stored, times: Times, clock: Arc<dyn Clock>) -> Mesh {
-        let live = Arc::new(Live::new(stored.ca(LIVES, clock.now()).unwrap(), LIFE));
+        let live = Arc::new(Live::new(stored.ca(LIVES, clock.now()).unwrap(), LIFE, stored.session_seeds()));
         let keep = Keep { source, stored, is_told: true, live: live.clone(), lifetimes: LIVES, times, clock: clock.clone() };
         let nodes = (0..5).map(|index| {
             let is_cut = Arc::new(AtomicBool::new(false));
@@ -198,7 +198,7 @@ impl Mesh {
         for second in 0..seconds {
             tokio::time::sleep(SECOND).await;
             if let (_, Some(ca)) = self.keep.turn(self.clock.now()).unwrap() {
-                self.live.replace(ca);
+                self.live.replace(ca, self.keep.stored.session_seeds());
                 self.keep.is_told = true;
             }
             self.roots_seen.insert(self.live.ca().roots().len());

@@ -82,7 +82,7 @@ async fn a_self_signed_root_gives_way_to_a_plugged_in_one() {
     let (again, stored_again) = starts(now() + wait / 2).await.unwrap();
     assert_eq!(state(&stored_again), (true, 2));
     let keep = |(source, stored): (Source, Stored), at: SystemTime| {
-        let live = Arc::new(Live::new(stored.ca(lives(), at).unwrap(), LIFE));
+        let live = Arc::new(Live::new(stored.ca(lives(), at).unwrap(), LIFE, stored.session_seeds()));
         Keep { source, stored, is_told: true, live, lifetimes: lives(), times: TIMES, clock: Arc::new(SystemClock) }
     };
     for mut keep in [keep((source, stored), now()), keep((again, stored_again), now() + wait / 2)] {
@@ -118,7 +118,7 @@ async fn roots_that_were_told_before_a_restart_stay_for_a_wait() {
     let mut keep = {
         let (source, stored) = started_with(&server, folder.path(), now()).await.unwrap();
         assert_eq!(stored.book.bundle(), old.root_bundle());
-        let live = Arc::new(Live::new(stored.ca(lives(), now()).unwrap(), LIFE));
+        let live = Arc::new(Live::new(stored.ca(lives(), now()).unwrap(), LIFE, stored.session_seeds()));
         Keep { source, stored, is_told: true, live, lifetimes: lives(), times: TIMES, clock: Arc::new(SystemClock) }
     };
     publish(&server, &old.root_bundle());
@@ -142,14 +142,14 @@ async fn a_bundle_that_somebody_spoilt_keeps_nobody_from_starting() {
 
 async fn replica(server: &ApiServer) -> Keep {
     let (source, stored) = started(server).await.unwrap();
-    let live = Arc::new(Live::new(stored.ca(lives(), now()).unwrap(), LIFE));
+    let live = Arc::new(Live::new(stored.ca(lives(), now()).unwrap(), LIFE, stored.session_seeds()));
     Keep { source, stored, is_told: true, live, lifetimes: lives(), times: TIMES, clock: Arc::new(SystemClock) }
 }
 
 /// One look, and everybody is told what follows.
 async fn turn(keep: &mut Keep, now: SystemTime) {
     if let (_, Some(ca)) = keep.turn_in_cluster(now).await.unwrap() {
-        keep.live.replace(ca);
+        keep.live.replace(ca, keep.stored.session_seeds());
         keep.is_told = true;
     }
 }

@@ -125,3 +125,25 @@ fn a_folder_holds_one_whole_version_that_nobody_else_can_read() {
     }
     assert_eq!(std::fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o700);
 }
+
+/// What replicas of a waypoint share is the same at every replica of the controller, and sessions hold while the root changes,
+/// also where one replica has changed it and another has not.
+#[test]
+fn sessions_hold_while_the_root_changes() {
+    let mut stored = Stored::new(&authority(), DAY);
+    let first = stored.session_seeds();
+    assert_eq!(parse(&stored.data()).unwrap().unwrap().session_seeds(), first, "another replica reads the same key");
+    stored.announce(&authority(), now());
+    let announced = stored.session_seeds();
+    assert_eq!((announced.len(), &announced[0]), (2, &first[0]));
+    stored.promote(now());
+    let promoted = stored.session_seeds();
+    assert_eq!(promoted, [announced[1].clone(), first[0].clone()], "each opens what the other seals");
+    let root_before = stored.book.roots.keys().find(|root| **root != stored.book.signer.root).cloned().unwrap();
+    stored.book.drop_root(&root_before);
+    assert_eq!(parse(&stored.data()).unwrap().unwrap().session_seeds(), promoted, "a restart does not forget the one before");
+    // The next change forgets it.
+    stored.announce(&authority(), now());
+    stored.promote(now());
+    assert_eq!(stored.session_seeds()[1..], promoted[..1]);
+}

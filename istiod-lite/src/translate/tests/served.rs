@@ -1,10 +1,14 @@
 //! spec/waypoint.md 1.3, 1.9: what waypoints serve.
 
 use expect_test::expect;
+use mesh_identity::derived::Seed;
+use mesh_xds::messages::waypoint::{MESH_SETTINGS, MeshSettings};
+use prost::Message;
 
-use super::{check_resources, events, translation};
+use super::{check_resources, events, printed_resources, translation};
 use crate::cluster::Event;
 use crate::objects::{Kind, ObjectKey};
+use crate::translate::Translation;
 
 pub fn gateway(namespace: &str, name: &str) -> String {
     format!("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{namespace: {namespace}, name: {name}}}\nspec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}\n---\n")
@@ -94,4 +98,38 @@ fn accounts_of_waypoints_come_and_go_with_their_gateways() {
     assert_eq!(told(translation.apply(events(&class("istio.io/mesh-controller")))), ["shop/edge=Some(\"shop/edge\")"]);
     assert_eq!(told(translation.apply(events(&class("other")))), ["shop/edge=None"]);
     assert_eq!(told(translation.apply([Event::Deleted(ObjectKey::new(Kind::Gateway, "shop", "wp"))])), ["shop/wp=None"]);
+}
+
+/// The secrets that a Gateway's instances are told, in their order.
+fn secrets(translation: &Translation, gateway: &str) -> Vec<String> {
+    let resources = translation.derived().flat_map(|derived| &derived.resources);
+    let settings = resources.filter(|resource| resource.type_url == MESH_SETTINGS && &*resource.name == gateway);
+    settings.flat_map(|resource| MeshSettings::decode(resource.body.clone()).unwrap().session_secrets).collect()
+}
+
+// spec/waypoint.md 2.6: a session is opened by any instance of its Gateway, whichever replica told it, and by nobody else
+#[test]
+fn instances_of_a_gateway_share_the_secret_of_its_sessions() {
+    let key = || rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let seed = |key: &str| Seed::of_key(key, "sessions").unwrap();
+    let (old, new) = (seed(&key()), seed(&key()));
+    let yaml = gateway("shop", "wp") + &gateway("shop", "other");
+    let (mut one, mut another) = (translation(), translation());
+    one.seal_sessions_with(vec![old.clone()]);
+    one.apply(events(&yaml));
+    another.apply(events(&yaml));
+    assert!(secrets(&another, "shop/wp").is_empty());
+    another.seal_sessions_with(vec![old.clone()]);
+    let first = secrets(&one, "shop/wp");
+    assert_eq!((first.len(), &secrets(&another, "shop/wp")), (1, &first), "whenever the key became known");
+    assert_ne!(secrets(&one, "shop/other"), first);
+
+    // Another root signs: one small resource for each waypoint, to its instances alone; what was sealed before can be opened.
+    let changes = one.seal_sessions_with(vec![new, old]);
+    let told: Vec<&str> = changes.resources.keys().map(|(_, name)| &**name).collect();
+    assert_eq!((told, changes.units_computed), (vec!["shop/other", "shop/wp"], 2));
+    assert_eq!(changes.resources.values().flatten().map(|resource| resource.audiences.join(" ")).collect::<Vec<_>>(), ["waypoint/shop/other", "waypoint/shop/wp"]);
+    let now = secrets(&one, "shop/wp");
+    assert_eq!((now.len(), &now[1]), (2, &first[0]));
+    assert!(printed_resources(&one).lines().all(|line| now.iter().all(|secret| !line.contains(secret))), "no page shows them");
 }

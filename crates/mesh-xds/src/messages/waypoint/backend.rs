@@ -1,6 +1,7 @@
 //! How a service's endpoints are reached: load balancing, pools, ejection, TLS (spec/waypoint.md 5.4 to 5.8).
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -249,6 +250,7 @@ words! {
 }
 
 #[derive(Clone, PartialEq, Serialize, Deserialize, prost::Message)]
+#[prost(skip_debug)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct TlsClient {
     #[prost(enumeration = "TlsMode", tag = "1")]
@@ -275,6 +277,16 @@ pub struct TlsClient {
     pub invalid: String,
     #[prost(string, tag = "9")]
     pub crl_pem: String,
+}
+
+/// Without the key.
+impl fmt::Debug for TlsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("TlsClient");
+        shown.field("mode", &TlsMode::try_from(self.mode)).field("server_name", &self.server_name).field("subject_alt_names", &self.subject_alt_names);
+        shown.field("ca_pem", &self.ca_pem).field("crl_pem", &self.crl_pem).field("cert_pem", &self.cert_pem).field("has_key", &!self.key_pem.is_empty());
+        shown.field("insecure_skip_verify", &self.insecure_skip_verify).field("invalid", &self.invalid).finish()
+    }
 }
 
 words! {

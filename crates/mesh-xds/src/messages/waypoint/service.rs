@@ -1,5 +1,7 @@
 //! Which services this waypoint serves, and the mesh that it is in.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Host, Meta, RetryPolicy, words};
@@ -81,6 +83,7 @@ pub struct DnsName {
 
 /// What holds for the whole mesh, as one waypoint is told of it. One resource, named like the Gateway: `namespace/name`.
 #[derive(Clone, PartialEq, Serialize, Deserialize, prost::Message)]
+#[prost(skip_debug)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct MeshSettings {
     #[prost(message, optional, tag = "1")]
@@ -121,4 +124,13 @@ pub struct MeshSettings {
     /// Any text of 128 bits of chance or more. Empty: a session holds at one replica only.
     #[prost(string, repeated, tag = "14")]
     pub session_secrets: Vec<String>,
+}
+
+/// Without the secrets.
+impl fmt::Debug for MeshSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("MeshSettings");
+        shown.field("meta", &self.meta).field("trust_domain", &self.trust_domain).field("replicas", &self.replicas);
+        shown.field("session_secrets", &self.session_secrets.len()).finish_non_exhaustive()
+    }
 }

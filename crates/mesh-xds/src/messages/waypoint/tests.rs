@@ -43,3 +43,16 @@ fn a_body_is_written_as_text_where_it_is_text() {
         assert_eq!(again, read);
     }
 }
+
+#[test]
+fn secrets_are_in_no_dump_and_no_log() {
+    let tls = TlsClient { cert_pem: "shown".into(), key_pem: "KEY-OF-IT".into(), ..TlsClient::default() };
+    let policy = BackendPolicy { tls: Some(tls), ..BackendPolicy::default() };
+    let settings = MeshSettings { trust_domain: "shown".into(), session_secrets: vec!["SECRET-ONE".into(), "SECRET-TWO".into()], ..MeshSettings::default() };
+    let shown = |type_url, body: Vec<u8>, debug: String| [to_json(type_url, &body).unwrap().to_string(), debug];
+    let policy = shown(BACKEND_POLICY, policy.encode_to_vec(), format!("{policy:?}"));
+    let settings = shown(MESH_SETTINGS, settings.encode_to_vec(), format!("{settings:?}"));
+    for text in policy.iter().chain(&settings) {
+        assert!(text.contains("shown") && !text.contains("KEY") && !text.contains("SECRET"), "{text}");
+    }
+}
