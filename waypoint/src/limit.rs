@@ -39,6 +39,8 @@ pub struct Limit {
     headers: bool,
     shadow: bool,
     grpc_status: u16,
+    /// Why it cannot be done as it is written: nobody knows how much may pass, so nothing does.
+    broken: Option<Box<str>>,
     epoch: OnceLock<Instant>,
 }
 
@@ -122,14 +124,28 @@ impl fmt::Display for Note {
     }
 }
 
-/// # Errors
-/// What in the limit cannot be done.
-pub fn compile(limit: &wire::RateLimit) -> Result<Limit, Rejection> {
+/// A limit that cannot be done as it is written refuses what it is for. `Rejection`: what is wrong, where the controller
+/// does not say so already.
+pub fn compile(limit: &wire::RateLimit) -> (Limit, Option<Rejection>) {
+    if !limit.invalid.is_empty() {
+        return (Limit::broken(limit, &limit.invalid), None);
+    }
+    match whole(limit) {
+        Ok(whole) => (whole, None),
+        Err(rejection) => (Limit::broken(limit, &rejection.message), Some(rejection)),
+    }
+}
+
+fn name_of(limit: &wire::RateLimit) -> Arc<str> {
     let source = limit.meta.as_ref().and_then(|meta| meta.source.as_ref());
+    source.map_or_else(String::new, |source| format!("{}/{}", source.namespace, source.name)).into()
+}
+
+fn whole(limit: &wire::RateLimit) -> Result<Limit, Rejection> {
     let phase = wire::RateLimitPhase::try_from(limit.phase)
         .map_err(|_| Rejection::new("UnknownValue", format!("this version knows no phase {}", limit.phase)))?;
     Ok(Limit {
-        name: source.map_or_else(String::new, |source| format!("{}/{}", source.namespace, source.name)).into(),
+        name: name_of(limit),
         phase: match phase {
             wire::RateLimitPhase::AfterAuthz => Phase::AfterAuthz,
             wire::RateLimitPhase::BeforeAuthn => Phase::BeforeAuthn,
@@ -139,6 +155,7 @@ pub fn compile(limit: &wire::RateLimit) -> Result<Limit, Rejection> {
         headers: limit.headers,
         shadow: limit.shadow,
         grpc_status: if limit.resource_exhausted { 8 } else { 14 },
+        broken: None,
         epoch: OnceLock::new(),
     })
 }
@@ -180,6 +197,12 @@ fn global(global: &wire::GlobalLimit) -> Result<Global, Rejection> {
 pub async fn check(limits: &[Arc<Limit>], phase: Phase, subject: &Subject<'_>, now: Instant, caller: &dyn Caller) -> Verdict {
     let mut verdict = Verdict::default();
     let of_phase = || limits.iter().filter(|limit| limit.phase == phase);
+    for limit in of_phase() {
+        limit.refuse_if_broken(&mut verdict);
+    }
+    if verdict.refused.is_some() {
+        return verdict;
+    }
     take(of_phase(), subject, now, &mut verdict);
     for limit in of_phase() {
         if verdict.refused.is_some() {
@@ -240,6 +263,31 @@ impl Local {
 }
 
 impl Limit {
+    fn broken(limit: &wire::RateLimit, why: &str) -> Limit {
+        Limit {
+            name: name_of(limit),
+            // What is refused for its token or its sender is told so first.
+            phase: Phase::AfterAuthz,
+            local: Vec::new(),
+            global: None,
+            headers: false,
+            shadow: limit.shadow,
+            grpc_status: 13,
+            broken: Some(why.into()),
+            epoch: OnceLock::new(),
+        }
+    }
+
+    fn refuse_if_broken(&self, verdict: &mut Verdict) {
+        let Some(why) = &self.broken else { return };
+        let by = self.name.to_string();
+        if self.shadow {
+            verdict.notes.push(Note::Unanswered { by, why: why.to_string() });
+        } else if verdict.refused.is_none() {
+            verdict.refused = Some(Refused { status: 500, grpc: self.grpc_status, flag: "RLSE", by: format!("{by} cannot be used: {why}"), body: Vec::new() });
+        }
+    }
+
     /// What to ask the service that counts; nothing where no descriptor is whole.
     fn question(&self, subject: &Subject<'_>) -> Option<(&Global, RateLimitRequest)> {
         let global = self.global.as_ref()?;

@@ -33,7 +33,7 @@ use crate::facts::{Arrival, Target};
 use crate::http1or2::{self, Connection};
 use crate::reach::Reach;
 use crate::request::Context;
-use crate::settings::Store;
+use crate::settings::{Problem, Store};
 use crate::upstream::{ConnectError, Endpoint, Kind, Own};
 
 pub mod origins;
@@ -67,6 +67,15 @@ impl Connect for Endpoints {
             Box::new(ours) as Box<dyn Stream>
         });
         self.connections.fetch_add(1, Ordering::SeqCst);
+        // Nothing here speaks TLS: of it there is to see that it is not left out.
+        if let Some(tls) = to.tls.clone() {
+            let (near, _far) = mesh_net::memory::pair(PIPE);
+            return async move {
+                let secured = tls.origin.secure(Box::new(near), &tls.host, tls.alpn).await?;
+                Ok(Box::new(secured) as Box<dyn Stream>)
+            }
+            .boxed();
+        }
         async move { serving.ok_or_else(|| ConnectError::new(Kind::Refused, "nobody there")) }.boxed()
     }
 }
@@ -235,8 +244,14 @@ impl Site {
     }
 
     pub fn put(&mut self, type_url: &str, name: &str, resource: &impl prost::Message) {
-        self.store.take(type_url, name, Some(&resource.encode_to_vec())).expect("a resource without a fault");
+        self.offer(type_url, name, resource).expect("a resource without a fault");
+    }
+
+    /// The same of one that may have a fault.
+    pub fn offer(&mut self, type_url: &str, name: &str, resource: &impl prost::Message) -> Result<(), Box<Problem>> {
+        let taken = self.store.take(type_url, name, Some(&resource.encode_to_vec()));
         self.store.publish();
+        taken
     }
 
     /// A rule of the service `web`, as YAML.

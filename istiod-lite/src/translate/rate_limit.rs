@@ -1,5 +1,5 @@
-//! RateLimit of isthmus.io to what waypoints count by (docs/rate-limits.md). A limit that cannot be done as it is written
-//! is not told to anybody: half of one would count what nobody asked for.
+//! RateLimit of isthmus.io to what waypoints count by (docs/rate-limits.md). Of a limit that cannot be done as it is written
+//! nothing is counted: half of one would count what nobody asked for. What becomes of its targets: `request`.
 
 use mesh_xds::messages::waypoint::{BackendRef, Descriptor, DescriptorList, DescriptorSource, GlobalLimit, Host, LocalLimit, RateLimit as Message, RateLimitPhase};
 

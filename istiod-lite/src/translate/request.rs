@@ -121,7 +121,7 @@ pub fn request_authentication(lens: &Lens<'_>, policy: &RequestAuthentication) -
     derived
 }
 
-/// A limit that cannot be done as it is written limits nothing, and says so.
+/// A limit that cannot be done as it is written: nobody knows how much may pass, so what it is for is refused, and told so.
 pub fn rate_limit(lens: &Lens<'_>, object: &RateLimit) -> Derived {
     let meta = &object.meta;
     let mut derived = Derived::default();
@@ -130,20 +130,20 @@ pub fn rate_limit(lens: &Lens<'_>, object: &RateLimit) -> Derived {
         let namespace = global.service.namespace.clone().filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| meta.namespace.clone());
         Host { namespace: namespace.to_string(), hostname: full_host(&global.service.name, &namespace, &lens.settings.cluster_domain).to_string() }
     };
-    match rate_limit::message(&object.spec, host) {
-        Ok(message) => {
-            let targets = resolve_with_routes(lens, meta, object.spec.target_refs.iter());
-            if object.spec.target_refs.is_empty() {
-                report.fails(ACCEPTED, "Invalid", "spec.targetRefs: is empty: name what is limited");
-            } else {
-                targets.tell(ACCEPTED, &mut report);
-            }
-            if !targets.audience.is_empty() {
-                let message = RateLimitMessage { meta: source(Kind::RateLimit, meta, ""), targets: targets.targets, ..message };
-                derived.resources.push(Resource::new(RATE_LIMIT, &meta.ns_name().to_string(), &message, &targets.audience));
-            }
-        }
-        Err(why) => report.fails(ACCEPTED, "Invalid", format!("{why}; nothing is limited by it")),
+    let targets = resolve_with_routes(lens, meta, object.spec.target_refs.iter());
+    let message = rate_limit::message(&object.spec, host).unwrap_or_else(|why| {
+        let effect = if object.spec.shadow { "nothing is counted by it" } else { "until it is corrected, requests for its targets are answered with 500" };
+        report.fails(ACCEPTED, "Invalid", format!("{why}; {effect}"));
+        RateLimitMessage { shadow: object.spec.shadow, invalid: why, ..RateLimitMessage::default() }
+    });
+    if object.spec.target_refs.is_empty() {
+        report.fails(ACCEPTED, "Invalid", "spec.targetRefs: is empty: name what is limited");
+    } else if message.invalid.is_empty() {
+        targets.tell(ACCEPTED, &mut report);
+    }
+    if !targets.audience.is_empty() {
+        let message = RateLimitMessage { meta: source(Kind::RateLimit, meta, ""), targets: targets.targets, ..message };
+        derived.resources.push(Resource::new(RATE_LIMIT, &meta.ns_name().to_string(), &message, &targets.audience));
     }
     derived.reports.push((ObjectKey { kind: Kind::RateLimit, name: meta.ns_name() }, report));
     derived

@@ -48,7 +48,9 @@ impl Caller for Counter {
 }
 
 fn limit(yaml: &str) -> Arc<Limit> {
-    Arc::new(compile(&serde_saphyr::from_str(yaml).unwrap()).unwrap())
+    let (limit, wrong) = compile(&serde_saphyr::from_str(yaml).unwrap());
+    assert_eq!(wrong, None);
+    Arc::new(limit)
 }
 
 /// A request, and who makes it.
@@ -318,8 +320,8 @@ async fn nobody_is_asked_for_what_a_bucket_refused_or_for_nothing() {
     assert_eq!(counter.asked.lock().len(), 0);
 }
 
-#[test]
-fn what_cannot_be_is_refused_with_what_to_do() {
+#[tokio::test]
+async fn a_limit_that_cannot_be_done_lets_nobody_pass_and_says_why() {
     for (yaml, expected) in [
         ("{local: [{name: x, maxTokens: 1, fillIntervalMs: 49}]}", "fillInterval 49ms is less than 50ms"),
         ("{local: [{maxTokens: 0, fillIntervalMs: 50}]}", "AuthorizationPolicy"),
@@ -327,9 +329,18 @@ fn what_cannot_be_is_refused_with_what_to_do() {
         ("{local: [{maxTokens: 1, fillIntervalMs: 50, keyBy: [{source: REMOTE_ADDRESS, prefixLength: 129}]}]}", "129"),
         ("{global: {domain: d}}", "without the service that counts"),
     ] {
-        let wrong = compile(&serde_saphyr::from_str(yaml).unwrap()).unwrap_err().to_string();
+        let (broken, wrong) = compile(&serde_saphyr::from_str(yaml).unwrap());
+        let wrong = wrong.unwrap().to_string();
         assert!(wrong.contains(expected), "{wrong}");
+        let refused = asker().ask(&[Arc::new(broken)], Instant::now(), &Counter::never()).await.refused.unwrap();
+        assert_eq!((refused.status, refused.flag), (500, "RLSE"));
+        assert!(refused.by.contains(expected), "{}", refused.by);
     }
+    // What the controller says already is not said back to it; in shadow nothing is refused.
+    let told = limit("{invalid: 'spec.local[0].per: is missing'}");
+    assert!(asker().ask(&[told], Instant::now(), &Counter::never()).await.refused.unwrap().by.contains("per: is missing"));
+    let verdict = asker().ask(&[limit("{shadow: true, invalid: wrong}")], Instant::now(), &Counter::never()).await;
+    assert!(verdict.refused.is_none() && matches!(&verdict.notes[..], [Note::Unanswered { .. }]), "{verdict:?}");
 }
 
 mod real;

@@ -61,6 +61,8 @@ pub struct Treated {
     pub port: u16,
     /// Empty: whatever the subset.
     pub subset: Arc<str>,
+    /// It comes from a policy that is about TLS alone (BackendTLSPolicy), and what it says of it counts before all others.
+    pub is_about_tls: bool,
     pub age: Age,
     pub policy: choose::Policy,
 }
@@ -75,13 +77,14 @@ impl Treatment {
     }
 
     /// Policies for this backend, the most specific first: port and subset, subset, port, service (spec/waypoint.md 5.7).
-    /// Of two for the same the older.
+    /// Of two for the same the older. Before them what is about TLS alone, so that a rule which means other things of a port
+    /// or a subset does not end the encryption (2.10).
     fn policies_for(&self, key: &BackendKey) -> impl Iterator<Item = &choose::Policy> {
         let for_it = |treated: &&Arc<Treated>| {
             (treated.port == 0 || treated.port == key.port) && (treated.subset.is_empty() || treated.subset == key.subset)
         };
         let mut found: Vec<&Arc<Treated>> = self.policies.values().filter(for_it).collect();
-        found.sort_by_key(|treated| (treated.subset.is_empty(), treated.port == 0, &treated.age));
+        found.sort_by_key(|treated| (!treated.is_about_tls, treated.subset.is_empty(), treated.port == 0, &treated.age));
         found.into_iter().map(|treated| &treated.policy)
     }
 }

@@ -94,9 +94,9 @@ pub fn read(type_url: &str, name: &Arc<str>, bytes: &[u8], own: Option<&wire::Ga
         }
         wire::RATE_LIMIT => {
             let wire: wire::RateLimit = decoded(bytes)?;
-            let limit = limit::compile(&wire)?;
+            let (limit, wrong) = limit::compile(&wire);
             let read = plain(Kept::Policy(places(&wire.targets, own)?, Policy::Limit(Arc::new(limit))), wire.meta.as_ref());
-            Ok(Read { backends: named(wire.global.as_ref().and_then(|global| global.backend.as_ref())), ..read })
+            Ok(Read { backends: named(wire.global.as_ref().and_then(|global| global.backend.as_ref())), wrong, ..read })
         }
         wire::TELEMETRY => {
             let wire: wire::Telemetry = decoded(bytes)?;
@@ -224,7 +224,9 @@ fn backend_policy(wire: wire::BackendPolicy) -> Result<Read, Rejection> {
     };
     let (policy, wrong) = match choose::compile(&wire) {
         Ok(policy) => {
-            let of_tls = policy.tls.as_ref().and_then(|tls| tls.wrong());
+            // What the controller says already is in force as it says it: an authority that is gone is not believed any more.
+            let is_told = wire.tls.as_ref().is_some_and(|tls| !tls.invalid.is_empty());
+            let of_tls = policy.tls.as_ref().filter(|_| !is_told).and_then(|tls| tls.wrong());
             let wrong = of_tls.or_else(|| policy.forward_proxy.as_ref().and_then(|proxy| proxy.wrong()));
             (policy, wrong)
         }
@@ -235,7 +237,9 @@ fn backend_policy(wire: wire::BackendPolicy) -> Result<Read, Rejection> {
         }
         Err(rejection) => return Err(rejection),
     };
-    let treated = Treated { port, subset: wire.subset.as_str().into(), age: Age::of(wire.meta.as_ref()), policy };
+    let of_kind = wire.meta.as_ref().and_then(|meta| meta.source.as_ref()).map(|source| source.kind.as_str());
+    let is_about_tls = of_kind == Some("BackendTLSPolicy");
+    let treated = Treated { port, subset: wire.subset.as_str().into(), is_about_tls, age: Age::of(wire.meta.as_ref()), policy };
     Ok(Read { wrong, ..plain(Kept::Treated(host, Arc::new(treated)), wire.meta.as_ref()) })
 }
 

@@ -73,7 +73,8 @@ fn limits() {
         RateLimit shop/l: WaypointAccepted=False AncestorNotBound: Service shop/web: has no waypoint
     "#]]);
     check_routes(&limit("targetRefs: [{kind: Service, group: \"\", name: web}], local: [{requests: 0, per: 1s}]"), expect![[r#"
-        RateLimit shop/l: WaypointAccepted=False Invalid: spec.local[0].requests: is 0, which nobody passes: deny it by an AuthorizationPolicy; nothing is limited by it
+        RateLimit shop/l [shop/wp] {"invalid":"spec.local[0].requests: is 0, which nobody passes: deny it by an AuthorizationPolicy","phase":"AFTER_AUTHZ","targets":[{"kind":{"service":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"}}}}]}
+        RateLimit shop/l: WaypointAccepted=False Invalid: spec.local[0].requests: is 0, which nobody passes: deny it by an AuthorizationPolicy; until it is corrected, requests for its targets are answered with 500
     "#]]);
 }
 

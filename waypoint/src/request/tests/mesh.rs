@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use mesh_xds::messages::waypoint::{self as wire, BackendPolicy, Host, Meta, ServiceTarget, SourceRef, TlsClient, TlsMode};
+
 use super::*;
 
 const V1: &str = "{host: {namespace: shop, hostname: web.shop.svc.cluster.local}, port: 80}";
@@ -168,4 +170,38 @@ async fn a_session_stays_with_its_backend_until_its_weight_is_0() {
     split(&mut site, 0, 1);
     let (parts, body) = ask(&site, Request::get("/").header("cookie", &cookie)).await;
     assert!(body.starts_with("other\n") && parts.headers.contains_key("set-cookie"), "{body}");
+}
+
+/// How the service `web` is reached, by an object of this kind and age.
+fn treatment(kind: &str, created_unix: u64, port: u32, tls: TlsClient) -> BackendPolicy {
+    let source = SourceRef { kind: kind.into(), namespace: "shop".into(), name: "p".into(), ..SourceRef::default() };
+    let host = Host { namespace: "shop".into(), hostname: "web.shop.svc.cluster.local".into() };
+    BackendPolicy {
+        meta: Some(Meta { source: Some(source), created_unix }),
+        service: Some(ServiceTarget { host: Some(host), port }),
+        tls: Some(tls),
+        ..BackendPolicy::default()
+    }
+}
+
+// V-49; a rule of another kind that is older, and says so of the port, does not open it (spec/waypoint.md 2.10)
+#[tokio::test]
+async fn tls_that_cannot_be_had_is_503_and_never_the_clear() {
+    let off = TlsClient { mode: TlsMode::Disable as i32, ..TlsClient::default() };
+    let simple = TlsClient { mode: TlsMode::Simple as i32, ..TlsClient::default() };
+    let told = TlsClient { invalid: "ConfigMap shop/ca: does not exist".into(), ..simple.clone() };
+    for (before, broken, is_news) in [(off.clone(), told, false), (off.clone(), TlsClient { ca_pem: "nonsense".into(), ..simple }, true)] {
+        let mut site = versions();
+        assert_eq!(ask(&site, Request::get("/")).await.0.status, StatusCode::OK, "without a policy it is open");
+        if !is_news {
+            // What was good before does not stay beside what the controller says of it now.
+            site.put(wire::BACKEND_POLICY, "tls", &treatment("BackendTLSPolicy", 9, 0, before));
+            assert_eq!(ask(&site, Request::get("/")).await.0.status, StatusCode::OK);
+        }
+        let taken = site.offer(wire::BACKEND_POLICY, "tls", &treatment("BackendTLSPolicy", 9, 0, broken));
+        assert_eq!(taken.err().map(|problem| problem.rejection.reason), is_news.then_some("InvalidTls"));
+        site.put(wire::BACKEND_POLICY, "rule", &treatment("DestinationRule", 1, 80, off.clone()));
+        let (parts, body) = ask(&site, Request::get("/")).await;
+        assert_eq!((parts.status, body.contains("web\n")), (StatusCode::SERVICE_UNAVAILABLE, false), "{body}");
+    }
 }

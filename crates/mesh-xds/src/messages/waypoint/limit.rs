@@ -35,6 +35,9 @@ pub struct RateLimit {
     /// gRPC clients are answered RESOURCE_EXHAUSTED instead of UNAVAILABLE.
     #[prost(bool, tag = "8")]
     pub resource_exhausted: bool,
+    /// The limit cannot be done as it is written: what it is for is refused, with 500.
+    #[prost(string, tag = "9")]
+    pub invalid: String,
 }
 
 /// A bucket of tokens, one for all requests or one for each value of `key_by`.
