@@ -29,6 +29,15 @@ pub enum Event {
     Deleted(ObjectKey),
 }
 
+impl Event {
+    pub fn key(&self) -> ObjectKey {
+        match self {
+            Event::Applied(object) => object.key(),
+            Event::Deleted(key) => key.clone(),
+        }
+    }
+}
+
 /// An object that is not as it was. At least one side is there.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -182,7 +191,7 @@ impl Cluster {
     }
 
     fn configured(&self) -> Arc<MeshConfig> {
-        self.config_maps.get(&self.config.name).map(|map| map.mesh.clone().into()).unwrap_or_default()
+        self.config_maps.get(&self.config.name).and_then(|map| map.mesh.clone()).map(Arc::new).unwrap_or_default()
     }
 
     /// The ConfigMap that holds the configuration of the mesh.

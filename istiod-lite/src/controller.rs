@@ -35,11 +35,12 @@ use crate::gateways::apply::deploy;
 use crate::gateways::template::Settings;
 use crate::leader::{Candidate, Leadership};
 use crate::metrics::{self, Sources};
-use crate::reconcile::{Numbers, Reconcile};
+use crate::reconcile::{ByName, Numbers, Reconcile};
 use crate::status::plan::Page;
 use crate::status::shown::Statuses;
 use crate::status::{apply, objects};
 use crate::translate::Translation;
+use crate::watch::kubernetes::by_name;
 use crate::watch::{files, kubernetes};
 
 /// Where a running controller listens.
@@ -132,7 +133,15 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>, drain: &Drain) -> anyh
     let block = Some(ready.block("sources"));
     let session_seeds = live.session_seeds();
     translation.seal_sessions_with(session_seeds.borrow().clone());
-    let reconcile = Reconcile { translation, session_seeds, catalog: writer, placements, pages, numbers, rejections: ads.rejections(), block, origins: Default::default(), findings: Default::default() };
+    let by_name = client.clone().map(|client| {
+        let (wanted, asked) = watch::channel(by_name::Wanted::new());
+        let (answers, found) = mpsc::channel(1);
+        drain.spawn(by_name::read_by_name(client, asked, answers, drain.soft_token()));
+        ByName { wanted, found, answered: Default::default() }
+    });
+    let rejections = ads.rejections();
+    let (origins, findings) = Default::default();
+    let reconcile = Reconcile { translation, session_seeds, catalog: writer, placements, pages, numbers, rejections, block, by_name, origins, findings, is_read: false };
     drain.spawn(reconcile.run(batched, dumped, drain.soft_token()));
     let leadership = match client {
         Some(client) => {

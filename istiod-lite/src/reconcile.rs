@@ -18,6 +18,7 @@ use crate::objects::{Kind, ObjectKey};
 use crate::publish::publish;
 use crate::status::plan::{Page, page};
 use crate::translate::{Changes, Translation};
+use crate::watch::kubernetes::by_name::Wanted;
 use crate::watch::{Batch, Findings, Origin};
 
 /// Many changes a second make one page: it is for people.
@@ -35,8 +36,20 @@ pub struct Reconcile {
     pub rejections: watch::Receiver<Arc<BTreeSet<Rejection>>>,
     /// Held until the sources were read whole.
     pub block: Option<BlockReady>,
+    /// `None`: objects that others name come as all others do.
+    pub by_name: Option<ByName>,
     pub origins: BTreeMap<ObjectKey, Origin>,
     pub findings: Arc<Findings>,
+    /// The sources were read whole.
+    pub is_read: bool,
+}
+
+/// Objects that are read because others name them.
+pub struct ByName {
+    pub wanted: watch::Sender<Wanted>,
+    pub found: mpsc::Receiver<Vec<Event>>,
+    /// Those that there was an answer about, as long as nobody is told anything.
+    pub answered: BTreeSet<ObjectKey>,
 }
 
 /// What the metrics count here.
@@ -78,6 +91,14 @@ impl Numbers {
     }
 }
 
+/// Never, where nothing is read by name.
+async fn found(by_name: &mut Option<ByName>) -> Option<Vec<Event>> {
+    match by_name {
+        Some(by_name) => by_name.found.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What the debug pages ask for: the whole of what is published.
 pub type Dump = oneshot::Sender<Value>;
 
@@ -95,6 +116,10 @@ impl Reconcile {
                     }
                     None => break,
                 },
+                Some(events) = found(&mut self.by_name) => {
+                    self.take_found(events);
+                    page_due.get_or_insert(Instant::now() + PAGE_EVERY);
+                }
                 Ok(()) = self.rejections.changed() => drop(page_due.get_or_insert(Instant::now() + PAGE_EVERY)),
                 Ok(()) = self.session_seeds.changed() => self.reseal(),
                 Some(answer) = dumps.recv() => drop(answer.send(self.dump())),
@@ -108,7 +133,6 @@ impl Reconcile {
     }
 
     fn take(&mut self, batch: Batch) {
-        let begin = Instant::now();
         self.tell(&batch);
         for (key, origin) in batch.origins {
             match origin {
@@ -116,9 +140,46 @@ impl Reconcile {
                 None => drop(self.origins.remove(&key)),
             }
         }
-        let events = batch.events.len();
-        let counted = self.by_kind(&batch.events);
-        let changes = self.translation.apply(batch.events);
+        self.apply(batch.events);
+        self.is_read |= batch.is_whole;
+        self.begin_if_whole();
+    }
+
+    fn take_found(&mut self, events: Vec<Event>) {
+        if let Some(by_name) = &mut self.by_name {
+            by_name.answered.extend(events.iter().map(Event::key).filter(|_| !self.catalog.catalog().is_ready()));
+        }
+        self.apply(events);
+        self.begin_if_whole();
+    }
+
+    /// Nobody is told before everything was read, what policies name too: certificates that are missing for a moment would
+    /// break connections after each restart of the controller.
+    fn begin_if_whole(&mut self) {
+        if self.catalog.catalog().is_ready() {
+            return;
+        }
+        let is_answered = self.by_name.as_ref().is_none_or(|by_name| by_name.wanted.borrow().iter().all(|key| by_name.answered.contains(key)));
+        if self.is_read && is_answered {
+            self.catalog.mark_ready();
+            self.block = None;
+            self.by_name.iter_mut().for_each(|by_name| by_name.answered.clear());
+        }
+    }
+
+    /// Asks for what is named now.
+    fn want(&mut self) {
+        let Some(by_name) = &mut self.by_name else { return };
+        let wanted = self.translation.wanted();
+        by_name.wanted.send_if_modified(|before| std::mem::replace(before, wanted.clone()) != wanted);
+    }
+
+    fn apply(&mut self, events: Vec<Event>) {
+        let begin = Instant::now();
+        let counted = self.by_kind(&events);
+        let count = events.len();
+        let changes = self.translation.apply(events);
+        self.want();
         // First where pods run: a daemon that hears of a new pod asks for its certificate at once.
         if !changes.pods.is_empty() || !changes.accounts.is_empty() {
             let mut placements = Placements::clone(&self.placements.load());
@@ -131,15 +192,11 @@ impl Reconcile {
             self.placements.publish(placements);
         }
         publish(&mut self.catalog, &changes);
-        if batch.is_whole {
-            self.catalog.mark_ready();
-            self.block = None;
-        }
         let took = begin.elapsed();
         self.count(counted, &changes, took);
         if !changes.is_empty() {
             let (workloads, services, policies) = (changes.workloads.len(), changes.services.len(), changes.policies.len());
-            tracing::info!(target: "source", events, workloads, services, policies, ?took, "the mesh is told of changes");
+            tracing::info!(target: "source", events = count, workloads, services, policies, ?took, "the mesh is told of changes");
         }
     }
 
@@ -213,20 +270,33 @@ impl Reconcile {
 
 #[cfg(test)]
 mod tests {
-    use mesh_runtime::watched;
+    use mesh_runtime::{Watched, watched};
+    use mesh_xds::Catalog;
     use mesh_xds::messages::waypoint::MESH_SETTINGS;
 
     use super::*;
+    use crate::translate::tests::route::{mesh, route};
     use crate::translate::tests::served::gateway;
     use crate::translate::tests::{events, translation};
 
-    #[tokio::test]
-    async fn waypoints_are_told_when_the_authoritys_key_changes() {
-        let (catalog, mut told) = mesh_xds::catalog();
+    /// The loop, and everything that it hears and says.
+    struct Running {
+        told: Watched<Catalog>,
+        seeds: watch::Sender<Vec<Seed>>,
+        batches: mpsc::Sender<Batch>,
+        wanted: watch::Receiver<Wanted>,
+        found: mpsc::Sender<Vec<Event>>,
+        _others: (watch::Sender<Arc<BTreeSet<Rejection>>>, mpsc::Sender<Dump>, tokio_util::sync::DropGuard),
+    }
+
+    fn running() -> Running {
+        let (catalog, told) = mesh_xds::catalog();
         let (seeds, session_seeds) = watch::channel(Vec::new());
-        let (_rejected, rejections) = watch::channel(Arc::default());
+        let (rejected, rejections) = watch::channel(Arc::default());
         let (batches, batched) = mpsc::channel(1);
-        let (_dumps, dumped) = mpsc::channel(1);
+        let (dumps, dumped) = mpsc::channel(1);
+        let (wanted_sender, wanted) = watch::channel(Wanted::new());
+        let (found, finds) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let reconcile = Reconcile {
             translation: translation(),
@@ -237,25 +307,56 @@ mod tests {
             numbers: watch::Sender::new(Numbers::default()),
             rejections,
             block: None,
+            by_name: Some(ByName { wanted: wanted_sender, found: finds, answered: BTreeSet::new() }),
             origins: BTreeMap::new(),
             findings: Arc::default(),
+            is_read: false,
         };
-        let running = tokio::spawn(reconcile.run(batched, dumped, stop.clone()));
-        batches.send(Batch { events: events(&gateway("shop", "wp")), is_whole: true, ..Batch::default() }).await.unwrap();
+        tokio::spawn(reconcile.run(batched, dumped, stop.clone()));
+        Running { told, seeds, batches, wanted, found, _others: (rejected, dumps, stop.drop_guard()) }
+    }
+
+    fn whole(yaml: &str) -> Batch {
+        Batch { events: events(yaml), is_whole: true, ..Batch::default() }
+    }
+
+    #[tokio::test]
+    async fn waypoints_are_told_when_the_authoritys_key_changes() {
+        let mut running = running();
+        running.batches.send(whole(&gateway("shop", "wp"))).await.unwrap();
         let mut versions = BTreeSet::new();
         for turn in 0..3 {
             let version = loop {
-                let found = told.see().shelf(MESH_SETTINGS).and_then(|shelf| Some(shelf.offer("shop/wp")?.version.clone()));
+                let found = running.told.see().shelf(MESH_SETTINGS).and_then(|shelf| Some(shelf.offer("shop/wp")?.version.clone()));
                 match found.filter(|version| !versions.contains(version)) {
                     Some(version) => break version,
-                    None => told.changed().await,
+                    None => running.told.changed().await,
                 }
             };
             versions.insert(version);
             let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
-            seeds.send_replace(vec![Seed::of_key(&key, &turn.to_string()).unwrap()]);
+            running.seeds.send_replace(vec![Seed::of_key(&key, &turn.to_string()).unwrap()]);
         }
-        stop.cancel();
-        running.await.unwrap();
+    }
+
+    // A certificate that is missing for a moment would break connections after each restart of the controller.
+    #[tokio::test]
+    async fn nobody_is_told_before_what_policies_name_was_asked_for() {
+        let mut running = running();
+        let policy = route("BackendTLSPolicy", "shop", "p", "targetRefs: [{group: \"\", kind: Service, name: web}], validation: {hostname: a, caCertificateRefs: [{group: \"\", kind: ConfigMap, name: ca}, {group: \"\", kind: ConfigMap, name: cb}]}");
+        running.batches.send(whole(&(mesh() + &policy))).await.unwrap();
+        let wanted = running.wanted.wait_for(|wanted| wanted.len() == 2).await.unwrap().clone();
+        let mut wanted = wanted.into_iter();
+        running.found.send(vec![Event::Deleted(wanted.next().unwrap())]).await.unwrap();
+        // The loop has taken the first answer once it takes another batch.
+        running.batches.send(whole("")).await.unwrap();
+        running.batches.send(whole("")).await.unwrap();
+        assert!(!running.told.see().is_ready());
+        running.found.send(vec![Event::Deleted(wanted.next().unwrap())]).await.unwrap();
+        running.told.wait_for(|catalog| catalog.is_ready()).await.unwrap();
+        // What is named later holds up nobody.
+        running.batches.send(whole(&policy.replace("name: cb", "name: cc"))).await.unwrap();
+        running.wanted.wait_for(|wanted| wanted.iter().any(|key| &*key.name.name == "cc")).await.unwrap();
+        assert!(running.told.see().is_ready());
     }
 }

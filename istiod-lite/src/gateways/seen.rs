@@ -8,16 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::objects::NsName;
+pub use crate::objects::gateway::{CLASS, CONTROLLER, GATEWAY_NAME, HBONE_PORT, MANAGED, MANAGED_BY};
 
-/// Who runs the Gateways of a class: ours are those of the mesh.
-pub const CONTROLLER: &str = "istio.io/mesh-controller";
-/// The class that the controller makes, and the name by which commands know it.
-pub const CLASS: &str = "istio-waypoint";
-/// On every object that is made for a Gateway; an object without it is never written to.
-pub const MANAGED: &str = "gateway.istio.io/managed";
-/// Its value: the controller's name, as a label can have it.
-pub const MANAGED_BY: &str = "istio.io-mesh-controller";
-pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 pub const GATEWAY_CLASS_NAME: &str = "gateway.networking.k8s.io/gateway-class-name";
 /// On ConfigMaps of the root namespace: what is laid over the objects of every Gateway of a class.
 pub const DEFAULTS_FOR_CLASS: &str = "gateway.istio.io/defaults-for-class";

@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::seen::{Address, Class, Gateway, Listener};
-use super::template::HBONE_PORT;
+use super::seen::{Address, Class, Gateway, HBONE_PORT, Listener};
 
 /// Kinds of routes that a listener of a waypoint takes.
 const ROUTES: [&str; 4] = ["GRPCRoute", "HTTPRoute", "TCPRoute", "TLSRoute"];

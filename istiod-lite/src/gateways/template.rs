@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::seen::{GATEWAY_CLASS_NAME, GATEWAY_NAME, Gateway, MANAGED, MANAGED_BY, Made};
+use super::seen::{GATEWAY_CLASS_NAME, GATEWAY_NAME, Gateway, HBONE_PORT, MANAGED, MANAGED_BY, Made};
 
-/// Tunnels arrive here.
-pub const HBONE_PORT: u16 = 15008;
 /// Readiness, and that anybody may ask.
 const STATUS_PORT: u16 = 15021;
 /// Metrics.

@@ -7,6 +7,19 @@ use serde::Deserialize;
 
 use super::meta::{Labels, Meta};
 
+/// Who runs the Gateways of a class: ours are those of the mesh. Also whose parents and ancestors in a status are ours.
+pub const CONTROLLER: &str = "istio.io/mesh-controller";
+/// The class that the controller makes, and the name by which commands know it.
+pub const CLASS: &str = "istio-waypoint";
+/// On every object that is made for a Gateway; an object without it is never written to.
+pub const MANAGED: &str = "gateway.istio.io/managed";
+/// Its value: the controller's name, as a label can have it.
+pub const MANAGED_BY: &str = "istio.io-mesh-controller";
+/// The Gateway of which a pod is an instance.
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// Where waypoints take tunnels; the wire has no default for it.
+pub const HBONE_PORT: u16 = 15008;
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gateway {
     pub meta: Meta,

@@ -1,5 +1,5 @@
-//! The mesh's own configuration: the ConfigMap `istio` of the root namespace, its key `mesh` in YAML
-//! (spec/controlplane.md 5.4). Settings that are honoured have a field; the names of all others are kept, so that they
+//! ConfigMaps, and what one of them says: the mesh's own configuration, in the ConfigMap `istio` of the root namespace, its
+//! key `mesh` in YAML (spec/controlplane.md 5.4). Settings that are honoured have a field; the names of all others are kept, so that they
 //! can be reported. A setting that is honoured and cannot be read is an error: a misspelt selector must not select all.
 
 use std::collections::BTreeMap;
@@ -12,18 +12,22 @@ use super::core::Refused;
 use super::destination_rule::{LocalitySetting, TrafficPolicy};
 use super::duration::Span;
 use super::gateway::LabelSelector;
-use super::meta::Meta;
+use super::material::{self, AUTHORITIES};
+use super::meta::{Meta, NsName};
 use super::provider::{DefaultProviders, Provider};
 use super::virtual_service::HttpRetry;
 use super::{Kind, Labels};
 
-/// The key of the ConfigMap that holds the settings. A ConfigMap without it is somebody else's.
+/// The key of the ConfigMap that holds the settings.
 pub const MESH: &str = "mesh";
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfigMap {
     pub meta: Meta,
-    pub mesh: MeshConfig,
+    /// `None`: it is not one with the mesh's configuration.
+    pub mesh: Option<MeshConfig>,
+    /// Authorities of a user, in PEM; or why they cannot be read.
+    pub authorities: Result<Option<Arc<str>>, Arc<str>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -122,9 +126,15 @@ pub enum Visible {
 
 impl ConfigMap {
     pub fn take(object: k8s_openapi::api::core::v1::ConfigMap) -> Result<ConfigMap, Refused> {
-        let text = object.data.unwrap_or_default().remove(MESH).unwrap_or_default();
-        let mesh = MeshConfig::parse(&text).map_err(|why| ("data.mesh", why))?;
-        Ok(ConfigMap { meta: Meta::of(Kind::ConfigMap, object.metadata)?, mesh })
+        let mut data = object.data.unwrap_or_default();
+        let mesh = data.remove(MESH).map(|text| MeshConfig::parse(&text)).transpose().map_err(|why| ("data.mesh", why))?;
+        let authorities = data.remove(AUTHORITIES).map(|text| material::text(AUTHORITIES, text.into_bytes())).transpose();
+        Ok(ConfigMap { meta: Meta::of(Kind::ConfigMap, object.metadata)?, mesh, authorities })
+    }
+
+    /// One that is there and cannot be read.
+    pub fn unreadable(name: &NsName, why: &str) -> ConfigMap {
+        ConfigMap { meta: material::named(name), mesh: None, authorities: Err(why.into()) }
     }
 }
 

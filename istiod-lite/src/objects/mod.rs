@@ -14,6 +14,7 @@ pub mod istio;
 pub mod policy;
 pub mod gateway;
 pub mod mesh_config;
+pub mod material;
 pub mod duration;
 pub mod virtual_service;
 pub mod destination_rule;
@@ -31,6 +32,7 @@ pub use destination_rule::DestinationRule;
 pub use gateway::{Gateway, GatewayClass};
 pub use istio::{ServiceEntry, WorkloadEntry};
 pub use mesh_config::{ConfigMap, MeshConfig};
+pub use material::Secret;
 pub use meta::{Labels, Meta, NsName, ObjectKey};
 pub use pod::Pod;
 pub use policy::{AuthorizationPolicy, PeerAuthentication};
@@ -67,8 +69,10 @@ macro_rules! with_kinds {
             VirtualService "VirtualService" "virtualservices" "networking.istio.io" ["v1", "v1beta1", "v1alpha3"] virtual_services;
             Telemetry "Telemetry" "telemetries" "telemetry.istio.io" ["v1", "v1alpha1"] telemetries;
             RateLimit "RateLimit" "ratelimits" "isthmus.io" ["v1alpha1"] rate_limits;
-            // The one that holds the mesh's configuration.
+            // The one that holds the mesh's configuration, and those that policies name.
             ConfigMap "ConfigMap" "configmaps" "" ["v1"] config_maps;
+            // Those that policies name.
+            Secret "Secret" "secrets" "" ["v1"] secrets;
         }
     };
 }
@@ -128,7 +132,13 @@ pub enum Known {
 impl Kind {
     /// Whether an API server has the kind by itself; the others come with a CustomResourceDefinition.
     pub fn is_built_in(self) -> bool {
-        matches!(self, Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::ConfigMap)
+        matches!(self, Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::ConfigMap | Kind::Secret)
+    }
+
+    /// Whether a source tells of objects of the kind by itself. Others are read one by one, where something names them: an
+    /// API server should not have to let us read all Secrets for the sake of one.
+    pub fn is_watched(self) -> bool {
+        self != Kind::Secret
     }
 
     /// Whether a label `istio.io/rev` says which controller an object of the kind is for.

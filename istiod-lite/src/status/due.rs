@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::plan::{Address, Condition, Entry, Page, Parent, is_ours};
-use super::shown::{ACCEPTED, CONTROLLER, Shown, Since, Statuses, is_route, is_written};
+use super::shown::{ACCEPTED, Beside, Shown, Since, Statuses, beside, is_written};
+use crate::objects::gateway::CONTROLLER;
 use crate::objects::{Kind, NsName, ObjectKey};
 
 /// How often one and the same is said again because the object shows something else. A slip is mended; another controller
@@ -111,10 +112,10 @@ fn said(page: &Page) -> BTreeMap<ObjectKey, Said> {
     let mut all = BTreeMap::new();
     for entry in &page.objects {
         let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == entry.kind).filter(|kind| is_written(*kind)) else { continue };
-        let mut conditions = if is_route(kind) { Vec::new() } else { entry.conditions.clone() };
+        let mut conditions = if beside(kind).is_some() { Vec::new() } else { entry.conditions.clone() };
         let mut parents = entry.parents.clone();
         parents.iter_mut().for_each(|parent| parent.conditions.sort_by(|a, b| a.kind.cmp(&b.kind)));
-        if !is_route(kind) && !entry.notes.is_empty() && conditions.iter().all(|condition| condition.kind != ACCEPTED) {
+        if beside(kind).is_none() && !entry.notes.is_empty() && conditions.iter().all(|condition| condition.kind != ACCEPTED) {
             conditions.push(remarks(entry));
         }
         conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
@@ -134,12 +135,12 @@ fn remarks(entry: &Entry) -> Condition {
 }
 
 fn status(key: &ObjectKey, said: &Said, shown: Option<&Shown>, now: &str) -> Value {
-    if is_route(key.kind) {
+    if let Some(Beside { list, reference }) = beside(key.kind) {
         let parents = said.parents.iter().map(|parent| {
             let before = shown.into_iter().flat_map(|shown| &shown.parents).find(|(known, _)| *known == parent.parent_ref).map(|(_, conditions)| conditions.as_slice());
-            json!({ "controllerName": CONTROLLER, "parentRef": parent.parent_ref, "conditions": written(&parent.conditions, before.unwrap_or_default(), now) })
+            json!({ "controllerName": CONTROLLER, reference: parent.parent_ref, "conditions": written(&parent.conditions, before.unwrap_or_default(), now) })
         });
-        return json!({ "parents": parents.collect::<Vec<_>>() });
+        return json!({ list: parents.collect::<Vec<_>>() });
     }
     let conditions = written(&said.conditions, shown.map(|shown| shown.conditions.as_slice()).unwrap_or_default(), now);
     let mut status = json!({ "conditions": conditions });

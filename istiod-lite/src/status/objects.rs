@@ -16,7 +16,8 @@ use tokio::sync::watch;
 
 use super::due::{Due, Written, due};
 use super::plan::{Condition, Page};
-use super::shown::{CONTROLLER, Statuses, is_route};
+use super::shown::{Beside, Statuses, beside};
+use crate::objects::gateway::CONTROLLER;
 use crate::watch::kubernetes::sent::resource;
 
 #[cfg(test)]
@@ -82,8 +83,8 @@ async fn apply(client: Client, events: &Recorder, manager: &str, due: Due) -> Op
 
 async fn apply_in(client: &Client, resource: &ApiResource, manager: &str, due: &Due) -> kube::Result<DynamicObject> {
     let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &due.key.name.namespace, resource);
-    if is_route(due.key.kind) {
-        return apply_beside(&objects, due).await;
+    if let Some(beside) = beside(due.key.kind) {
+        return apply_beside(&objects, due, beside).await;
     }
     let patch = json!({
         "apiVersion": resource.api_version,
@@ -94,16 +95,16 @@ async fn apply_in(client: &Client, resource: &ApiResource, manager: &str, due: &
     objects.patch_status(&due.key.name.name, &PatchParams::apply(manager).force(), &Patch::Apply(patch)).await
 }
 
-/// The list of parents has one owner for all of it, and is everybody's: what others say is read and written again, against
-/// the version that was read.
-async fn apply_beside(objects: &Api<DynamicObject>, due: &Due) -> kube::Result<DynamicObject> {
+/// The list has one owner for all of it, and is everybody's: what others say is read and written again, against the version
+/// that was read.
+async fn apply_beside(objects: &Api<DynamicObject>, due: &Due, Beside { list, .. }: Beside) -> kube::Result<DynamicObject> {
     let name = &due.key.name.name;
     let object = objects.get(name).await?;
-    let parents = object.data.pointer("/status/parents").and_then(Value::as_array).cloned().unwrap_or_default();
-    let others = parents.into_iter().filter(|parent| parent.get("controllerName").and_then(Value::as_str) != Some(CONTROLLER));
-    let ours = due.status.get("parents").and_then(Value::as_array).cloned().unwrap_or_default();
-    let all: Vec<Value> = others.chain(ours).collect();
-    let patch = json!({ "metadata": { "resourceVersion": object.metadata.resource_version }, "status": { "parents": all } });
+    let items = |status: &Value| status.get(list).and_then(Value::as_array).cloned().unwrap_or_default();
+    let said = object.data.get("status").map(items).unwrap_or_default();
+    let others = said.into_iter().filter(|item| item.get("controllerName").and_then(Value::as_str) != Some(CONTROLLER));
+    let all: Vec<Value> = others.chain(items(&due.status)).collect();
+    let patch = json!({ "metadata": { "resourceVersion": object.metadata.resource_version }, "status": { list: all } });
     objects.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await
 }
 

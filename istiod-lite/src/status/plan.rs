@@ -10,9 +10,9 @@ use mesh_xds::Rejection;
 
 use super::shown::{ACCEPTED, PROGRAMMED};
 use crate::objects::mesh_config::Visible;
-use crate::objects::route::ParentReference;
+use crate::objects::route::{ParentReference, ROUTES};
 use crate::objects::{Kind, Labels, NsName, ObjectKey};
-use crate::translate::Translation;
+use crate::translate::{Translation, waypoint};
 use crate::watch::{Findings, Origin, Refused};
 
 /// A note is for reading: of many namespaces some are named.
@@ -29,7 +29,7 @@ pub struct Page {
     /// The names of our revision: objects of others are their controllers' to write to.
     #[serde(skip)]
     pub revisions: BTreeSet<Arc<str>>,
-    /// Routes that listeners have accepted, by Gateway and listener.
+    /// Routes that are accepted and that the waypoint of a listener routes by, by Gateway and listener.
     #[serde(skip)]
     pub attached: BTreeMap<NsName, BTreeMap<String, u32>>,
 }
@@ -130,7 +130,22 @@ pub fn page(translation: &Translation, origins: &BTreeMap<ObjectKey, Origin>, fi
         entry.generation = translation.cluster().object(key).map_or(0, |object| object.meta().generation);
         entry.origin = origins.get(key).map(Origin::to_string).unwrap_or_default();
     }
-    Page { is_whole, findings: findings.lines(), objects: entries.into_values().collect(), revisions, attached: BTreeMap::new() }
+    Page { is_whole, findings: findings.lines(), objects: entries.into_values().collect(), revisions, attached: attached(translation) }
+}
+
+/// A route names services and not Gateways: it counts at the listener by which the services' requests arrive, once however
+/// many of its parents are served there.
+fn attached(translation: &Translation) -> BTreeMap<NsName, BTreeMap<String, u32>> {
+    let routes = translation.reported().filter(|key| ROUTES.contains(&key.kind)).map(|key| translation.report(key));
+    let mut found: BTreeMap<NsName, BTreeMap<String, u32>> = BTreeMap::new();
+    for report in routes {
+        let gateways: BTreeSet<NsName> = report.parents.into_iter().flat_map(|parent| parent.routed_by).collect();
+        for name in gateways {
+            let Some(listener) = translation.cluster().gateways.get(&name).and_then(|gateway| waypoint::listener_of_tunnels(gateway)) else { continue };
+            *found.entry(name).or_default().entry(listener.name.to_string()).or_default() += 1;
+        }
+    }
+    found
 }
 
 /// What waypoints do not do of an object, as one condition. It is there only while there is something to say.
@@ -301,6 +316,23 @@ mod tests {
             ("istio.io/Accepted", "field spec.rule: unknown field; it is not used", 4),
             ("ZtunnelAccepted", "field spec.rule: unknown field; the last good state stays in force", 4),
         ]);
+    }
+
+    // spec/waypoint.md 2.8
+    #[test]
+    fn routes_are_counted_at_the_listener_that_their_requests_arrive_by() {
+        use crate::translate::tests::route::{mesh, route};
+        let mut translation = translation();
+        let to = |name: &str, kind: &str, parents: &str| route(kind, "shop", name, &format!("parentRefs: [{parents}], rules: [{{backendRefs: [{{name: v1, port: 80}}]}}]"));
+        let (web, free, nobody) = ("{group: \"\", kind: Service, name: web}", "{group: \"\", kind: Service, name: free}", "{group: \"\", kind: Service, name: nobody}");
+        let port = "{group: \"\", kind: Service, name: web, port: 80}";
+        let routes = [to("a", "HTTPRoute", web), to("b", "HTTPRoute", &format!("{web}, {port}")), to("c", "TCPRoute", port), to("d", "HTTPRoute", free), to("e", "HTTPRoute", nobody)];
+        translation.apply(events(&(mesh() + &routes.concat())));
+        let attached = |translation: &Translation| page(translation, &BTreeMap::new(), &Findings::default(), &BTreeSet::new(), true).attached;
+        // One that loses all its ports to a stronger kind is not attached, and neither is one of which the service has no waypoint.
+        assert_eq!(attached(&translation), BTreeMap::from([(NsName::new("shop", "wp"), BTreeMap::from([("mesh".to_owned(), 2)]))]));
+        translation.apply([crate::cluster::Event::Deleted(ObjectKey::new(Kind::Gateway, "shop", "wp"))]);
+        assert!(attached(&translation).is_empty());
     }
 
     // pitfall 18

@@ -8,6 +8,7 @@ use rpds::RedBlackTreeMapSync;
 use serde::Deserialize;
 
 use super::plan::{Address, Condition};
+use crate::objects::gateway::CONTROLLER;
 use crate::objects::route::{ParentReference, ROUTES};
 use crate::objects::{Kind, ObjectKey};
 
@@ -17,9 +18,6 @@ pub const TYPES: [&str; 7] =
 
 /// Of an object that waypoints do not do as it is written. Ours alone; it is not there while they do.
 pub const PROGRAMMED: &str = "istio.io/Programmed";
-
-/// Whose parents of a route are ours.
-pub const CONTROLLER: &str = crate::translate::waypoint::CONTROLLER;
 
 /// Whether an object can be used, and what of it is not honoured. Ours alone: the field has no such condition.
 pub const ACCEPTED: &str = "istio.io/Accepted";
@@ -32,7 +30,7 @@ pub struct Shown {
     /// Whose the object is: its label `istio.io/rev`, where it has one.
     pub revision: Option<Arc<str>>,
     pub conditions: Vec<(Condition, Since)>,
-    /// Of a route: what it shows of what we said about its parents.
+    /// Of a route or a policy of the Gateway API: what it shows of what we said about its parents or ancestors.
     pub parents: Vec<(ParentReference, Vec<(Condition, Since)>)>,
     pub addresses: Vec<Address>,
 }
@@ -49,12 +47,25 @@ impl Shown {
 
 /// Whether objects of a kind have a status that we write.
 pub fn is_written(kind: Kind) -> bool {
-    matches!(kind, Kind::Service | Kind::RateLimit) || kind.has_revision() || is_route(kind)
+    matches!(kind, Kind::Service | Kind::RateLimit) || kind.has_revision() || beside(kind).is_some()
 }
 
-/// Whether what is said of objects of a kind is said to each parent.
-pub fn is_route(kind: Kind) -> bool {
-    ROUTES.contains(&kind)
+/// Where in its status an object of the Gateway API is told, for each of those that it hangs on, how it stands to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beside {
+    /// The list, which others write to, too.
+    pub list: &'static str,
+    /// Whom an item of it is about.
+    pub reference: &'static str,
+}
+
+/// `None`: what is said of objects of a kind is said of the object as a whole.
+pub fn beside(kind: Kind) -> Option<Beside> {
+    match kind {
+        kind if ROUTES.contains(&kind) => Some(Beside { list: "parents", reference: "parentRef" }),
+        Kind::BackendTlsPolicy => Some(Beside { list: "ancestors", reference: "ancestorRef" }),
+        _ => None,
+    }
 }
 
 /// Reads it from an object's text, leniently: what is not understood is not ours.
@@ -70,12 +81,14 @@ pub fn shown(kind: Kind, text: &str) -> Shown {
     struct Status {
         conditions: Vec<Shape>,
         addresses: Vec<Given>,
+        #[serde(alias = "ancestors")]
         parents: Vec<Said>,
     }
     #[derive(Default, Deserialize)]
     #[serde(default, rename_all = "camelCase")]
     struct Said {
         controller_name: String,
+        #[serde(alias = "ancestorRef")]
         parent_ref: ParentReference,
         conditions: Vec<Shape>,
     }
@@ -106,8 +119,8 @@ pub fn shown(kind: Kind, text: &str) -> Shown {
         let condition = Condition { kind: one.r#type, status: one.status, reason: one.reason, message: one.message, observed_generation: generation.unwrap_or(0) };
         (condition, Since(one.last_transition_time))
     };
-    let conditions = status.conditions.into_iter().filter(|one| TYPES.contains(&one.r#type.as_str()) && !is_route(kind)).map(read);
-    let parents = status.parents.into_iter().filter(|parent| parent.controller_name == CONTROLLER && is_route(kind));
+    let conditions = status.conditions.into_iter().filter(|one| TYPES.contains(&one.r#type.as_str()) && beside(kind).is_none()).map(read);
+    let parents = status.parents.into_iter().filter(|parent| parent.controller_name == CONTROLLER && beside(kind).is_some());
     let parents = parents.map(|parent| (parent.parent_ref, parent.conditions.into_iter().map(read).collect()));
     let addresses = status.addresses.into_iter().filter_map(|given| Some(Address { value: given.value?, host: given.host }));
     let is_entry = kind == Kind::ServiceEntry;

@@ -15,7 +15,7 @@ use mesh_policy::Policy;
 
 use crate::cluster::{Cluster, Target};
 use crate::objects::mesh_config::Visible;
-use crate::objects::{Kind, Labels, MeshConfig, Meta, Namespace, Node, NsName, Object, ObjectKey, ServiceEntry};
+use crate::objects::{ConfigMap, Kind, Labels, MeshConfig, Meta, Namespace, Node, NsName, Object, ObjectKey, Secret, ServiceEntry};
 use crate::pairs::Least;
 
 pub mod settings;
@@ -189,6 +189,16 @@ impl<'a> Lens<'a> {
     pub fn service_entry(&self, name: &NsName) -> Option<&'a Arc<ServiceEntry>> {
         self.note_object(Kind::ServiceEntry, name);
         self.cluster.service_entries.get(name)
+    }
+
+    pub fn config_map(&self, name: &NsName) -> Option<&'a Arc<ConfigMap>> {
+        self.note_object(Kind::ConfigMap, name);
+        self.cluster.config_maps.get(name)
+    }
+
+    pub fn secret(&self, name: &NsName) -> Option<&'a Arc<Secret>> {
+        self.note_object(Kind::Secret, name);
+        self.cluster.secrets.get(name)
     }
 
     /// Routes of the Gateway API that name a parent, by kind.

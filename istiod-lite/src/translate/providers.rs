@@ -9,6 +9,7 @@ use mesh_xds::messages::waypoint::{
 };
 use serde_json::Value;
 
+use super::backend::{self, material::Credentials};
 use super::resource::{Audience, Resource};
 use super::route::found_in_spec;
 use super::targets::texts;
@@ -65,11 +66,15 @@ pub fn mesh_defaults(lens: &Lens<'_>) -> Derived {
     }
     put(TELEMETRY, "", &defaults(lens, meta.clone()));
     // Of ports there is nothing to say where no service is named.
-    for (_, message) in config.default_traffic_policy.iter().flat_map(super::backend::policy::by_port).filter(|(port, _)| *port == 0) {
+    let credentials = Credentials { lens, namespace: None };
+    for broken in config.default_traffic_policy.iter().flat_map(|policy| backend::policy::broken(policy, "data.mesh.defaultTrafficPolicy", &credentials)) {
+        report.note(format!("{broken}; connections fail until it is corrected"));
+    }
+    for (_, message) in config.default_traffic_policy.iter().flat_map(|policy| backend::policy::by_port(policy, &credentials)).filter(|(port, _)| *port == 0) {
         put(BACKEND_POLICY, "", &BackendPolicy { meta: meta.clone(), ..message });
     }
     if let (None, Some(locality)) = (&config.default_traffic_policy, &config.locality_lb_setting) {
-        let balancer = LoadBalancer { locality: Some(super::backend::policy::locality(locality)), ..LoadBalancer::default() };
+        let balancer = LoadBalancer { locality: Some(backend::policy::locality(locality)), ..LoadBalancer::default() };
         put(BACKEND_POLICY, "", &BackendPolicy { meta: meta.clone(), load_balancer: Some(balancer), ..BackendPolicy::default() });
     }
     if let Some(normalization) = config.path_normalization.as_ref().and_then(|path| path.normalization.as_deref()) {

@@ -1,8 +1,10 @@
 //! What is to be told about an object: conditions of its status (spec/controlplane.md 4.13), and notes about what of it
 //! is not honoured. Nothing is ignored in silence.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::objects::NsName;
 use crate::objects::route::ParentReference;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub struct Condition {
 pub struct ParentReport {
     pub reference: ParentReference,
     pub conditions: Vec<Condition>,
+    /// The waypoints that route by it.
+    pub routed_by: BTreeSet<NsName>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,7 +55,7 @@ impl fmt::Display for Report {
             let status = if *is_true { "True" } else { "False" };
             writeln!(f, "{kind}={status} {reason}: {message}")?;
         }
-        for ParentReport { reference, conditions } in &self.parents {
+        for ParentReport { reference, conditions, .. } in &self.parents {
             let port = reference.port.map(|port| format!(":{port}")).unwrap_or_default();
             for Condition { kind, is_true, reason, message } in conditions {
                 let status = if *is_true { "True" } else { "False" };

@@ -3,6 +3,7 @@
 //! `attach` says what a route is for, `filters` and `backends` what it does there, here it is put together. Hostnames
 //! mean nothing in a mesh: the address that was dialled says which service is meant.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mesh_xds::messages::waypoint::{
@@ -21,9 +22,9 @@ mod backends;
 mod filters;
 
 pub use attach::{Claim, claims};
-pub use attach::attach;
+pub use attach::{attach, ports_of_parent};
 use attach::Attached;
-pub use backends::{backend_as_dialled, found_in_spec};
+pub use backends::{backend_as_dialled, found_in_spec, has_port};
 use backends::Problems;
 
 /// A rule before it is given to parents.
@@ -57,9 +58,8 @@ pub fn http_route(lens: &Lens<'_>, route: &HttpRoute) -> Derived {
         let wrong = wrong.or_else(|| wrong_timeouts(rule.timeouts)).or_else(|| rule.retry.as_ref().and_then(wrong_retry));
         all.push(index, wrong, message);
     }
-    if !route.spec.hostnames.is_empty() {
-        all.notes.push("spec.hostnames has no effect in a mesh: the Service that was dialled says what is meant".into());
-    }
+    all.unused("spec.hostnames", !route.spec.hostnames.is_empty(), "the Service that was dialled says what is meant");
+    all.unused(DEFAULT_GATEWAYS, route.spec.use_default_gateways.is_some(), IN_A_MESH);
     all.given(lens, &route.meta, &route.spec.parent_refs)
 }
 
@@ -79,9 +79,8 @@ pub fn grpc_route(lens: &Lens<'_>, route: &GrpcRoute) -> Derived {
         message.session = rule.session_persistence.as_ref().map(|session| session_of(session, &mut all.notes));
         all.push(index, wrong, message);
     }
-    if !route.spec.hostnames.is_empty() {
-        all.notes.push("spec.hostnames has no effect in a mesh: the Service that was dialled says what is meant".into());
-    }
+    all.unused("spec.hostnames", !route.spec.hostnames.is_empty(), "the Service that was dialled says what is meant");
+    all.unused(DEFAULT_GATEWAYS, route.spec.use_default_gateways.is_some(), IN_A_MESH);
     all.given(lens, &route.meta, &route.spec.parent_refs)
 }
 
@@ -91,6 +90,7 @@ pub fn tcp_route(lens: &Lens<'_>, route: &TcpRoute) -> Derived {
         let backends = backends::weighted(lens, &route.meta, &rule.backend_refs, &mut all.problems);
         all.rules.push(Rule::Tcp(Box::new(TcpMessage { rule_order: order(index), backends, ..TcpMessage::default() })));
     }
+    all.unused(DEFAULT_GATEWAYS, route.spec.use_default_gateways.is_some(), IN_A_MESH);
     all.given(lens, &route.meta, &route.spec.parent_refs)
 }
 
@@ -101,6 +101,7 @@ pub fn tls_route(lens: &Lens<'_>, route: &TlsRoute) -> Derived {
         let backends = backends::weighted(lens, &route.meta, &rule.backend_refs, &mut all.problems);
         all.rules.push(Rule::Tls(Box::new(TlsMessage { rule_order: order(index), server_names: server_names.clone(), backends, ..TlsMessage::default() })));
     }
+    all.unused(DEFAULT_GATEWAYS, route.spec.use_default_gateways.is_some(), IN_A_MESH);
     all.given(lens, &route.meta, &route.spec.parent_refs)
 }
 
@@ -108,7 +109,17 @@ fn order(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
+const DEFAULT_GATEWAYS: &str = "spec.useDefaultGateways";
+const IN_A_MESH: &str = "in a mesh a route names its parents";
+
 impl Rules {
+    /// Says that a field does nothing.
+    fn unused(&mut self, field: &str, is_used: bool, why: &str) {
+        if is_used {
+            self.notes.push(format!("{field} has no effect: {why}"));
+        }
+    }
+
     fn of(kind: Kind) -> Rules {
         Rules { kind, rules: Vec::new(), problems: Problems::default(), providers: Vec::new(), notes: Vec::new() }
     }
@@ -138,7 +149,7 @@ impl Rules {
     fn given(self, lens: &Lens<'_>, meta: &Meta, references: &[ParentReference]) -> Derived {
         let key = ObjectKey { kind: self.kind, name: meta.ns_name() };
         let mut derived = Derived::default();
-        let mut report = Report { notes: self.notes.clone(), ..Report::default() };
+        let mut report = Report::default();
         let accepted = self.problems.verdict(self.rules.len());
         for (index, reference) in references.iter().enumerate() {
             let Some(attached) = attach::attach(lens, self.kind, meta, reference) else { continue };
@@ -146,9 +157,13 @@ impl Rules {
                 continue;
             }
             let mut conditions = Report::default();
+            let mut routed_by = BTreeSet::new();
             match (&attached, &accepted) {
                 (Ok(parent), Ok(())) => {
-                    conditions.holds("Accepted", "Accepted", "attached");
+                    routed_by.clone_from(&parent.audience.gateways);
+                    let section = reference.section_name.iter().map(|_| "; parentRefs.sectionName has no effect: parts of a Service are named by port".to_owned());
+                    let remarks: String = self.notes.iter().map(|note| format!("; {note}")).chain(section).collect();
+                    conditions.holds("Accepted", "Accepted", format!("attached{remarks}"));
                     self.publish(meta, parent, &mut derived);
                 }
                 (Err(refused), _) => conditions.fails("Accepted", refused.reason, refused.message.clone()),
@@ -156,7 +171,7 @@ impl Rules {
             }
             self.problems.tell(&mut conditions);
             attach::tell_waypoints(&attached, &mut conditions);
-            report.parents.push(ParentReport { reference: reference.clone(), conditions: conditions.conditions });
+            report.parents.push(ParentReport { reference: reference.clone(), conditions: conditions.conditions, routed_by });
         }
         if !report.parents.is_empty() {
             derived.reports.push((key, report));

@@ -232,14 +232,23 @@ pub fn only_from_waypoints(lens: &Lens<'_>, key: &NamespacedHostname) -> Option<
     waypoint::cover::only_from_waypoints(lens, key, meta, &bound)
 }
 
+/// The waypoints that serve a published service, ready or not.
+pub fn serving(lens: &Lens<'_>, key: &NamespacedHostname) -> Vec<NsName> {
+    meta_of(lens, key).map_or_else(Vec::new, |(meta, visibility)| waypoint::serving(lens, meta, visibility))
+}
+
 fn owned<'a>(lens: &Lens<'a>, key: &NamespacedHostname) -> Option<(&'a Meta, Bound)> {
+    let (meta, visibility) = meta_of(lens, key)?;
+    Some((meta, waypoint::of_service(lens, meta, visibility)))
+}
+
+fn meta_of<'a>(lens: &Lens<'a>, key: &NamespacedHostname) -> Option<(&'a Meta, Visibility)> {
     let owner = lens.owner(&key.namespace, &key.hostname)?;
     lens.note_object(owner.kind, &owner.name);
-    let (meta, visibility) = match owner.kind {
+    Some(match owner.kind {
         Kind::Service => (&lens.cluster.services.get(&owner.name)?.meta, Visibility::Public),
         _ => (&lens.cluster.service_entries.get(&owner.name)?.meta, visibility(lens, &key.namespace)),
-    };
-    Some((meta, waypoint::of_service(lens, meta, visibility)))
+    })
 }
 
 fn bind(lens: &Lens<'_>, meta: &Meta, service: &mut Service, report: &mut Report) -> Bound {

@@ -9,6 +9,7 @@ use super::resource::Audience;
 use super::route::attach;
 use super::{Lens, Read, Report, service, waypoint};
 use crate::cluster::Cluster;
+use crate::objects::gateway::CONTROLLER;
 use crate::objects::policy::TargetRef;
 use crate::objects::route::{GROUP, parents};
 use crate::objects::{Kind, Meta, NsName, ObjectKey};
@@ -138,7 +139,7 @@ fn one(lens: &Lens<'_>, meta: &Meta, target: &TargetRef, name: &NsName) -> Found
             let class = NsName { namespace: "".into(), name: name.name.clone() };
             lens.note_object(Kind::GatewayClass, &class);
             let found = lens.cluster.gateway_classes.get(&class).ok_or(missing)?;
-            if &*found.controller != waypoint::CONTROLLER || meta.namespace != lens.settings.root_namespace {
+            if &*found.controller != CONTROLLER || meta.namespace != lens.settings.root_namespace {
                 return Err(("Invalid", "is of another controller, or the policy is not in the root namespace"));
             }
             Ok(One { kinds: vec![TargetKind::Mesh(MeshTarget {})], audience: Audience::of_class(&name.name), unbound: None })

@@ -28,6 +28,9 @@ pub(crate) mod served;
 pub(crate) mod route;
 mod request;
 mod backend;
+mod material;
+mod fields;
+mod foreign;
 mod virtual_service;
 
 /// The objects of a YAML text.

@@ -14,7 +14,8 @@ pub fn touched(cluster: &Cluster, settings: &Settings, change: &Change, units: &
     backend::touched(cluster, settings, change.before.as_ref(), change.after.as_ref(), units);
     match change.key.kind {
         Kind::Pod => drop(units.insert(Unit::Pod(name))),
-        Kind::ConfigMap => units.extend([Unit::ConfigMap(name), Unit::MeshDefaults]),
+        Kind::ConfigMap if change.key == *cluster.config_key() => units.extend([Unit::ConfigMap(name), Unit::MeshDefaults]),
+        Kind::ConfigMap => drop(units.insert(Unit::ConfigMap(name))),
         Kind::WorkloadEntry => drop(units.insert(Unit::WorkloadEntry(name))),
         Kind::Service => of_service(cluster, settings, change, units),
         Kind::ServiceEntry => of_service_entry(cluster, settings, change, units),
@@ -24,7 +25,7 @@ pub fn touched(cluster: &Cluster, settings: &Settings, change: &Change, units: &
         // Once there is a waypoint, it is told what holds everywhere.
         Kind::Gateway => units.extend([Unit::Gateway(name), Unit::MeshDefaults]),
         // Seen only through the reads of those who asked for them.
-        Kind::Namespace | Kind::Node | Kind::GatewayClass | Kind::ReferenceGrant => {}
+        Kind::Namespace | Kind::Node | Kind::GatewayClass | Kind::ReferenceGrant | Kind::Secret => {}
         kind => drop(units.insert(Unit::Of(ObjectKey { kind, name }))),
     }
 }

@@ -102,6 +102,19 @@ impl Translation {
         &self.cluster
     }
 
+    /// ConfigMaps and Secrets that something names.
+    pub fn wanted(&self) -> BTreeSet<ObjectKey> {
+        let of_kind = |kind| {
+            let from = self.readers.from(&Read::Object(ObjectKey { kind, name: NsName::new("", "") }));
+            from.map_while(move |(read, _)| match read {
+                Read::Object(key) if key.kind == kind => Some(key.clone()),
+                _ => None,
+            })
+        };
+        let named = of_kind(Kind::ConfigMap).filter(|key| key != self.cluster.config_key());
+        named.chain(of_kind(Kind::Secret)).collect()
+    }
+
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -174,10 +187,7 @@ impl Translation {
 
     /// A version of a policy that cannot be understood does not replace one that could.
     fn admit(&mut self, event: Event, changes: &mut Changes) -> Option<Event> {
-        let key = match &event {
-            Event::Applied(object) => object.key(),
-            Event::Deleted(key) => key.clone(),
-        };
+        let key = event.key();
         let fault = match &event {
             Event::Applied(Object::AuthorizationPolicy(policy)) => policy::refused(policy),
             _ => None,
@@ -382,7 +392,7 @@ fn event(change: &Change) -> Event {
 
 fn visibility_changed(config: &ObjectKey, objects: &BTreeMap<ObjectKey, Change>) -> bool {
     let visibility = |object: &Option<Object>| match object {
-        Some(Object::ConfigMap(map)) => map.mesh.service_entry_visibility.clone(),
+        Some(Object::ConfigMap(map)) => map.mesh.as_ref().and_then(|mesh| mesh.service_entry_visibility.clone()),
         _ => None,
     };
     objects.get(config).is_some_and(|change| visibility(&change.before) != visibility(&change.after))

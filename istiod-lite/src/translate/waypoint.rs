@@ -10,24 +10,22 @@ use mesh_model::workload::{ApplicationTunnel, ApplicationTunnelProtocol, PolicyK
 use mesh_policy::{Action, Entry, Group, Match, Policy, Rule, Scope, StringMatch};
 
 use super::{Derived, Lens, Report, service};
-use crate::objects::gateway::{Listener, RouteNamespaces};
+use crate::objects::gateway::{GATEWAY_NAME, HBONE_PORT, Listener, MANAGED, MANAGED_BY, RouteNamespaces};
 use crate::objects::{Gateway, Kind, Labels, Meta, NsName, ObjectKey};
 
 pub mod cover;
 mod serving;
 
-pub use serving::{CLASS, CONTROLLER, is_class, is_waypoint, ready_instances, serving};
+pub use serving::{is_class, is_waypoint, ready_instances, serving};
 
 const USE: &str = "istio.io/use-waypoint";
 const USE_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const CANARY: &str = "istio.io/use-waypoint-canary";
 const CANARY_NAMESPACE: &str = "istio.io/use-waypoint-canary-namespace";
 const CANARY_WEIGHT: &str = "istio.io/use-waypoint-canary-weight";
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// Gateways between networks, which another controller makes.
+const EAST_WEST: &str = "istio.io-eastwest-controller";
 const BINDING: &str = "ambient.istio.io/waypoint-inbound-binding";
-
-/// Where waypoints listen; the wire has no default for it.
-const HBONE_PORT: u16 = 15008;
 
 /// A Gateway as the data plane can use it.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,7 +157,7 @@ pub fn of_service(lens: &Lens<'_>, meta: &Meta, visibility: Visibility) -> Bound
 
 /// A mesh-managed gateway's own Service must be reachable without passing through itself.
 fn is_managed(meta: &Meta) -> bool {
-    matches!(meta.label("gateway.istio.io/managed"), Some("istio.io-mesh-controller" | "istio.io-eastwest-controller"))
+    meta.label(MANAGED).is_some_and(|by| by == MANAGED_BY || by == EAST_WEST)
 }
 
 /// The waypoint for traffic to a workload's own address.
@@ -307,6 +305,11 @@ fn parse_binding(text: &str) -> Option<ApplicationTunnel> {
     Some(ApplicationTunnel { protocol, port })
 }
 
+/// The listener of a waypoint of ours; what else a Gateway may list it does not listen to.
+pub fn listener_of_tunnels(gateway: &Gateway) -> Option<&Listener> {
+    gateway.listeners.iter().find(|listener| listener.port == HBONE_PORT && &*listener.protocol == "HBONE")
+}
+
 /// The listener that mesh traffic arrives at decides: the one of the binding, else the HBONE one.
 fn allowed(gateway: &Gateway, binding: Option<ApplicationTunnel>) -> Allowed {
     let of_binding = |listener: &&Listener| match binding {
@@ -314,8 +317,7 @@ fn allowed(gateway: &Gateway, binding: Option<ApplicationTunnel>) -> Allowed {
         Some(_) => &*listener.protocol == "istio.io/PROXY",
         None => false,
     };
-    let of_hbone = |listener: &&Listener| listener.port == HBONE_PORT && &*listener.protocol == "HBONE";
-    let listener = gateway.listeners.iter().find(of_binding).or_else(|| gateway.listeners.iter().find(of_hbone));
+    let listener = gateway.listeners.iter().find(of_binding).or_else(|| listener_of_tunnels(gateway));
     let Some(RouteNamespaces { from, selector }) = listener.and_then(|listener| listener.allowed_routes.as_ref()?.namespaces.as_ref()) else {
         return Allowed::Same;
     };

@@ -6,9 +6,11 @@
 //!  served: custom ───┘
 //!  kinds, when there
 //! ```
-//! Nothing is told before every kind was listed once: a policy could be missing.
+//! Nothing is told before every kind was listed once: a policy could be missing. ConfigMaps and Secrets that policies name
+//! are read one by one (`by_name`).
 
 pub mod sent;
+pub mod by_name;
 pub mod held;
 mod first;
 mod follow;
@@ -47,15 +49,15 @@ pub async fn watch(client: Client, configuration: NsName, batches: mpsc::Sender<
     let stop = stop.child_token();
     let _watches_end_with_this = stop.clone().drop_guard();
     let (told, mut news) = mpsc::channel(NEWS_MAX);
-    for kind in Kind::ALL.into_iter().filter(|kind| kind.is_built_in()) {
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.is_built_in() && kind.is_watched()) {
         let resource = sent::resource(kind, kind.group_versions().1[0]);
-        // Of ConfigMaps only the one with the mesh's configuration is anybody's business here.
+        // Of ConfigMaps only the one with the mesh's configuration; others are read by name (`by_name`).
         let only = (kind == Kind::ConfigMap).then(|| configuration.clone());
         tokio::spawn(follow(client.clone(), kind, resource, only, told.clone(), stop.clone()));
     }
     tokio::spawn(served::custom_kinds(client, told, stop.clone()));
 
-    let (mut reader, mut held) = (Reader::default(), Held::new(&Kind::ALL));
+    let (mut reader, mut held) = (Reader::default(), Held::new(&Kind::ALL.into_iter().filter(|kind| kind.is_watched()).collect::<Vec<_>>()));
     let (mut events, mut first_told) = (Vec::new(), First::default());
     let mut last = Batch::default();
     loop {

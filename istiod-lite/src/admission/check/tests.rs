@@ -213,6 +213,8 @@ fn objects_for_waypoints() {
         (Kind::DestinationRule, json!({ "host": "a", "trafficPolicy": { "tls": { "mode": "MAYBE" } } }), "spec.trafficPolicy.tls.mode: \"MAYBE\" is not one of DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL"),
         (Kind::DestinationRule, json!({ "host": "a", "trafficPolicy": { "outlierDetection": { "interval": "soon" } } }), "field spec"),
         (Kind::VirtualService, json!({ "hosts": [] }), "spec.hosts: is empty"),
+        (Kind::VirtualService, json!({ "hosts": [], "http": [{}], "tcp": [{}] }), "spec.hosts: is empty"),
+        (Kind::VirtualService, json!({ "hosts": ["a"], "http": [{ "delegate": { "name": "d" }, "route": [{}] }] }), "spec.http[0]: delegate excludes"),
         (Kind::VirtualService, json!({ "hosts": ["a"], "http": [{ "match": [{ "uri": { "regex": "(" } }] }] }), "spec.http[0].match[0].uri.regex: "),
         (Kind::VirtualService, json!({ "hosts": ["a"], "http": [{ "fault": { "abort": { "percentage": { "value": 200 } } } }] }), "spec.http[0].fault.abort.percentage: 200 is not 0 to 100"),
         (Kind::RequestAuthentication, json!({ "jwtRules": [{ "issuer": "" }] }), "spec.jwtRules[0].issuer: is empty"),

@@ -1,12 +1,12 @@
 //! What is plainly wrong with objects that only waypoints look at.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::one_of;
 use crate::objects::destination_rule::{ClientTls, TrafficPolicy};
 use crate::objects::virtual_service::{HttpRule, Text};
 use crate::objects::{DestinationRule, RequestAuthentication, Telemetry, VirtualService};
-use crate::translate::backend::policy::twice;
 use crate::translate::route::wrong_pattern;
 
 const TLS_MODES: [&str; 4] = ["DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"];
@@ -43,7 +43,8 @@ fn traffic(policy: &TrafficPolicy, field: &str) -> Result<(), String> {
 }
 
 pub fn virtual_service(found: &VirtualService) -> Result<(), String> {
-    if found.spec.hosts.is_empty() {
+    // Without hosts and gateways its `http` is what others delegate to.
+    if found.spec.hosts.is_empty() && !(found.spec.gateways.is_empty() && found.spec.tcp.is_empty() && found.spec.tls.is_empty() && !found.spec.http.is_empty()) {
         return Err("spec.hosts: is empty: name what is routed".into());
     }
     found.spec.http.iter().enumerate().try_for_each(|(index, rule)| http(rule, &format!("spec.http[{index}]")))
@@ -65,6 +66,9 @@ fn http(rule: &HttpRule, field: &str) -> Result<(), String> {
     for (name, value) in percentages.into_iter().filter_map(|(name, percent)| Some((name, percent?.value))) {
         percent(value, &format!("{field}.{name}"))?;
     }
+    if rule.delegate.is_some() && (rule.redirect.is_some() || rule.direct_response.is_some() || !rule.route.is_empty()) {
+        return Err(format!("{field}: delegate excludes route, redirect and directResponse"));
+    }
     if rule.redirect.is_some() && !rule.route.is_empty() {
         return Err(format!("{field}: redirect and route exclude each other"));
     }
@@ -76,6 +80,12 @@ fn pattern(text: &Text, field: &str) -> Result<(), String> {
         Some(why) => Err(format!("{field}.regex: {why}")),
         None => Ok(()),
     }
+}
+
+/// The first name that stands there a second time.
+fn twice<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut seen = BTreeSet::new();
+    names.into_iter().find(|name| !seen.insert(*name))
 }
 
 fn percent(value: f64, field: &str) -> Result<(), String> {

@@ -312,7 +312,7 @@ async fn no_handshake_fails_when_a_self_signed_root_gives_way_to_a_plugged_in_on
             None => Stored::plugged_in(&files, &published, LIVES, clock.now()).unwrap(),
         };
         mesh.keep.source = Source::PluggedIn { folder: folder.path().to_owned(), seen: Some(Box::new(files.clone())) };
-        mesh.live.replace(stored.ca(LIVES, clock.now()).unwrap());
+        mesh.live.replace(stored.ca(LIVES, clock.now()).unwrap(), stored.session_seeds());
         mesh.keep.stored = stored;
         mesh.pass(wait / 3).await;
     }

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use mesh_model::address::NamespacedHostname;
+
 use crate::cluster::Cluster;
 use crate::cluster::attach::{covering, full_host};
 use crate::objects::{DestinationRule, Kind, NsName, Object};
@@ -74,6 +76,35 @@ pub fn variants<'a>(lens: &Lens<'a>, namespace: &Arc<str>, hostname: &str) -> Ve
         }
     }
     audiences.into_iter().filter_map(|(place, gateways)| Some(Variant { rules: all.remove(&place)?, audience: Audience::of(gateways) })).collect()
+}
+
+/// The waypoints of an audience, by their namespaces.
+pub fn by_namespace_of_waypoint(lens: &Lens<'_>, audience: &Audience) -> BTreeMap<Arc<str>, Audience> {
+    let all: Vec<NsName> = if audience.everybody {
+        lens.note(Read::Within(Kind::Gateway, "".into()));
+        lens.cluster.gateways.keys().filter(|name| waypoint::is_waypoint(lens, name)).cloned().collect()
+    } else {
+        audience.gateways.iter().cloned().collect()
+    };
+    let mut found: BTreeMap<Arc<str>, Audience> = BTreeMap::new();
+    for name in all {
+        found.entry(name.namespace.clone()).or_default().gateways.insert(name);
+    }
+    found
+}
+
+/// The namespaces of the waypoints that serve what a host of a rule means.
+pub fn served_in(lens: &Lens<'_>, host: &Arc<str>) -> BTreeSet<Arc<str>> {
+    let services = match host.strip_prefix('*') {
+        Some(suffix) => {
+            lens.note(Read::Within(Kind::Service, "".into()));
+            lens.note(Read::Within(Kind::ServiceEntry, "".into()));
+            covered(lens.cluster, lens.settings, suffix)
+        }
+        None => services(lens, host),
+    };
+    let serving = services.into_iter().flat_map(|(namespace, hostname)| service::serving(lens, &NamespacedHostname { namespace, hostname }));
+    serving.map(|waypoint| waypoint.namespace).collect()
 }
 
 /// The services that a host of a rule means.

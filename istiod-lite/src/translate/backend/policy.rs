@@ -1,12 +1,11 @@
 //! A traffic policy of Istio to what waypoints do (spec/waypoint.md 5.4 to 5.7).
 
-use std::collections::BTreeMap;
-
 use mesh_xds::messages::waypoint::{
     BackendPolicy, Balance, ConnectionPool, Distribute, Failover, ForwardProxy, HashCookie, HashKey, HashKeyKind, HttpUpgrade, LoadBalancer, LocalitySetting, OutlierDetection,
     ProxyHeader, RetryBudget, TlsClient, TlsMode, Warmup,
 };
 
+use super::material::Credentials;
 use crate::objects::destination_rule as asked;
 use crate::objects::destination_rule::TrafficPolicy;
 use crate::objects::duration::Span;
@@ -14,12 +13,12 @@ use crate::translate::Report;
 use crate::translate::targets::texts;
 
 /// The policy of all ports (0), and of each that has its own.
-pub fn by_port(policy: &TrafficPolicy) -> Vec<(u32, BackendPolicy)> {
+pub fn by_port(policy: &TrafficPolicy, credentials: &Credentials<'_>) -> Vec<(u32, BackendPolicy)> {
     let whole = BackendPolicy {
         load_balancer: policy.load_balancer.as_ref().map(load_balancer),
         pool: policy.connection_pool.as_ref().map(pool),
         outlier: policy.outlier_detection.as_ref().map(outlier),
-        tls: policy.tls.as_ref().and_then(tls),
+        tls: policy.tls.as_ref().and_then(|asked| tls(asked, credentials)),
         retry_budget: policy.retry_budget.map(|budget| RetryBudget {
             percent: budget.percent,
             min_concurrency: budget.min_retry_concurrency,
@@ -37,19 +36,19 @@ pub fn by_port(policy: &TrafficPolicy) -> Vec<(u32, BackendPolicy)> {
         }),
         ..BackendPolicy::default()
     };
-    let ports = policy.port_level_settings.iter().filter_map(|settings| Some((settings.port?.number, of_port(settings))));
+    let ports = policy.port_level_settings.iter().filter_map(|settings| Some((settings.port?.number, of_port(settings, credentials))));
     let is_said = whole != BackendPolicy::default();
     std::iter::once((0, whole)).filter(|_| is_said).chain(ports).collect()
 }
 
 /// What a port's own settings do not say has its default; nothing of it is inherited.
-fn of_port(settings: &asked::PortSettings) -> BackendPolicy {
+fn of_port(settings: &asked::PortSettings, credentials: &Credentials<'_>) -> BackendPolicy {
     BackendPolicy {
         load_balancer: Some(settings.load_balancer.as_ref().map(load_balancer).unwrap_or_default()),
         pool: Some(settings.connection_pool.as_ref().map(pool).unwrap_or_default()),
         // No failure counts: nothing is ejected.
         outlier: Some(settings.outlier_detection.as_ref().map(outlier).unwrap_or_else(|| OutlierDetection { consecutive_5xx: Some(0), ..OutlierDetection::default() })),
-        tls: Some(settings.tls.as_ref().and_then(tls).unwrap_or_default()),
+        tls: Some(settings.tls.as_ref().and_then(|asked| tls(asked, credentials)).unwrap_or_default()),
         ..BackendPolicy::default()
     }
 }
@@ -135,54 +134,69 @@ fn outlier(asked: &asked::OutlierDetection) -> OutlierDetection {
 }
 
 /// `None`: nothing is said. ISTIO_MUTUAL says what tunnels do anyway.
-fn tls(asked: &asked::ClientTls) -> Option<TlsClient> {
+fn tls(asked: &asked::ClientTls, credentials: &Credentials<'_>) -> Option<TlsClient> {
     let mode = match asked.mode.as_deref() {
         None | Some("ISTIO_MUTUAL") => return None,
-        Some("DISABLE") => TlsMode::Disable,
+        Some("DISABLE") => return Some(TlsClient { mode: TlsMode::Disable as i32, ..TlsClient::default() }),
         Some("MUTUAL") => TlsMode::Mutual,
         Some(_) => TlsMode::Simple,
     };
-    Some(TlsClient {
+    let mut message = TlsClient {
         mode: mode as i32,
         server_name: asked.sni.to_string(),
         subject_alt_names: texts(&asked.subject_alt_names),
         insecure_skip_verify: asked.insecure_skip_verify == Some(true),
-        invalid: if mode == TlsMode::Disable { String::new() } else { unreadable(asked).unwrap_or_default() },
         ..TlsClient::default()
-    })
+    };
+    if let Err(why) = material(asked, credentials, &mut message) {
+        message.invalid = why;
+    }
+    Some(message)
 }
 
-/// Keys and authorities that cannot be had: without them a connection would prove less than is asked for.
-fn unreadable(asked: &asked::ClientTls) -> Option<String> {
+/// Keys and authorities: without those that are asked for a connection would prove less than it should.
+fn material(asked: &asked::ClientTls, credentials: &Credentials<'_>, message: &mut TlsClient) -> Result<(), String> {
     let files = [("caCertificates", &asked.ca_certificates), ("clientCertificate", &asked.client_certificate), ("privateKey", &asked.private_key), ("caCrl", &asked.ca_crl)];
-    if !asked.credential_name.is_empty() {
-        return Some(format!("tls.credentialName {:?}: Secrets are not read by this controller", asked.credential_name));
+    if let Some((field, file)) = files.into_iter().find(|(_, file)| !file.is_empty() && &***file != "system") {
+        return Err(format!("tls.{field} {file:?}: a waypoint has no files of users; keep it in a Secret (credentialName), or name nothing for the system's authorities"));
     }
-    let named = files.into_iter().find(|(_, file)| !file.is_empty() && &***file != "system");
-    if let Some((field, file)) = named {
-        return Some(format!("tls.{field} {file:?}: a waypoint has no files of users; the system's roots are used where nothing is named"));
+    let is_mutual = match asked.mode.as_deref() {
+        Some("MUTUAL") => true,
+        Some("SIMPLE") => false,
+        other => return Err(format!("tls.mode {:?} is not DISABLE, SIMPLE, MUTUAL or ISTIO_MUTUAL", other.unwrap_or_default())),
+    };
+    match (asked.credential_name.is_empty(), is_mutual) {
+        (false, _) => credentials.fill(asked, is_mutual, message),
+        (true, true) => Err("tls.mode MUTUAL needs a certificate of the client: name the Secret that holds it in credentialName".into()),
+        (true, false) => Ok(()),
     }
-    match asked.mode.as_deref() {
-        Some("MUTUAL") => Some("tls.mode MUTUAL needs a certificate of the client".into()),
-        Some("SIMPLE") => None,
-        other => Some(format!("tls.mode {:?} is not DISABLE, SIMPLE, MUTUAL or ISTIO_MUTUAL", other.unwrap_or_default())),
-    }
+}
+
+/// Whether TLS of a policy hangs on a Secret.
+pub fn names_secrets(policy: &TrafficPolicy) -> bool {
+    let of_ports = policy.port_level_settings.iter().map(|settings| &settings.tls);
+    std::iter::once(&policy.tls).chain(of_ports).flatten().any(|tls| !tls.credential_name.is_empty())
+}
+
+/// Why connections fail by a policy, with the field that says so.
+pub fn broken(policy: &TrafficPolicy, field: &str, credentials: &Credentials<'_>) -> Vec<String> {
+    let of_ports = policy.port_level_settings.iter().map(|settings| (format!("{field}.portLevelSettings[{}]", settings.port.map_or(0, |port| port.number)), &settings.tls));
+    let all = std::iter::once((field.to_owned(), &policy.tls)).chain(of_ports);
+    let why = |tls: &Option<asked::ClientTls>| Some(self::tls(tls.as_ref()?, credentials)?.invalid).filter(|why| !why.is_empty());
+    all.filter_map(|(field, tls)| Some(format!("{field}.{}", why(tls)?))).collect()
 }
 
 /// What of a policy has no effect, or another one than is asked for.
 pub fn unhonoured(policy: &TrafficPolicy, field: &str, report: &mut Report) {
-    let mut parts = vec![(field.to_owned(), &policy.load_balancer, &policy.connection_pool, &policy.tls)];
+    let mut parts = vec![(field.to_owned(), &policy.load_balancer, &policy.connection_pool)];
     for settings in &policy.port_level_settings {
         let number = settings.port.map_or(0, |port| port.number);
         if number == 0 {
             report.note(format!("{field}.portLevelSettings: an entry names no port and has no effect"));
         }
-        parts.push((format!("{field}.portLevelSettings[{number}]"), &settings.load_balancer, &settings.connection_pool, &settings.tls));
+        parts.push((format!("{field}.portLevelSettings[{number}]"), &settings.load_balancer, &settings.connection_pool));
     }
-    for (field, balancer, pool, tls) in parts {
-        if let Some(why) = tls.as_ref().filter(|tls| !matches!(tls.mode.as_deref(), None | Some("DISABLE" | "ISTIO_MUTUAL"))).and_then(unreadable) {
-            report.fails("istio.io/Accepted", "InvalidTls", format!("{field}.{why}; connections to the host fail until it is corrected"));
-        }
+    for (field, balancer, pool) in parts {
         if let Some(simple) = balancer.as_ref().and_then(|balancer| balancer.simple.as_deref())
             && !matches!(simple, "UNSPECIFIED" | "LEAST_REQUEST" | "LEAST_CONN" | "ROUND_ROBIN" | "RANDOM" | "PASSTHROUGH" | "PEAK_EWMA")
         {
@@ -198,10 +212,4 @@ pub fn unhonoured(policy: &TrafficPolicy, field: &str, report: &mut Report) {
             report.note(format!("{field}.connectionPool.http.http2KeepAlive has no effect: tunnels have pings of their own"));
         }
     }
-}
-
-/// For tests and admission: subsets by name would shadow each other.
-pub fn twice<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let mut seen = BTreeMap::new();
-    names.into_iter().find(|name| seen.insert(*name, ()).is_some())
 }

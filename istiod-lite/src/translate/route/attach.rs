@@ -8,7 +8,7 @@ use mesh_xds::messages::waypoint::{Host, ParentRef, PortProtocol};
 
 use crate::cluster::attach::parent;
 use crate::objects::route::{ParentReference, ROUTES, parents};
-use crate::objects::{Kind, Meta, NsName, Object, ObjectKey};
+use crate::objects::{Kind, Meta, NsName, Object, ObjectKey, Service, ServiceEntry};
 use crate::translate::resource::Audience;
 use crate::translate::served::{protocol, speaks_http};
 use crate::translate::{Lens, Report, ports, service, waypoint};
@@ -58,7 +58,7 @@ impl Attached {
 }
 
 /// A port of a parent and what is spoken there.
-type Port = (u16, PortProtocol);
+pub type Port = (u16, PortProtocol);
 
 /// `None`: a parent that is no service, which others look after.
 pub fn attach(lens: &Lens<'_>, kind: Kind, meta: &Meta, reference: &ParentReference) -> Option<Result<Attached, Refused>> {
@@ -76,6 +76,23 @@ fn refused(reason: &'static str, message: String) -> Refused {
 
 type Parent = (Vec<NamespacedHostname>, Vec<Port>, Audience);
 
+/// The ports of a Service or ServiceEntry that carry TCP, and what is spoken there.
+pub fn ports_of_parent(lens: &Lens<'_>, key: &ObjectKey) -> Vec<Port> {
+    match key.kind {
+        Kind::Service => lens.service(&key.name).map(|object| ports_of_service(object)).unwrap_or_default(),
+        _ => lens.service_entry(&key.name).map(|entry| ports_of_entry(entry)).unwrap_or_default(),
+    }
+}
+
+fn ports_of_service(object: &Service) -> Vec<Port> {
+    let tcp = ports::service_ports(object).filter(|port| &*port.protocol == "TCP");
+    tcp.map(|port| (port.port, protocol(port.app_protocol.as_deref(), &port.name, port.port))).collect()
+}
+
+fn ports_of_entry(entry: &ServiceEntry) -> Vec<Port> {
+    ports::entry_ports(entry).map(|(number, port)| (number, protocol(port.protocol.as_deref(), &port.name, number))).collect()
+}
+
 fn found(lens: &Lens<'_>, key: &ObjectKey) -> Result<Parent, Refused> {
     let missing = || Refused { reason: "NoMatchingParent", message: format!("{key} does not exist"), exists: false };
     if key.kind == Kind::Service {
@@ -83,10 +100,8 @@ fn found(lens: &Lens<'_>, key: &ObjectKey) -> Result<Parent, Refused> {
         if object.is_external_name || object.cluster_ips.is_empty() {
             return Err(refused("NoMatchingParent", format!("{key} has no address of its own (headless or ExternalName), so no connection is made to it")));
         }
-        let tcp = ports::service_ports(object).filter(|port| &*port.protocol == "TCP");
-        let known = tcp.map(|port| (port.port, protocol(port.app_protocol.as_deref(), &port.name, port.port))).collect();
         let audience = Audience::of(waypoint::serving(lens, &object.meta, mesh_model::service::Visibility::Public));
-        return Ok((vec![service::key_of_service(lens.settings, object)], known, audience));
+        return Ok((vec![service::key_of_service(lens.settings, object)], ports_of_service(object), audience));
     }
     let entry = lens.service_entry(&key.name).ok_or_else(missing)?;
     let namespace = &key.name.namespace;
@@ -95,9 +110,8 @@ fn found(lens: &Lens<'_>, key: &ObjectKey) -> Result<Parent, Refused> {
     if hosts.is_empty() {
         return Err(refused("NoMatchingParent", format!("{key} owns none of its hosts: an older object has them")));
     }
-    let known = ports::entry_ports(entry).map(|(number, port)| (number, protocol(port.protocol.as_deref(), &port.name, number))).collect();
     let audience = Audience::of(waypoint::serving(lens, &entry.meta, service::visibility(lens, namespace)));
-    Ok((hosts, known, audience))
+    Ok((hosts, ports_of_entry(entry), audience))
 }
 
 /// The ports that a route of this kind has: those that it names or that speak its protocol, without those of which a

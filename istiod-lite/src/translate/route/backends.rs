@@ -7,7 +7,7 @@ use mesh_model::service::Visibility;
 use mesh_xds::messages::waypoint::{BackendRef, Host, Invalid, WeightedBackend};
 
 use crate::objects::route::BackendReference;
-use crate::objects::{Kind, Meta, NsName};
+use crate::objects::{Kind, Meta, NsName, ObjectKey};
 use crate::translate::{Lens, Read, Report, ports, service};
 
 /// What is wrong with a route, in the words of its status.
@@ -112,6 +112,21 @@ pub fn backend_as_dialled(lens: &Lens<'_>, namespace: &Arc<str>, host: &Arc<str>
     }
 }
 
+/// Whether the service of a reference has the port that it names.
+pub fn has_port(lens: &Lens<'_>, reference: &BackendRef) -> bool {
+    let Some(host) = &reference.host else { return false };
+    let Some(owner) = lens.owner(&host.namespace.as_str().into(), &host.hostname.as_str().into()) else { return false };
+    ports_of(lens, &owner).into_iter().any(|port| u32::from(port) == reference.port)
+}
+
+fn ports_of(lens: &Lens<'_>, owner: &ObjectKey) -> Vec<u16> {
+    match owner.kind {
+        Kind::Service => lens.service(&owner.name).map(|object| object.ports.iter().map(|port| port.port).collect()),
+        _ => lens.service_entry(&owner.name).map(|entry| ports::entry_ports(entry).map(|(number, _)| number).collect()),
+    }
+    .unwrap_or_default()
+}
+
 /// The namespace of the service that a hostname means in a namespace, and its ports: its own first, then a Service, then
 /// the oldest that is public.
 #[allow(clippy::type_complexity, reason = "namespace and ports, or reason and message")]
@@ -124,11 +139,7 @@ fn find_host(lens: &Lens<'_>, namespace: &Arc<str>, host: &Arc<str>) -> Result<(
     let places = [Some(namespace.clone()), local, oldest];
     let found = places.into_iter().flatten().find_map(|place| Some((lens.owner(&place, host)?, place)));
     let (owner, place) = found.ok_or_else(missing)?;
-    let known: Vec<u16> = match owner.kind {
-        Kind::Service => lens.service(&owner.name).map(|object| object.ports.iter().map(|port| port.port).collect()),
-        _ => lens.service_entry(&owner.name).map(|entry| ports::entry_ports(entry).map(|(number, _)| number).collect()),
-    }
-    .unwrap_or_default();
+    let known = ports_of(lens, &owner);
     Ok((place, known))
 }
 

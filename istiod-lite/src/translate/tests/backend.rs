@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::route::{check_routes, route};
+use super::route::check_routes;
 use super::served::gateway;
 use super::{events, pod, printed_resources, translated, translation};
 
@@ -81,21 +81,14 @@ fn tls_that_cannot_be_had_fails() {
     check_routes(&rule("shop", "d", "host: a.example, trafficPolicy: {tls: {mode: SIMPLE, sni: b.example, subjectAltNames: [c.example]}}"), expect![[r#"
         BackendPolicy shop/a.example@shop:0 [waypoints] {"proxyHeader":"NONE","service":{"host":{"hostname":"a.example","namespace":"shop"}},"tls":{"mode":"SIMPLE","serverName":"b.example","subjectAltNames":["c.example"]}}
     "#]]);
-    check_routes(&rule("shop", "d", "host: a.example, trafficPolicy: {tls: {mode: MUTUAL, credentialName: secret}}"), expect![[r#"
-        BackendPolicy shop/a.example@shop:0 [waypoints] {"proxyHeader":"NONE","service":{"host":{"hostname":"a.example","namespace":"shop"}},"tls":{"invalid":"tls.credentialName \"secret\": Secrets are not read by this controller","mode":"MUTUAL"}}
-        DestinationRule shop/d: istio.io/Accepted=False InvalidTls: spec.trafficPolicy.tls.credentialName "secret": Secrets are not read by this controller; connections to the host fail until it is corrected
-    "#]]);
     check_routes(&rule("shop", "d", "host: nowhere, trafficPolicy: {connectionPool: {tcp: {tcpKeepalive: {}}}}"), expect![[r#"
         DestinationRule shop/d: note: spec.host: nowhere.shop.svc.cluster.local is neither a Service nor in a ServiceEntry
         DestinationRule shop/d: note: spec.trafficPolicy.connectionPool.tcp.tcpKeepalive has no effect: tunnels have pings of their own
     "#]]);
-    check_routes(
-        &(route("BackendTLSPolicy", "shop", "t", "targetRefs: [{group: networking.istio.io, kind: ServiceEntry, name: e, sectionName: https}], validation: {hostname: a.example, wellKnownCACertificates: System}")
-            + &route("BackendTLSPolicy", "shop", "u", "targetRefs: [{group: \"\", kind: Service, name: web}], validation: {hostname: a.example, caCertificateRefs: [{group: \"\", kind: ConfigMap, name: ca}]}")),
-        expect![[r#"
-            BackendPolicy shop/t@shop/a.example:443 [waypoints] {"proxyHeader":"NONE","service":{"host":{"hostname":"a.example","namespace":"shop"},"port":443},"tls":{"mode":"SIMPLE","serverName":"a.example"}}
-            BackendPolicy shop/u@shop/web.shop.svc.cluster.local:0 [waypoints] {"proxyHeader":"NONE","service":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"}},"tls":{"invalid":"validation.caCertificateRefs: ConfigMaps of users are not read by this controller; write wellKnownCACertificates: System","mode":"SIMPLE","serverName":"a.example"}}
-            BackendTLSPolicy shop/u: ResolvedRefs=False InvalidCACertificateRef: validation.caCertificateRefs: ConfigMaps of users are not read by this controller; write wellKnownCACertificates: System; connections to its targets fail
-        "#]],
-    );
+    check_routes(&rule("shop", "d", "host: a.example, trafficPolicy: {tls: {mode: MUTUAL, clientCertificate: /etc/c.pem}}, subsets: [{name: v1, trafficPolicy: {tls: {mode: MUTUAL}}}]"), expect![[r#"
+        BackendPolicy shop/a.example@shop/v1:0 [waypoints] {"proxyHeader":"NONE","service":{"host":{"hostname":"a.example","namespace":"shop"}},"subset":"v1","tls":{"invalid":"tls.mode MUTUAL needs a certificate of the client: name the Secret that holds it in credentialName","mode":"MUTUAL"}}
+        BackendPolicy shop/a.example@shop:0 [waypoints] {"proxyHeader":"NONE","service":{"host":{"hostname":"a.example","namespace":"shop"}},"tls":{"invalid":"tls.clientCertificate \"/etc/c.pem\": a waypoint has no files of users; keep it in a Secret (credentialName), or name nothing for the system's authorities","mode":"MUTUAL"}}
+        Subset shop/a.example@shop/v1 [waypoints] {"host":{"hostname":"a.example","namespace":"shop"},"name":"v1"}
+        DestinationRule shop/d: istio.io/Accepted=False InvalidTls: spec.subsets[v1].trafficPolicy.tls.mode MUTUAL needs a certificate of the client: name the Secret that holds it in credentialName; spec.trafficPolicy.tls.clientCertificate "/etc/c.pem": a waypoint has no files of users; keep it in a Secret (credentialName), or name nothing for the system's authorities; connections to the host fail until it is corrected
+    "#]]);
 }

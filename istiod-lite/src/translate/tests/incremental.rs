@@ -1,7 +1,7 @@
 //! A change costs what it touches, and many changes end where one reading of everything would.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
 
@@ -106,6 +106,9 @@ fn versions() -> Vec<Object> {
     .collect()
 }
 
+/// A certificate and its key; making one takes longer than a case.
+static PAIR: LazyLock<(String, String)> = LazyLock::new(super::material::pair);
+
 /// Versions of what only waypoints look at.
 fn for_waypoints() -> Vec<String> {
     let mut texts = Vec::new();
@@ -128,6 +131,9 @@ fn for_waypoints() -> Vec<String> {
     for (name, spec) in [
         ("namespace: shop, name: v", "hosts: [s], http: [{route: [{destination: {host: x.example}}]}]"),
         ("namespace: shop, name: v", "hosts: [x.example, y.example], http: [{route: [{destination: {host: s}}]}]"),
+        ("namespace: shop, name: v", "hosts: [s], http: [{delegate: {name: part, namespace: other}, match: [{uri: {prefix: /a}}]}, {route: [{destination: {host: x.example}}]}]"),
+        ("namespace: other, name: part", "http: [{route: [{destination: {host: y.example}}]}]"),
+        ("namespace: other, name: part", "exportTo: [shop], http: [{match: [{uri: {prefix: /a/b}}], route: [{destination: {host: s.shop.svc.cluster.local}}]}]"),
         ("namespace: other, name: v", "hosts: [s.shop.svc.cluster.local], tcp: [{route: [{destination: {host: s.shop.svc.cluster.local}}]}]"),
     ] {
         add(networking, "VirtualService", name, spec);
@@ -135,6 +141,8 @@ fn for_waypoints() -> Vec<String> {
     for (name, spec) in [
         ("namespace: shop, name: d", "host: s, subsets: [{name: a, labels: {team: a}}]"),
         ("namespace: shop, name: d", "host: \"*.example\", trafficPolicy: {loadBalancer: {simple: RANDOM}}, exportTo: [\".\"]"),
+        ("namespace: shop, name: d", "host: s, trafficPolicy: {tls: {mode: MUTUAL, credentialName: client}}"),
+        ("namespace: istio-system, name: d", "host: \"*.cluster.local\", trafficPolicy: {tls: {mode: SIMPLE, credentialName: client}}"),
         ("namespace: istio-system, name: d", "host: \"*.cluster.local\", trafficPolicy: {loadBalancer: {simple: RANDOM}}"),
         ("namespace: other, name: d", "host: x.example, subsets: [{name: b, labels: {app: cart}}]"),
     ] {
@@ -148,9 +156,20 @@ fn for_waypoints() -> Vec<String> {
     add("telemetry.istio.io/v1", "Telemetry", "namespace: shop, name: a", "accessLogging: [{disabled: false}]");
     add(gateway, "BackendTLSPolicy", "namespace: shop, name: b", "targetRefs: [{group: \"\", kind: Service, name: s}], validation: {hostname: a, wellKnownCACertificates: System}");
     add(gateway, "BackendTLSPolicy", "namespace: shop, name: a", "targetRefs: [{group: \"\", kind: Service, name: s}], validation: {hostname: a}");
+    add(gateway, "BackendTLSPolicy", "namespace: shop, name: a", "targetRefs: [{group: networking.istio.io, kind: ServiceEntry, name: e}], validation: {hostname: a, caCertificateRefs: [{group: \"\", kind: ConfigMap, name: ca}]}");
     add(gateway, "GatewayClass", "name: c", "controllerName: istio.io/mesh-controller");
     add(gateway, "Gateway", "namespace: other, name: wp", "gatewayClassName: istio-waypoint");
     add(gateway, "Gateway", "namespace: shop, name: wp", "gatewayClassName: istio-waypoint");
+    let (certificate, key) = &*PAIR;
+    let mut keep = |kind: &str, namespace: &str, name: &str, field: &str, entries: serde_json::Value| {
+        texts.push(serde_json::json!({ "apiVersion": "v1", "kind": kind, "metadata": { "namespace": namespace, "name": name }, field: entries }).to_string());
+    };
+    keep("ConfigMap", "shop", "ca", "data", serde_json::json!({ "ca.crt": certificate }));
+    keep("ConfigMap", "shop", "ca", "data", serde_json::json!({ "ca.crt": "junk" }));
+    for namespace in ["shop", "other"] {
+        keep("Secret", namespace, "client", "stringData", serde_json::json!({ "tls.crt": certificate, "tls.key": key, "ca.crt": certificate }));
+    }
+    keep("Secret", "shop", "client", "stringData", serde_json::json!({ "tls.crt": certificate, "tls.key": key }));
     texts
 }
 

@@ -51,12 +51,11 @@ fn each_rule_is_a_message_for_each_parent() {
         expect![[r#"
             HttpRoute HTTPRoute/shop/r/0@shop/web.shop.svc.cluster.local:0 [shop/wp] {"backends":[{"backend":{"host":{"hostname":"v1.shop.svc.cluster.local","namespace":"shop"},"port":80},"weight":9},{"backend":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"},"port":8080},"weight":1}],"order":"SPECIFICITY","parent":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"}},"ruleName":"first"}
             HttpRoute HTTPRoute/shop/r/1@shop/web.shop.svc.cluster.local:0 [shop/wp] {"backends":[{"backend":{"host":{"hostname":"a.example","namespace":"shop"},"port":443},"weight":1}],"matches":[{"path":{"kind":"EXACT","value":"/a"}}],"order":"SPECIFICITY","parent":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"}},"ruleOrder":1}
-            HTTPRoute shop/r: parent web: Accepted=True Accepted: attached
+            HTTPRoute shop/r: parent web: Accepted=True Accepted: attached; spec.hostnames has no effect: the Service that was dialled says what is meant
             HTTPRoute shop/r: parent web: ResolvedRefs=True ResolvedRefs: every reference was found
             HTTPRoute shop/r: parent web: ResolvedWaypoints=True ResolvedWaypoints: routed by shop/wp
             HTTPRoute shop/r: parent e: Accepted=False NoMatchingParent: ServiceEntry shop/e has no port that speaks what a HTTPRoute is for
             HTTPRoute shop/r: parent e: ResolvedRefs=True ResolvedRefs: every reference was found
-            HTTPRoute shop/r: note: spec.hostnames has no effect in a mesh: the Service that was dialled says what is meant
         "#]],
     );
 }

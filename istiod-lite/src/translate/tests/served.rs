@@ -133,3 +133,14 @@ fn instances_of_a_gateway_share_the_secret_of_its_sessions() {
     assert_eq!((now.len(), &now[1]), (2, &first[0]));
     assert!(printed_resources(&one).lines().all(|line| now.iter().all(|secret| !line.contains(secret))), "no page shows them");
 }
+
+// row 51 of spec/controlplane.md 11; spec/waypoint.md 1.6, 5.6
+#[test]
+fn annotations_of_a_gateway_are_settings_of_its_own_waypoint() {
+    let annotated = gateway("shop", "wp").replace("name: wp}", "name: wp, annotations: {ambient.istio.io/xfcc-include-client-identity: \"true\", ambient.istio.io/waypoint-locality-origin: client}}");
+    let mut translation = translation();
+    translation.apply(events(&(annotated + &gateway("shop", "other"))));
+    let resources = translation.derived().flat_map(|derived| &derived.resources).filter(|resource| resource.type_url == MESH_SETTINGS);
+    let told: Vec<_> = resources.map(|resource| (resource.name.to_string(), MeshSettings::decode(resource.body.clone()).unwrap())).map(|(name, told)| (name, told.xfcc_client_identity, told.locality_of_client)).collect();
+    assert_eq!(told, [("shop/other".to_owned(), false, false), ("shop/wp".to_owned(), true, true)]);
+}

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use mesh_model::address::{GatewayAddress, GatewayDestination, NamespacedHostname};
 use mesh_policy::{Action, Entry, Group, Match, Policy, Rule, Scope, StringMatch};
 
-use super::{Bound, CLASS, Closed, GATEWAY_NAME, HBONE_PORT, Lens, Meta, NsName, Waypoint, address};
+use super::{Bound, Closed, Lens, Meta, NsName, Waypoint, address};
 use crate::cluster::Target;
+use crate::objects::gateway::{CLASS, GATEWAY_NAME, HBONE_PORT};
 use crate::objects::{Kind, Labels, ObjectKey};
 use crate::translate::{Read, policy};
 

@@ -4,15 +4,12 @@ use std::sync::Arc;
 
 use mesh_model::service::Visibility;
 
-use super::{GATEWAY_NAME, Lens, Meta, NsName, Traffic, USE, USE_NAMESPACE, canary_name, described, wanted};
+use super::{Lens, Meta, NsName, Traffic, USE, USE_NAMESPACE, canary_name, described, wanted};
+use crate::objects::gateway::{CLASS, CONTROLLER, GATEWAY_NAME};
 use crate::objects::{Kind, Labels};
 use crate::translate::Read;
 
-/// Gateways of this class, or of a class of this controller, are waypoints of ours.
-pub const CLASS: &str = "istio-waypoint";
-pub const CONTROLLER: &str = "istio.io/mesh-controller";
-
-/// Whether a Gateway is a waypoint that is told what to do by us.
+/// Whether a Gateway is a waypoint that is told what to do by us: of our class, or of a class of this controller.
 pub fn is_waypoint(lens: &Lens<'_>, name: &NsName) -> bool {
     lens.note_object(Kind::Gateway, name);
     let Some(gateway) = lens.cluster.gateways.get(name) else { return false };
