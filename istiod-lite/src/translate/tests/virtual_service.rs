@@ -24,7 +24,7 @@ fn rules_in_the_order_in_which_they_are_listed() {
             HttpRoute VirtualService/shop/v/http4@shop/web.shop.svc.cluster.local:0 [shop/wp] {"backends":[{"invalid":{"reason":"BackendNotFound","status":500},"weight":1}],"order":"LISTED","parent":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"}},"ruleOrder":4}
             VirtualService shop/v: note: spec.http[0].match: an entry with sourceLabels has no effect: a waypoint does not know its clients' labels
             VirtualService shop/v: note: spec.http[0].retries.retryOn: nonsense are no causes of a retry here
-            VirtualService shop/v: note: spec.http[3].delegate is not followed: requests that the rule matches are answered with 500; write the rules here
+            VirtualService shop/v: note: spec.http[3].delegate: VirtualService shop/d does not exist; requests that the rule matches are answered with 500
             VirtualService shop/v: note: spec.http[4].route: host missing.shop.svc.cluster.local is neither a Service nor in a ServiceEntry that can be seen here; requests that it would take are answered with 500
         "#]],
     );
@@ -64,4 +64,54 @@ fn who_has_a_say() {
     check_routes(&virtual_service("shop", "v", &format!("hosts: [web], gateways: [edge], {to}")), expect![[r#"
         VirtualService shop/v: note: has no effect: it is for gateways alone, and waypoints are `mesh`
     "#]]);
+}
+
+// 5.1: the controller puts the other's rules in the place of the one that delegates
+#[test]
+fn rules_of_another_stand_in_the_place_of_one_that_delegates() {
+    let root = virtual_service("shop", "v", "hosts: [web], http: [{name: a, match: [{uri: {prefix: /x}}], delegate: {name: d, namespace: other}, timeout: 3s}, {route: [{destination: {host: v1}}]}]");
+    let other = virtual_service("other", "d", "http: [{name: b, match: [{uri: {prefix: /x/y}}], route: [{destination: {host: v1.shop.svc.cluster.local}}]}, {match: [{uri: {prefix: /z}}], route: []}, {route: [{destination: {host: v1.shop.svc.cluster.local}}], timeout: 1s}]");
+    check_routes(&(root.clone() + &other), expect![[r#"
+        HttpRoute VirtualService/shop/v/http0.0@shop/web.shop.svc.cluster.local:0 [shop/wp] {"backends":[{"backend":{"host":{"hostname":"v1.shop.svc.cluster.local","namespace":"shop"},"port":80},"weight":1}],"matches":[{"path":{"kind":"PREFIX_STRING","value":"/x/y"}}],"order":"LISTED","parent":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"}},"requestTimeoutMs":3000,"ruleName":"a-b"}
+        HttpRoute VirtualService/shop/v/http0.2@shop/web.shop.svc.cluster.local:0 [shop/wp] {"backends":[{"backend":{"host":{"hostname":"v1.shop.svc.cluster.local","namespace":"shop"},"port":80},"weight":1}],"matches":[{"path":{"kind":"PREFIX_STRING","value":"/x"}}],"order":"LISTED","parent":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"}},"requestTimeoutMs":1000,"ruleName":"a","ruleOrder":1}
+        HttpRoute VirtualService/shop/v/http1@shop/web.shop.svc.cluster.local:0 [shop/wp] {"backends":[{"backend":{"host":{"hostname":"v1.shop.svc.cluster.local","namespace":"shop"},"port":80},"weight":1}],"order":"LISTED","parent":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"}},"ruleOrder":2}
+        VirtualService shop/v: note: spec.http[0].delegate: VirtualService other/d, spec.http[1]: matches nothing that the rule here matches
+    "#]]);
+    // What it may not, and what is not there, fails and does not fall through to the next rule.
+    for (wrong, why) in [
+        (String::new(), "VirtualService other/d does not exist"),
+        (virtual_service("other", "d", "hosts: [a], http: []"), "VirtualService other/d has hosts of its own"),
+        (virtual_service("other", "d", "exportTo: [\".\"], http: []"), "VirtualService other/d is not exported to namespace shop"),
+        (virtual_service("other", "d", "http: [{delegate: {name: e}}]"), "only one level is followed"),
+    ] {
+        let translation = super::translated(&(super::route::mesh() + &root + &wrong));
+        let rules = super::printed_resources(&translation);
+        let failing = rules.lines().find(|line| line.contains("http0@")).unwrap_or_else(|| panic!("{why}\n{rules}"));
+        assert!(failing.contains(r#""invalid":{"reason":"UnsupportedValue","status":500}"#) && failing.contains("PREFIX_STRING"), "{failing}");
+        let said = super::printed(&translation);
+        assert!(said.contains(why), "{why}\n{said}");
+    }
+    // An edit of the other one is an edit of this one.
+    let mut translation = super::translated(&(super::route::mesh() + &root));
+    let changes = translation.apply(super::events(&other));
+    assert_eq!(changes.resources.len(), 4, "the failing rule, the one after it, and two new ones");
+}
+
+// A host with several ports and no port in the destination: the port that was dialled (Istio), told port by port.
+#[test]
+fn a_destination_without_a_port_is_at_the_port_that_was_dialled() {
+    check_routes(
+        &(virtual_service("shop", "v", "hosts: [web], http: [{match: [{uri: {prefix: /a}}], route: [{destination: {host: web, subset: s}}], mirrors: [{destination: {host: two}}]}, {route: [{destination: {host: v1}}]}], tcp: [{route: [{destination: {host: two}}]}]")
+            + "apiVersion: v1\nkind: Service\nmetadata: {namespace: shop, name: two}\nspec: {clusterIP: 10.96.0.9, ports: [{name: http, port: 80}, {name: other, port: 81}]}\n---\n"),
+        expect![[r#"
+            HttpRoute VirtualService/shop/v/http0@shop/web.shop.svc.cluster.local:80 [shop/wp] {"backends":[{"backend":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"},"port":80,"subset":"s"},"weight":1}],"filters":[{"kind":{"mirror":{"backend":{"host":{"hostname":"two.shop.svc.cluster.local","namespace":"shop"},"port":80}}}}],"matches":[{"path":{"kind":"PREFIX_STRING","value":"/a"}}],"order":"LISTED","parent":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"},"port":80}}
+            HttpRoute VirtualService/shop/v/http0@shop/web.shop.svc.cluster.local:8080 [shop/wp] {"backends":[{"backend":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"},"port":8080,"subset":"s"},"weight":1}],"matches":[{"path":{"kind":"PREFIX_STRING","value":"/a"}}],"order":"LISTED","parent":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"},"port":8080}}
+            HttpRoute VirtualService/shop/v/http1@shop/web.shop.svc.cluster.local:0 [shop/wp] {"backends":[{"backend":{"host":{"hostname":"v1.shop.svc.cluster.local","namespace":"shop"},"port":80},"weight":1}],"order":"LISTED","parent":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"}},"ruleOrder":1}
+            TcpRoute VirtualService/shop/v/tcp0@shop/web.shop.svc.cluster.local:6379 [shop/wp] {"backends":[{"invalid":{"reason":"BackendNotFound","status":500},"weight":1}],"parent":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"},"port":6379}}
+            TcpRoute VirtualService/shop/v/tcp0@shop/web.shop.svc.cluster.local:80 [shop/wp] {"backends":[{"backend":{"host":{"hostname":"two.shop.svc.cluster.local","namespace":"shop"},"port":80},"weight":1}],"parent":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"},"port":80}}
+            TcpRoute VirtualService/shop/v/tcp0@shop/web.shop.svc.cluster.local:8080 [shop/wp] {"backends":[{"invalid":{"reason":"BackendNotFound","status":500},"weight":1}],"parent":{"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"},"port":8080}}
+            VirtualService shop/v: note: spec.tcp[0].route: host two.shop.svc.cluster.local has no port 6379, which clients dial; connections there are reset
+            VirtualService shop/v: note: spec.tcp[0].route: host two.shop.svc.cluster.local has no port 8080, which clients dial; connections there are reset
+        "#]],
+    );
 }
