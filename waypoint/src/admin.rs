@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context;
-use http::{HeaderValue, StatusCode, header};
-use mesh_runtime::admin::{Answer, Ask, Limits, Routes, readiness, serve_tcp};
+use http::StatusCode;
+use mesh_runtime::admin::{self as routes, Answer, Limits, Routes, readiness, serve_tcp};
 use mesh_runtime::{Drain, Ready};
 use mesh_telemetry::log::{Log, USAGE};
 use serde_json::{Value, json};
@@ -55,28 +55,16 @@ pub async fn serve(admin: Admin, config: &Config) -> anyhow::Result<Drain> {
 }
 
 fn stats(admin: &Arc<Admin>) -> Routes {
-    let mut routes = Routes::new();
-    for path in ["/metrics", "/stats/prometheus"] {
-        let admin = admin.clone();
-        routes = routes.any(path, move |ask| {
-            let admin = admin.clone();
-            async move { metrics(&admin, &ask) }
-        });
-    }
-    routes
+    let admin = admin.clone();
+    routes::metrics(move |accept, encoding| metrics(&admin, accept, encoding))
 }
 
-fn metrics(admin: &Admin, ask: &Ask) -> Answer {
+fn metrics(admin: &Admin, accept: Option<&str>, encoding: Option<&str>) -> Answer {
     let recorder = &admin.proxy.recorder;
     mesh_telemetry::process::record(recorder, &admin.workers);
     recorder.counter(&mesh_telemetry::families::LINES_DROPPED, &[]).absolute(admin.log.lines().dropped());
-    let said = |name| ask.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let body = admin.proxy.books.expose(said(header::ACCEPT), said(header::ACCEPT_ENCODING));
-    let mut answer = Answer::new(StatusCode::OK, body.content_type, body.body);
-    if let Some(encoding) = body.content_encoding {
-        answer = answer.header(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
-    }
-    answer
+    let said = admin.proxy.books.expose(accept, encoding);
+    Answer::new(StatusCode::OK, said.content_type, said.body).encoded(said.content_encoding)
 }
 
 fn operators(admin: &Arc<Admin>) -> Routes {
@@ -101,13 +89,7 @@ fn operators(admin: &Arc<Admin>) -> Routes {
             let admin = debugged.clone();
             async move { pretty(&debug(&admin)) }
         })
-        .post("/logging", USAGE, move |ask| {
-            let admin = logging.clone();
-            async move {
-                let (status, body) = admin.log.answer(ask.query.has("reset"), ask.query.first("level"));
-                Answer::text(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body)
-            }
-        })
+        .logging(USAGE, move |reset, level| logging.log.answer(reset, level))
         .post("/quitquitquit", "usage: POST /quitquitquit\n", move |_| {
             let admin = quitting.clone();
             async move {
@@ -126,13 +108,7 @@ const INDEX: &str = "<!doctype html><title>waypoint</title><h1>waypoint</h1><ul>
 <li>POST /quitquitquit</ul>\n";
 
 fn pretty(value: &Value) -> Answer {
-    match serde_json::to_vec_pretty(value) {
-        Ok(mut body) => {
-            body.push(b'\n');
-            Answer::json(body)
-        }
-        Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write JSON: {error}\n")),
-    }
+    Answer::written(serde_json::to_vec_pretty(value))
 }
 
 /// `only`: of what is served the services with this in their `namespace/hostname`.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use mesh_net::net::Net;
-use mesh_runtime::admin::{Answer, Ask, Limits, Routes, readiness, serve_tcp, serve_unix};
+use mesh_runtime::admin::{self as routes, Answer, Ask, Limits, Routes, readiness, serve_tcp, serve_unix};
 use mesh_runtime::{Drain, Ready};
 use mesh_telemetry::labels::fixed;
 use mesh_telemetry::{Recorder, families};
@@ -84,18 +84,11 @@ async fn listen(what: &str, at: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 fn stats_routes(admin: &Arc<Admin>) -> Routes {
-    let mut routes = Routes::new();
-    for path in ["/metrics", "/stats/prometheus"] {
-        let admin = admin.clone();
-        routes = routes.any(path, move |ask| {
-            let admin = admin.clone();
-            async move { metrics(&admin, &ask) }
-        });
-    }
-    routes
+    let admin = admin.clone();
+    routes::metrics(move |accept, encoding| metrics(&admin, accept, encoding))
 }
 
-fn metrics(admin: &Admin, ask: &Ask) -> Answer {
+fn metrics(admin: &Admin, accept: Option<&str>, encoding: Option<&str>) -> Answer {
     mesh_telemetry::process::record(&admin.recorder, &admin.workers);
     admin.recorder.counter(&mesh_telemetry::families::LINES_DROPPED, &[]).absolute(admin.log.lines().dropped());
     // The book of live chains does not tell dialled ones from accepted ones; they are all counted where checks matter most.
@@ -103,13 +96,8 @@ fn metrics(admin: &Admin, ask: &Ask) -> Answer {
     admin.recorder.counter(&families::CRL_UNTRACKED, &untracked).absolute(admin.mesh.tls.revocations().unchecked());
     let now = Instant::now();
     admin.mesh.accounts.traffic().sweep(now);
-    let said = |name| ask.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let body = admin.recorder.expose(said(header::ACCEPT), said(header::ACCEPT_ENCODING), now);
-    let mut answer = Answer::new(StatusCode::OK, body.content_type, body.body);
-    if let Some(encoding) = body.content_encoding {
-        answer = answer.header(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
-    }
-    answer
+    let said = admin.recorder.expose(accept, encoding, now);
+    Answer::new(StatusCode::OK, said.content_type, said.body).encoded(said.content_encoding)
 }
 
 fn routes_to_look(admin: &Arc<Admin>) -> Routes {
@@ -137,13 +125,7 @@ fn routes_to_look(admin: &Arc<Admin>) -> Routes {
 fn routes_to_change(admin: &Arc<Admin>, routes: Routes) -> Routes {
     let (logging, quitting) = (admin.clone(), admin.clone());
     routes
-        .post("/logging", USAGE, move |ask| {
-            let admin = logging.clone();
-            async move {
-                let (status, body) = admin.log.answer(ask.query.has("reset"), ask.query.first("level"));
-                Answer::text(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body)
-            }
-        })
+        .logging(USAGE, move |reset, level| logging.log.answer(reset, level))
         .post("/quitquitquit", "usage: POST /quitquitquit\n", move |_| {
             let admin = quitting.clone();
             async move {
@@ -163,13 +145,7 @@ const INDEX: &str = "<!doctype html><title>ztunnel</title><h1>ztunnel</h1><ul>\
 <li>POST /quitquitquit</ul>\n";
 
 fn pretty(value: &Value) -> Answer {
-    match serde_json::to_vec_pretty(value) {
-        Ok(mut body) => {
-            body.push(b'\n');
-            Answer::json(body)
-        }
-        Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write JSON: {error}\n")),
-    }
+    Answer::written(serde_json::to_vec_pretty(value))
 }
 
 fn config_dump(admin: &Admin) -> Value {

@@ -200,19 +200,6 @@ fn token(config: &Config) -> TokenSource {
     }
 }
 
-/// Read for every stream: whoever mints tokens renews the file.
-fn read_token(source: &TokenSource) -> Result<Option<String>, String> {
-    match source {
-        TokenSource::None => Ok(None),
-        TokenSource::Static(text) => Ok(Some(text.clone())),
-        TokenSource::File(path) => match std::fs::read_to_string(path) {
-            Ok(text) if !text.trim().is_empty() => Ok(Some(text.trim().to_owned())),
-            Ok(_) => Err(format!("the token in {} is empty", path.display())),
-            Err(why) => Err(format!("cannot read the token from {}: {why}", path.display())),
-        },
-    }
-}
-
 /// What a pod's connections go by.
 fn settings(config: &Config) -> Settings {
     let defaults = mesh_hbone::Limits::default();
@@ -320,7 +307,7 @@ fn follow_control_plane(
         }
     };
     let source = token(config);
-    let token = move || read_token(&source);
+    let token = move || source.read();
     let client = Client::new(client_config, dial, token, writer, rand::rngs::SmallRng::from_os_rng())
         .observed_by(Counted::new(recorder))
         .blocking(ready.block("state manager"));

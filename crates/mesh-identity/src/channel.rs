@@ -295,6 +295,24 @@ pub enum TokenSource {
     Static(String),
 }
 
+impl TokenSource {
+    /// Read for every stream: whoever mints tokens renews the file.
+    ///
+    /// # Errors
+    /// There should be one and is not, as a sentence.
+    pub fn read(&self) -> Result<Option<String>, String> {
+        match self {
+            TokenSource::None => Ok(None),
+            TokenSource::Static(text) => Ok(Some(text.clone())),
+            TokenSource::File(path) => match std::fs::read_to_string(path) {
+                Ok(text) if !text.trim().is_empty() => Ok(Some(text.trim().to_owned())),
+                Ok(_) => Err(format!("the token in {} is empty", path.display())),
+                Err(why) => Err(format!("cannot read the token from {}: {why}", path.display())),
+            },
+        }
+    }
+}
+
 impl std::fmt::Debug for TokenSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

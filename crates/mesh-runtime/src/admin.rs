@@ -146,6 +146,14 @@ impl Routes {
         self.with(path, Some(Method::POST), usage, Changes::Something, handler)
     }
 
+    /// `POST /logging?level=LEVEL` and `?reset`: `set` is told of both and gives status and text.
+    pub fn logging(self, usage: &'static str, set: impl Fn(bool, Option<&str>) -> (u16, String) + Send + Sync + 'static) -> Routes {
+        self.post("/logging", usage, move |ask| {
+            let (status, body) = set(ask.query.has("reset"), ask.query.first("level"));
+            std::future::ready(Answer::text(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body))
+        })
+    }
+
     fn with<F: Future<Output = Answer> + Send + 'static>(
         mut self,
         path: &'static str,
@@ -428,9 +436,28 @@ impl Answer {
         Answer::new(StatusCode::OK, "text/html; charset=utf-8", body)
     }
 
+    /// In an encoding that the client accepts.
+    pub fn encoded(self, encoding: Option<&'static str>) -> Answer {
+        match encoding {
+            Some(encoding) => self.header(header::CONTENT_ENCODING, HeaderValue::from_static(encoding)),
+            None => self,
+        }
+    }
+
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Answer {
         self.headers.insert(name, value);
         self
+    }
+
+    /// JSON as somebody has written it, or failed to.
+    pub fn written(json: Result<Vec<u8>, impl std::fmt::Display>) -> Answer {
+        match json {
+            Ok(mut body) => {
+                body.push(b'\n');
+                Answer::json(body)
+            }
+            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write JSON: {error}\n")),
+        }
     }
 
     fn into_response(self) -> http::Response<Full<Bytes>> {
@@ -439,6 +466,20 @@ impl Answer {
         *response.headers_mut() = self.headers;
         response
     }
+}
+
+/// Metrics, where scrapers of this family look for them. `expose` is told what a scraper accepts, and in which encodings.
+pub fn metrics(expose: impl Fn(Option<&str>, Option<&str>) -> Answer + Send + Sync + 'static) -> Routes {
+    let expose = Arc::new(expose);
+    let mut routes = Routes::new();
+    for path in ["/metrics", "/stats/prometheus"] {
+        let expose = expose.clone();
+        routes = routes.any(path, move |ask| {
+            let said = |name| ask.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+            std::future::ready(expose(said(header::ACCEPT), said(header::ACCEPT_ENCODING)))
+        });
+    }
+    routes
 }
 
 /// The routes of a readiness port: `/healthz/ready` (spec/dataplane.md 8.4).

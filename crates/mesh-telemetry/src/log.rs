@@ -18,7 +18,7 @@ use tracing_subscriber::{Layer, reload};
 use self::format::{JsonEvents, TextEvents};
 use crate::access_log::{AccessLog, Format};
 use crate::levels::{BadLevel, Directives, LevelOf};
-use crate::lines::Lines;
+use crate::lines::{Lines, ROOM_BYTES, WhenFull};
 
 /// The target of access lines, as filters name it.
 const ACCESS: &str = "access";
@@ -33,6 +33,17 @@ pub struct Log {
     access_level: Arc<LevelOf>,
     lines: Lines,
     format: Format,
+}
+
+/// The log of the process, on its standard output: in force from here on.
+///
+/// # Errors
+/// Levels that nobody understands, no thread to write with, or a log that is there already.
+pub fn to_stdout(format: Format, levels: Option<&str>) -> std::io::Result<Log> {
+    let lines = Lines::to(std::io::stdout(), ROOM_BYTES, WhenFull::Drop)?;
+    let (log, subscriber) = log(lines, format, levels).map_err(std::io::Error::other)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(std::io::Error::other)?;
+    Ok(log)
 }
 
 /// Makes the log, and the subscriber that has to be put in force (`tracing::subscriber::set_global_default` in `main`).

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use mesh_identity::authority::{GrpcAuthority, Mode as CaMode};
-use mesh_identity::channel::{self, CallHeaders, ChannelTls, TokenSource};
+use mesh_identity::channel::{self, CallHeaders, ChannelTls};
 use mesh_identity::clock::Clock;
 use mesh_identity::crl::Revocations;
 use mesh_identity::store::Credentials;
@@ -99,7 +99,7 @@ fn follow(
         }
     };
     let source = config.token.clone();
-    let token = move || read_token(&source);
+    let token = move || source.read();
     let client = Client::new(client_config, dial, token, writer, rand::rngs::SmallRng::from_os_rng())
         .instead_of_policies(&wire::ALL, sink)
         .observed_by(Counted(recorder.clone()))
@@ -125,19 +125,6 @@ impl Sink for Elsewhere {
     }
 
     fn settled(&mut self) {}
-}
-
-/// Read for every stream: whoever mints tokens renews the file.
-fn read_token(source: &TokenSource) -> Result<Option<String>, String> {
-    match source {
-        TokenSource::None => Ok(None),
-        TokenSource::Static(text) => Ok(Some(text.clone())),
-        TokenSource::File(path) => match std::fs::read_to_string(path) {
-            Ok(text) if !text.trim().is_empty() => Ok(Some(text.trim().to_owned())),
-            Ok(_) => Err(format!("the token in {} is empty", path.display())),
-            Err(why) => Err(format!("cannot read the token from {}: {why}", path.display())),
-        },
-    }
 }
 
 /// The client's life in metrics.

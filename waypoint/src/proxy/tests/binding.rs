@@ -27,7 +27,7 @@ impl Way {
     }
 
     fn awaited(&self, outcome: &'static str) -> bool {
-        let text = String::from_utf8(self.proxy.books.expose(None, None).body.into()).unwrap();
+        let text = String::from_utf8(self.proxy.books.expose(None, None).body).unwrap();
         text.contains(&format!("waypoint_bindings_awaited_total{{outcome=\"{outcome}\"}} 1"))
     }
 }
