@@ -116,6 +116,14 @@ impl Report {
         KINDS.iter().map(|kind| self.figure(kind, "ok")).sum()
     }
 
+    /// How many answers came from a server, of all.
+    pub fn answered_by(&self, server: &str) -> (u64, u64) {
+        let servers = self.said["servers"].as_object();
+        let count = |(name, count): (&String, &Value)| (name == server, count.as_u64().unwrap_or_default());
+        let counts: Vec<(bool, u64)> = servers.into_iter().flatten().map(count).collect();
+        (counts.iter().filter(|(its, _)| *its).map(|(_, count)| count).sum(), counts.iter().map(|(_, count)| count).sum())
+    }
+
     pub fn failed(&self) -> u64 {
         KINDS.iter().map(|kind| self.figure(kind, "failed")).sum()
     }
