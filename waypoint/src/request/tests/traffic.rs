@@ -147,6 +147,29 @@ async fn a_wildcard_is_asked_for_by_name_and_for_nothing_else() {
     }
 }
 
+// spec/waypoint.md 1.9: who may leave the mesh is decided by who asks, wherever it goes.
+#[tokio::test]
+async fn a_service_outside_is_for_whom_its_policy_names() {
+    let mut site = Site::new(Version::Http1);
+    site.endpoints.echo("api.pay.example", Version::Http1);
+    let host = wire::Host { namespace: "shop".into(), hostname: "api.pay.example".into() };
+    let port = wire::ServicePort { host: Some(host.clone()), port: 80, kind: wire::ServiceKind::Dns as i32, target_port: 443, external: true, ..Default::default() };
+    site.put(wire::SERVICE_PORT, "shop/api.pay.example:80", &port);
+    site.dialled = Target::Service { key: mesh_model::address::NamespacedHostname::new("shop", "api.pay.example"), port: 80 };
+    let only = |account: &str| wire::AuthzPolicy {
+        meta: Some(wire::Meta { source: Some(wire::SourceRef { namespace: "shop".into(), name: "who-pays".into(), ..Default::default() }), ..Default::default() }),
+        targets: vec![wire::Target { kind: Some(wire::TargetKind::Service(wire::ServiceTarget { host: Some(host.clone()), port: 0 })) }],
+        rules: vec![wire::AuthzRule { from: vec![wire::AuthzSource { service_accounts: vec![account.into()], ..Default::default() }], ..Default::default() }],
+        ..Default::default()
+    };
+    assert_eq!(ask(&site, "/").await.0, 200);
+    for (account, status) in [("checkout", 403), ("client", 200)] {
+        site.put(wire::AUTHZ_POLICY, "shop/who-pays", &only(account));
+        let (got, _, body) = ask(&site, "/").await;
+        assert_eq!(got, status, "{account}: {body}");
+    }
+}
+
 // spec/waypoint.md 1.5: the route is known before anything judges, so that what is for it is asked in time.
 #[tokio::test]
 async fn a_limit_of_a_route_holds_before_anybody_is_authenticated() {
