@@ -149,7 +149,7 @@ impl Client {
     ) -> Result<(Tunnel, response::Parts), Turned> {
         let (answer, send) = self.send.send_request(request.to_http(), false).map_err(|error| Turned::Closed(http2(error)))?;
         let response = self.answer(answer, limits, silence).await?;
-        established(response, send, lease)
+        established(response, send, lease).map(|(tunnel, parts)| (tunnel.counted(self.wire.clone()), parts))
     }
 
     /// Waits for the answer. A peer that falls silent is found out long before the answer is overdue: its connection is
@@ -244,8 +244,10 @@ where
             };
             match step {
                 Step::Beat(Beat::Tick) => watch.tick(),
-                // Fails only while the last change is unacknowledged; the next measurement tries again.
-                Step::Beat(Beat::Window(size)) => drop(self.connection.set_initial_window_size(size)),
+                Step::Beat(Beat::Window(size)) => {
+                    let done = self.connection.set_initial_window_size(size).is_ok();
+                    self.pulse.announced(size, done);
+                }
                 Step::Closed(result) => return result.map_err(http2),
                 Step::Flood(flood) => return Err(OpenError::Handshake(format!("the peer floods us: {flood}").into())),
                 Step::Beat(Beat::Unsettled) => {
@@ -267,7 +269,7 @@ where
             return Poll::Ready(Step::Closed(result));
         }
         self.tell(watch);
-        self.pulse.poll(cx, || watch.is_used()).map(Step::Beat)
+        self.pulse.poll(cx, self.wire.tunnels(), || watch.is_used()).map(Step::Beat)
     }
 
     /// What changed in this poll that the owner wants to know.

@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
@@ -25,12 +25,29 @@ const HEAD: usize = 9;
 pub struct Wire {
     heard: AtomicU64,
     data: AtomicU64,
+    tunnels: AtomicUsize,
     settled: AtomicBool,
     going_away: AtomicBool,
     flooded: AtomicBool,
     flood: Mutex<Option<Flood>>,
     /// Someone wants a PING now.
     pub(crate) probe: Notify,
+}
+
+/// One of a connection's tunnels, as long as it lives.
+pub(crate) struct Count(Arc<Wire>);
+
+impl Count {
+    pub fn of(wire: Arc<Wire>) -> Count {
+        wire.tunnels.fetch_add(1, Relaxed);
+        Count(wire)
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.0.tunnels.fetch_sub(1, Relaxed);
+    }
 }
 
 /// The stream that HTTP/2 is given.
@@ -58,6 +75,11 @@ impl Wire {
     /// Bytes of DATA frames received since the beginning.
     pub(crate) fn data(&self) -> u64 {
         self.data.load(Relaxed)
+    }
+
+    /// Tunnels that we opened and that live.
+    pub(crate) fn tunnels(&self) -> usize {
+        self.tunnels.load(Relaxed)
     }
 
     /// The peer's first SETTINGS has arrived whole.

@@ -11,7 +11,8 @@ pub struct Limits {
     pub stream_window: u32,
     /// How far it grows while a connection is busy: 4 MiB, as the field's daemons start with.
     pub stream_window_max: u32,
-    /// The connection's window: 64 stalled streams of the starting size do not stop the others (V-09).
+    /// The connection's window: as many streams as we open on one do not stop each other when all but one have stalled
+    /// (V-09; how many bytes each may hold: `window.rs`).
     pub connection_window: u32,
     /// MAX_FRAME_SIZE: 1 MiB, as the family announces. What arrives at once is still bounded by the window.
     pub frame_size: u32,
@@ -72,7 +73,7 @@ impl Default for Limits {
         Limits {
             stream_window: 256 << 10,
             stream_window_max: 4 << 20,
-            connection_window: 16 << 20,
+            connection_window: 34 << 20,
             frame_size: 1 << 20,
             header_list: 16 << 10,
             streams_served: 200,

@@ -26,6 +26,8 @@ pub(crate) struct Pulse {
     /// Without anybody to tell, a PING goes out only so long after the last.
     at_ease: Duration,
     last: Instant,
+    /// Bytes that had been heard when a new window could not be told: the last one was not confirmed yet.
+    untold: Option<u64>,
 }
 
 /// Slow checks need no shorter time: what they look for lasts minutes.
@@ -49,28 +51,30 @@ impl Pulse {
         Pulse {
             ping,
             keepalive: Keepalive::new(after, limits.ping_timeout, settle_by.into_std()),
-            window: Window::new(limits.stream_window, limits.stream_window_max),
+            window: Window::new(limits.stream_window, limits.stream_window_max, limits.connection_window),
             wire,
             sleep: Box::pin(tokio::time::sleep_until(settle_by)),
             tick: Instant::now() + TICK_EVERY,
             at_ease: limits.ping_after,
             last: Instant::now(),
+            untold: None,
         }
     }
 
-    /// `is_used`: whether somebody would want to know at once that the peer is gone.
-    pub fn poll(&mut self, cx: &mut Context<'_>, is_used: impl Fn() -> bool) -> Poll<Beat> {
+    /// `streams`: how many are open. `is_used`: whether somebody would want to know at once that the peer is gone.
+    pub fn poll(&mut self, cx: &mut Context<'_>, streams: usize, is_used: impl Fn() -> bool) -> Poll<Beat> {
         if self.wire.settled() && self.keepalive.settled(now()) {
             self.rearm();
         }
         if let Poll::Ready(Ok(_)) = self.ping.poll_pong(cx) {
             self.keepalive.answered(now());
             self.rearm();
-            if let Some(size) = self.window.end(self.wire.data()) {
-                return Poll::Ready(Beat::Window(size));
-            }
+            self.window.end(self.wire.data());
         }
         self.measure();
+        if let Some(size) = self.window.fit(streams).filter(|_| self.untold != Some(self.wire.heard())) {
+            return Poll::Ready(Beat::Window(size));
+        }
         while self.sleep.as_mut().poll(cx).is_ready() {
             let step = self.keepalive.at(now(), self.wire.heard());
             if step == Step::Ping && self.last.elapsed() < self.at_ease && !is_used() {
@@ -87,16 +91,22 @@ impl Pulse {
                 Step::Ping if Instant::now() < self.tick => {}
                 Step::Ping => {
                     self.tick = Instant::now() + TICK_EVERY;
-                    return Poll::Ready(match self.window.quiet(self.wire.data()) {
-                        Some(size) => Beat::Window(size),
-                        None => Beat::Tick,
-                    });
+                    self.window.quiet(self.wire.data());
+                    return Poll::Ready(Beat::Tick);
                 }
                 Step::Unsettled => return Poll::Ready(Beat::Unsettled),
                 Step::Dead => return Poll::Ready(Beat::Dead),
             }
         }
         Poll::Pending
+    }
+
+    /// Whether the window of a `Beat` could be announced; otherwise it is tried again when the peer has said something.
+    pub fn announced(&mut self, size: u32, done: bool) {
+        self.untold = (!done).then(|| self.wire.heard());
+        if done {
+            self.window.told(size);
+        }
     }
 
     /// A PING out of turn: someone waits on a connection that says nothing.

@@ -147,8 +147,10 @@ where
                 Event::Arrival(request, respond) => self.arrived(request, respond),
                 Event::Place(place) => self.place_free(place),
                 Event::Beat(Beat::Tick) => self.tick(),
-                // Fails only while the last change is unacknowledged; the next measurement tries again.
-                Event::Beat(Beat::Window(size)) => drop(self.connection.set_initial_window_size(size)),
+                Event::Beat(Beat::Window(size)) => {
+                    let done = self.connection.set_initial_window_size(size).is_ok();
+                    self.pulse.announced(size, done);
+                }
                 Event::Drain => self.drain(),
                 Event::Closed(Err(error)) if !self.is_idle() || !error.is_io() => return Err(ServeError::Http2(error)),
                 // A client that hangs up on a connection without streams, however rudely, breaks nothing.
@@ -197,7 +199,7 @@ where
             Poll::Ready(None) => return Poll::Ready(Event::Closed(Ok(()))),
             Poll::Pending => {}
         }
-        self.pulse.poll(cx, || true).map(Event::Beat)
+        self.pulse.poll(cx, self.open(), || true).map(Event::Beat)
     }
 
     fn arrived(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
@@ -246,7 +248,12 @@ where
     }
 
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.places.available_permits() == self.limits.streams_served as usize
+        self.waiting.is_empty() && self.open() == 0
+    }
+
+    /// Requests being answered and tunnels.
+    fn open(&self) -> usize {
+        (self.limits.streams_served as usize).saturating_sub(self.places.available_permits())
     }
 
     fn drain(&mut self) {

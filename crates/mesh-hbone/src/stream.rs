@@ -16,6 +16,8 @@ use mesh_net::duplex::Duplex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::guard::{Count, Wire};
+
 /// What one call asks of the windows at most: more than the send buffer holds would only be kept from other streams.
 const PIECE_MAX: usize = 256 << 10;
 
@@ -36,6 +38,8 @@ pub struct Tunnel {
     reset: bool,
     /// What its place in the connection is accounted to; given back on drop.
     _lease: Lease,
+    /// On a connection that counts its tunnels.
+    _count: Option<Count>,
 }
 
 /// Whose account a stream is on.
@@ -67,7 +71,13 @@ impl Drop for Seat {
 
 impl Tunnel {
     pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, lease: Lease) -> Self {
-        Tunnel { send, recv, held: Bytes::new(), owed: 0, sent_end: false, read_end: false, reset: false, _lease: lease }
+        Tunnel { send, recv, held: Bytes::new(), owed: 0, sent_end: false, read_end: false, reset: false, _lease: lease, _count: None }
+    }
+
+    /// Counts among the tunnels of its connection for as long as it lives.
+    pub(crate) fn counted(mut self, wire: Arc<Wire>) -> Self {
+        self._count = Some(Count::of(wire));
+        self
     }
 
     /// The next chunk as h2 has it.
