@@ -123,7 +123,7 @@ pub fn pick(question: &Question<'_>, destination: &Arc<Destination>, chance: &mu
         Kind::DynamicDns => Found::unknown(named(question)?),
         Kind::Workloads | Kind::Dns { .. } => among(question, destination, chance)?,
     };
-    let active = Active::begin(held, found.state, backend.policy.outlier.clone(), found.probe);
+    let active = Active::begin(held, found.state, backend.policy.outlier().clone(), found.probe);
     Ok(Picked { endpoint: found.endpoint, last_resort: found.last_resort, active })
 }
 
@@ -200,7 +200,7 @@ fn covers(pattern: &str, host: &str) -> bool {
 fn among(question: &Question<'_>, destination: &Arc<Destination>, chance: &mut impl Rng) -> Result<Found, NoEndpoint> {
     let backend = question.backend;
     let table = destination.table(question.directory, backend, question.proxy, question.now);
-    destination.sweep(backend.policy.outlier.as_ref(), question.now);
+    destination.sweep(backend.policy.outlier(), question.now);
     if let Some(found) = wanted(question, &table).and_then(|member| Found::claim(member, false)) {
         return Ok(found);
     }

@@ -177,7 +177,8 @@ async fn a_dead_a_slow_and_a_broken_endpoint_are_not_noticed() {
         assert_eq!(answered.from.endpoint.id.as_ref(), id(1));
         assert_eq!(text(answered.response).await, "e1");
     }
-    assert!((1..=4).all(|count| attempts.contains_key(&count)), "{attempts:?}");
+    // The dead one is asked again when it has been left out for a while: four attempts are rare.
+    assert!((1..=3).all(|count| attempts.contains_key(&count)), "{attempts:?}");
     assert!(had.iter().all(|had| had.load(Ordering::SeqCst) > 10));
     assert_eq!(site.destination().active(), 0);
 }

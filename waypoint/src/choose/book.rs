@@ -77,7 +77,7 @@ pub struct Active {
     /// Its place among the connections, where it has one to itself.
     connection: Option<Held>,
     state: Arc<State>,
-    outlier: Option<Outlier>,
+    outlier: Outlier,
     /// The one request that tries an endpoint whose ejection is over.
     probe: bool,
     ended: bool,
@@ -157,36 +157,29 @@ impl Destination {
     }
 
     /// Lets endpoints come back whose time is over, and forgives old failures. Costs one comparison when nothing is due.
-    pub(super) fn sweep(&self, outlier: Option<&Outlier>, now: Instant) {
+    pub(super) fn sweep(&self, outlier: &Outlier, now: Instant) {
         let now = self.nanos(now);
         if now < self.due.load(Relaxed) {
             return;
         }
         let mut states = self.states.lock();
-        let Some(outlier) = outlier else {
-            // Nobody detects any more: nobody stays out.
-            for state in states.by_id.values() {
-                state.come_back();
-            }
-            states.ejected = 0;
-            self.due.store(u64::MAX, Relaxed);
-            self.version.fetch_add(1, Relaxed);
-            return;
-        };
         let interval = nanos(outlier.interval);
         let interval_over = now.saturating_sub(states.interval_began) >= interval;
         if interval_over {
             states.interval_began = now;
         }
+        // Where only connections count, nobody stays out for what a policy that is gone has found.
+        let longest = if outlier.of_connections { now.saturating_add(nanos(outlier.ejection)) } else { u64::MAX };
         let mut due = u64::MAX;
         let mut back = 0;
         for state in states.by_id.values() {
+            let until = state.until.load(Relaxed);
             match state.standing() {
-                Standing::Out if state.until.load(Relaxed) <= now => {
+                Standing::Out if until <= now || until > longest => {
                     state.stand(Standing::Probe);
                     back += 1;
                 }
-                Standing::Out => due = due.min(state.until.load(Relaxed)),
+                Standing::Out => due = due.min(until),
                 Standing::In if state.ejections.load(Relaxed) > 0 => {
                     if interval_over {
                         state.ejections.fetch_sub(1, Relaxed);
@@ -300,7 +293,7 @@ impl State {
 
 impl Active {
     /// Counts a request at an endpoint that was claimed for it.
-    pub(super) fn begin(held: Held, state: Arc<State>, outlier: Option<Outlier>, probe: bool) -> Active {
+    pub(super) fn begin(held: Held, state: Arc<State>, outlier: Outlier, probe: bool) -> Active {
         state.active.fetch_add(1, Relaxed);
         Active { held, connection: None, state, outlier, probe, ended: false }
     }
@@ -326,12 +319,7 @@ impl Active {
             Outcome::Answered { took, .. } => self.state.ewma.observe(took, now),
             Outcome::Failed(_) => self.state.ewma.punish(now),
         }
-        let Some(outlier) = &self.outlier else {
-            if self.probe {
-                self.state.come_back();
-            }
-            return;
-        };
+        let outlier = &self.outlier;
         let marks = marks(outlier, &outcome);
         let before = self.state.rows();
         let rows = before.after(marks);

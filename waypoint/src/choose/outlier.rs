@@ -42,6 +42,9 @@ pub struct Rows {
 }
 
 pub fn marks(outlier: &Outlier, outcome: &Outcome) -> Marks {
+    if outlier.of_connections {
+        return Marks { server: None, gateway: None, local: Some(*outcome == Outcome::Failed(Failure::Connect)) };
+    }
     if matches!(outcome, Outcome::Failed(_)) && outlier.consecutive_local_failures.is_some() {
         return Marks { server: None, gateway: None, local: Some(true) };
     }
@@ -91,6 +94,7 @@ pub fn may_eject(outlier: &Outlier, ejected: usize, endpoints: usize) -> bool {
 
 /// The `nth` ejection of an endpoint, counted from 1.
 pub fn duration(outlier: &Outlier, nth: u32) -> Duration {
+    let nth = if outlier.of_connections { 1 } else { nth };
     outlier.ejection.saturating_mul(nth.max(1)).min(EJECTION_MAX.max(outlier.ejection))
 }
 

@@ -114,7 +114,24 @@ pub struct Outlier {
     pub panic_below: f64,
     /// Only these statuses are failures; empty: all of 500 to 599.
     pub codes: BTreeSet<u16>,
+    /// Answers say nothing, nor what breaks later: an endpoint fails that takes no connection, and each ejection is as long
+    /// as the first.
+    pub of_connections: bool,
 }
+
+/// Where no policy says anything: who takes no connection is asked again after a second, and by one request. Without it
+/// each endpoint that is dead would cost its share of first tries, which is soon more than retries may make good for.
+static UNREACHABLE: Outlier = Outlier {
+    consecutive_5xx: 0,
+    consecutive_gateway_errors: 0,
+    consecutive_local_failures: Some(1),
+    interval: Duration::from_secs(1),
+    ejection: Duration::from_secs(1),
+    ejected_share_max: 1.0,
+    panic_below: 0.0,
+    codes: BTreeSet::new(),
+    of_connections: true,
+};
 
 /// How many retries there may be beside first tries (spec/waypoint.md 5.2).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -158,6 +175,25 @@ impl Policy {
 
     pub fn pool(&self) -> Pool {
         self.pool.unwrap_or_default()
+    }
+
+    /// Who is left out for a while.
+    pub fn outlier(&self) -> &Outlier {
+        self.outlier.as_ref().unwrap_or(&UNREACHABLE)
+    }
+
+    /// The groups that are set, in the words of a DestinationRule.
+    pub fn words(&self) -> Vec<&'static str> {
+        let groups = [
+            ("loadBalancer", self.balancer.is_some()),
+            ("connectionPool", self.pool.is_some()),
+            ("outlierDetection", self.outlier.is_some()),
+            ("retryBudget", self.retry_budget.is_some()),
+            ("tls", self.tls.is_some()),
+            ("proxyProtocol", self.proxy_header.is_some()),
+            ("tunnel", self.forward_proxy.is_some()),
+        ];
+        groups.into_iter().filter_map(|(word, is_set)| is_set.then_some(word)).collect()
     }
 }
 
@@ -301,6 +337,7 @@ fn outlier(outlier: &wire::OutlierDetection) -> Result<Outlier, Rejection> {
         ejected_share_max: share("maxEjectionPercent", outlier.max_ejection_percent, 10)?,
         panic_below: share("minHealthPercent", outlier.min_health_percent, 0)?,
         codes: codes.collect::<Result<_, _>>()?,
+        of_connections: false,
     })
 }
 

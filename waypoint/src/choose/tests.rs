@@ -304,6 +304,25 @@ fn no_detection_no_ejection_and_it_ends_with_its_policy() {
     assert_eq!(world.destination.ejected(), 0);
 }
 
+#[test]
+fn who_takes_no_connection_is_asked_again_after_a_second_by_one_request() {
+    let dead = |name: &str| if name == "e1" { Outcome::Failed(Failure::Connect) } else { ok("") };
+    let mut world = World::of(2, "{}");
+    for turn in 0..5 {
+        assert_eq!(world.spread(100, dead)["e1"], 1, "turn {turn}: once a second, and never longer");
+        world.passes(1);
+    }
+    assert!(world.spread(100, ok)["e1"] > 20, "it is there");
+    let mut world = World::of(2, "{}");
+    world.spread(100, |_| Outcome::Failed(Failure::Reset));
+    assert_eq!(world.destination.ejected(), 0, "what breaks later is no such thing");
+    world.spread(10, |_| Outcome::Failed(Failure::Connect));
+    assert_eq!(world.destination.ejected(), 2);
+    let picked = world.one();
+    assert!(picked.last_resort, "nobody is there, and somebody is asked");
+    drop(picked);
+}
+
 const PLACES: &str = "node a: wp 10.0.9.9 sa=shop/wp locality=r1/z1
     node a: far-client 10.0.0.1 sa=shop/client locality=r2/z1
     node b: e1 10.0.1.1 sa=shop/web locality=r1/z1

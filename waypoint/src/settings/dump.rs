@@ -123,6 +123,10 @@ fn backends(settings: &Settings, backends: &[Backend]) -> Vec<Value> {
 fn backend(settings: &Settings, key: &BackendKey) -> Value {
     let backend = settings.backend(key);
     let mut told = json!({"service": key.host.to_string(), "port": key.port});
+    let words = backend.policy.words();
+    if !words.is_empty() {
+        told["policy"] = words.into();
+    }
     if !key.subset.is_empty() {
         told["subset"] = (*key.subset).into();
         told["endpoints"] = match &backend.members {
