@@ -42,6 +42,8 @@ pub fn mesh_settings(lens: &Lens<'_>, name: &NsName) -> Option<Arc<Resource>> {
         connect_timeout_ms: config.connect_timeout.map_or(0, |timeout| timeout.ms()),
         default_retry: config.default_http_retry_policy.as_ref().map(|retry| super::retry::of_istio(retry).0),
         default_inbound_retry: config.default_inbound_http_retry_policy.as_ref().map(|retry| super::retry::of_istio(retry).0),
+        // A server behind a waypoint sees the waypoint's address; this is how it knows whom it serves.
+        append_client_ip: true,
         replicas: waypoint::ready_instances(lens, name),
         trusted_proxies: config.default_config.gateway_topology.num_trusted_proxies,
         xfcc_client_identity: meta.annotation(XFCC) == Some("true"),

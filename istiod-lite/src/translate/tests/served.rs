@@ -26,9 +26,9 @@ fn each_port_of_a_bound_service_is_told_to_its_waypoints_alone() {
     check_resources(
         &[gateway("shop", "wp"), gateway("shop", "next"), gateway("other", "wp"), service("shop", "web", canary, ports), service("shop", "free", "", ports)].concat(),
         expect![[r#"
-            MeshSettings other/wp [other/wp] {"meshId":"cluster.local","trustDomain":"cluster.local"}
-            MeshSettings shop/next [shop/next] {"meshId":"cluster.local","trustDomain":"cluster.local"}
-            MeshSettings shop/wp [shop/wp] {"meshId":"cluster.local","trustDomain":"cluster.local"}
+            MeshSettings other/wp [other/wp] {"appendClientIp":true,"meshId":"cluster.local","trustDomain":"cluster.local"}
+            MeshSettings shop/next [shop/next] {"appendClientIp":true,"meshId":"cluster.local","trustDomain":"cluster.local"}
+            MeshSettings shop/wp [shop/wp] {"appendClientIp":true,"meshId":"cluster.local","trustDomain":"cluster.local"}
             ServicePort shop/web.shop.svc.cluster.local:80 [shop/next shop/wp] {"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"},"kind":"WORKLOADS","port":80,"portName":"http","protocol":"HTTP1","targetPort":8080}
             ServicePort shop/web.shop.svc.cluster.local:9090 [shop/next shop/wp] {"host":{"hostname":"web.shop.svc.cluster.local","namespace":"shop"},"kind":"WORKLOADS","port":9090,"portName":"metrics","protocol":"TLS"}
             Telemetry mesh [waypoints] {"metrics":{"providers":["prometheus"]},"targets":[{}]}
@@ -51,7 +51,7 @@ fn entries_say_what_their_endpoints_are() {
         ]
         .concat(),
         expect![[r#"
-            MeshSettings shop/wp [shop/wp] {"meshId":"cluster.local","trustDomain":"cluster.local"}
+            MeshSettings shop/wp [shop/wp] {"appendClientIp":true,"meshId":"cluster.local","trustDomain":"cluster.local"}
             ServicePort shop/*.example.org:80 [shop/wp] {"external":true,"host":{"hostname":"*.example.org","namespace":"shop"},"kind":"DYNAMIC_DNS","port":80,"portName":"x","protocol":"HTTP1","targetPort":80}
             ServicePort shop/a.example:443 [shop/wp] {"external":true,"host":{"hostname":"a.example","namespace":"shop"},"kind":"DNS","names":[{"hostname":"b.example","port":9443,"weight":3}],"port":443,"portName":"https","protocol":"TLS","targetPort":8443}
             ServicePort shop/c.example:80 [shop/wp] {"host":{"hostname":"c.example","namespace":"shop"},"kind":"DNS","oneOfNames":true,"port":80,"portName":"x","protocol":"HTTP1","targetPort":80}
