@@ -71,8 +71,11 @@ impl Waypoints {
             if waypoint.program.process().is_none() || waypoint.program.restarts != waypoint.restarts {
                 (waypoint.is_ready, waypoint.restarts) = (false, waypoint.program.restarts);
             }
-            if !waypoint.is_ready && matches!(timeout(ANSWER_WITHIN, ask::get(&waypoint.program.spec.netns, STATUS_PORT, "/healthz/ready")).await, Ok(Ok(_))) {
-                waypoint.is_ready = true;
+            // One that stops says so before it stops to listen. Silence says nothing.
+            if let Ok(answer) = timeout(ANSWER_WITHIN, ask::get(&waypoint.program.spec.netns, STATUS_PORT, "/healthz/ready")).await {
+                waypoint.is_ready = answer.is_ok();
+            }
+            if waypoint.is_ready {
                 self.were_ready.insert(waypoint.gateway.clone());
             }
         }

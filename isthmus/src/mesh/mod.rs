@@ -172,8 +172,10 @@ pub fn waypoint(machine: &Machine, pod: &PodPlan, gateway: &PodName, token: &tok
             ("AUTH_TOKEN", token::file_of_pod(&state.run, token).display().to_string()),
             ("LOG_FORMAT", "json".to_owned()),
             ("IPV6_ENABLED", machine.ipv6.to_string()),
-            // One machine's mesh is stopped by a person who waits.
-            ("CONNECTION_TERMINATION_DEADLINE", "2s".to_owned()),
+            // A pod that goes has 3 s (`STOP_WITHIN`): one for nodes to hear of it, and until the second for what is open; the
+            // program keeps 5 s of what it is told.
+            ("DRAIN_NOTICE", "1s".to_owned()),
+            ("TERMINATION_GRACE_PERIOD_SECONDS", "7".to_owned()),
         ]),
         capabilities: NO_CAPABILITIES,
         log: log(state, &name),
