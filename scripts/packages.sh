@@ -26,7 +26,9 @@ openssl openssl test,cluster
 exim4 exim4-daemon-light test
 haproxy haproxy bench
 wrk wrk bench
-h2load nghttp2-client bench
+h2load nghttp2-client test,bench
+python3 python3 test
+pip3 python3-pip test
 gnuplot gnuplot-nox bench
 jq jq images,cluster
 strip binutils images

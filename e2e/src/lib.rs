@@ -40,6 +40,11 @@ pub struct Tally {
     pub failed: Vec<(&'static str, String)>,
 }
 
+/// `ISTHMUS_E2E_SIZE=full`: the sizes that are promised; otherwise smaller ones, for which there is always time.
+pub fn is_full() -> bool {
+    std::env::var("ISTHMUS_E2E_SIZE").is_ok_and(|size| size == "full")
+}
+
 /// Whether one of the words, which are parts of names, means this name. No words: all are meant.
 pub fn is_wanted(name: &str, words: &[String]) -> bool {
     words.is_empty() || words.iter().any(|part| name.contains(part.as_str()))

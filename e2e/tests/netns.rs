@@ -8,8 +8,11 @@ mod netns {
     pub mod annex;
     pub mod app;
     pub mod attacks;
+    pub mod backends;
     pub mod enrolment;
     pub mod faults;
+    pub mod gate;
+    pub mod layer7;
     pub mod lifecycle;
     pub mod machine;
     pub mod mesh;
@@ -17,16 +20,20 @@ mod netns {
     pub mod peer;
     pub mod policy;
     pub mod programs;
+    pub mod real;
+    pub mod rolling;
     pub mod sandwich;
     pub mod start;
+    pub mod streams;
     pub mod waypoint;
+    pub mod web;
 }
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use netns::mesh::Mesh;
-use netns::{attacks, enrolment, faults, lifecycle, machine, own, policy, programs, sandwich, start, waypoint};
+use netns::{attacks, backends, enrolment, faults, layer7, lifecycle, machine, own, policy, programs, real, rolling, sandwich, start, streams, waypoint};
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
@@ -36,6 +43,11 @@ fn main() -> ExitCode {
         enrolment::checks(),
         attacks::checks(),
         waypoint::checks(),
+        layer7::checks(),
+        real::checks(),
+        streams::checks(),
+        backends::checks(),
+        rolling::checks(),
         sandwich::checks(),
         own::checks(),
         machine::checks(),

@@ -68,9 +68,6 @@ impl Size {
 
     /// `ISTHMUS_E2E_SIZE=full`, or the small one.
     pub fn of_the_environment() -> Size {
-        match std::env::var("ISTHMUS_E2E_SIZE").as_deref() {
-            Ok("full") => Size::FULL,
-            _ => Size::SMALL,
-        }
+        if e2e::is_full() { Size::FULL } else { Size::SMALL }
     }
 }

@@ -166,15 +166,18 @@ fn a_daemon_with_a_tenth_of_its_time_breaks_nothing(mesh: &Mesh) -> Result<()> {
     talk
 }
 
-/// The wire of a node, cut in both directions without anybody being told.
-struct Cut(String);
+/// The cable of a node or a pod, cut in both directions without anybody being told.
+pub struct Cut(String);
 
 impl Cut {
     fn of(mesh: &Mesh, node: &str) -> Result<Cut> {
-        let netns = mesh.node(node).netns;
+        Cut::in_namespace(&mesh.node(node).netns)
+    }
+
+    pub fn in_namespace(netns: &str) -> Result<Cut> {
         let rules = "table netdev e2e_cut {\n  chain in { type filter hook ingress device \"eth0\" priority -400; policy drop; }\n  chain out { type filter hook egress device \"eth0\" priority -400; policy drop; }\n}\n";
-        netns::nft(&netns, rules)?;
-        Ok(Cut(netns))
+        netns::nft(netns, rules)?;
+        Ok(Cut(netns.to_owned()))
     }
 
     fn heal(self) {}

@@ -48,7 +48,7 @@ impl Mesh {
         // Several runs on one machine do not meet.
         let name = format!("e2e{}", std::process::id());
         let isthmus = program("isthmus")?;
-        ["ztunnel", "istiod-lite", "mesh-cni", "isthmus-shop"].iter().try_for_each(|one| program(one).map(drop))?;
+        ["ztunnel", "istiod-lite", "mesh-cni", "isthmus-shop", "waypoint"].iter().try_for_each(|one| program(one).map(drop))?;
         let world = Path::new(env!("CARGO_MANIFEST_DIR")).join("pods/world");
         let folder = TempDir::new()?;
         for entry in fs::read_dir(&world)?.flatten() {
@@ -145,11 +145,13 @@ impl Mesh {
     }
 
     pub fn daemon(&self, node: &str) -> Option<ProcessId> {
-        self.program(&format!("ztunnel.{node}")).filter(|process| process.is_alive())
+        self.process(&format!("ztunnel.{node}"))
     }
 
-    fn program(&self, name: &str) -> Option<ProcessId> {
-        self.state().programs.into_iter().find(|program| program.name == name)?.process
+    /// The process of one of the mesh's programs, while it is alive.
+    pub fn process(&self, name: &str) -> Option<ProcessId> {
+        let process = self.state().programs.into_iter().find(|program| program.name == name)?.process;
+        process.filter(|process| process.is_alive())
     }
 
     /// The log of a program of the mesh.
@@ -158,19 +160,32 @@ impl Mesh {
     }
 
     pub fn metrics(&self, node: &str) -> Result<String> {
-        let bytes = self.rt.block_on(get(&self.node(node).netns, METRICS_PORT, "/metrics"))?;
+        self.metrics_in(&self.node(node).netns)
+    }
+
+    /// Of the program of the mesh that answers in this namespace.
+    pub fn metrics_in(&self, netns: &str) -> Result<String> {
+        let bytes = self.rt.block_on(get(netns, METRICS_PORT, "/metrics"))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// The sum of a family's samples whose labels contain each of `with`.
     pub fn metric(&self, node: &str, family: &str, with: &[&str]) -> Result<f64> {
-        let text = self.metrics(node)?;
+        self.metric_in(&self.node(node).netns, family, with)
+    }
+
+    pub fn metric_in(&self, netns: &str, family: &str, with: &[&str]) -> Result<f64> {
+        let text = self.metrics_in(netns)?;
         let samples = text.lines().filter(|line| line.starts_with(family) && with.iter().all(|label| line.contains(label)));
         Ok(samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
     pub fn admin(&self, node: &str, path: &str) -> Result<Value> {
-        Ok(serde_json::from_slice(&self.rt.block_on(get(&self.node(node).netns, ADMIN_PORT, path))?)?)
+        self.admin_in(&self.node(node).netns, path)
+    }
+
+    pub fn admin_in(&self, netns: &str, path: &str) -> Result<Value> {
+        Ok(serde_json::from_slice(&self.rt.block_on(get(netns, ADMIN_PORT, path))?)?)
     }
 
     /// Drops a file into the folder; it is taken away when the value is dropped.
@@ -294,6 +309,13 @@ impl Drop for Daemon {
 /// A file in the mesh's folder.
 pub struct Applied(PathBuf);
 
+impl Applied {
+    /// Writes it anew.
+    pub fn change(&self, yaml: &str) -> Result<()> {
+        write_whole(&self.0, yaml.as_bytes())
+    }
+}
+
 impl Drop for Applied {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
@@ -307,7 +329,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
     let path = folder.join(name);
     ensure!(
         path.is_file(),
-        "{} is missing; build it with `cargo build -p isthmus -p ztunnel -p istiod-lite -p mesh-cni`",
+        "{} is missing; build it with `cargo build -p isthmus -p ztunnel -p waypoint -p istiod-lite -p mesh-cni`",
         path.display()
     );
     Ok(path)

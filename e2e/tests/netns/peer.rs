@@ -120,6 +120,19 @@ pub fn status_of(
     whom: &SpiffeId,
     authority: &str,
 ) -> Result<u16> {
+    status_with(mesh, from, to, as_whom, whom, authority, &[])
+}
+
+/// The same with header fields.
+pub fn status_with(
+    mesh: &Mesh,
+    from: &PodState,
+    to: SocketAddr,
+    as_whom: &Credential,
+    whom: &SpiffeId,
+    authority: &str,
+    fields: &[(&str, &str)],
+) -> Result<u16> {
     let secured = handshake_with(mesh, from, to, as_whom, whom, SystemTime::now())?;
     let authority = authority.to_owned();
     mesh.rt.block_on(async {
@@ -133,7 +146,8 @@ pub fn status_of(
                 .authority(authority.as_str())
                 .build()
                 .or_else(|_| http::Uri::try_from(authority.as_str()))?;
-            let request = http::Request::builder().method(http::Method::CONNECT).uri(uri).body(())?;
+            let request = http::Request::builder().method(http::Method::CONNECT).uri(uri);
+            let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value)).body(())?;
             let (answer, _body) = send.send_request(request, false)?;
             let status = answer.await.map(|answer| answer.status().as_u16());
             driver.abort();
