@@ -1,16 +1,17 @@
 //! The HTTP client: one request to one endpoint, over connections that are kept (spec/waypoint.md 1.4).
 //!
 //! HTTP/1.1 connections carry one request at a time and wait here in between; HTTP/2 connections carry many. What carries
-//! the bytes is behind `Connect`. A connection lives in one task; a request costs no task here. Retries are not decided
-//! here: `Fault` says what there is to decide by.
+//! the bytes is behind `Connect`. An HTTP/2 connection lives in one task, an HTTP/1.1 connection in the task of the request
+//! that is on it; a request costs no task here. Retries are not decided here: `Fault` says what there is to decide by.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::Body as _;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::{Instant, interval};
 
@@ -21,13 +22,15 @@ mod connect;
 mod fault;
 mod kept;
 mod leased;
+mod wire;
 
 pub use connect::{Connect, Stream};
 pub use fault::{BodyFault, Fault};
 pub use leased::Leased;
 
 use kept::{Kept, Link};
-use leased::{Lease, Outgoing};
+use leased::{Back, Lease, Outgoing};
+use wire::Wire;
 
 /// What a response's head may have: as on the other side.
 const HEADERS_BYTES_MAX: usize = 64 << 10;
@@ -132,19 +135,17 @@ impl Exchange {
         mut request: Request<Outgoing>,
         progress: Option<Arc<Progress>>,
     ) -> Result<Response<Body>, Fault> {
+        let place = self.kept.place(hop);
         let mut rounds = 0;
         loop {
             rounds += 1;
-            let kept = if rounds < ROUNDS_MAX { self.kept.take(hop, Instant::now()) } else { None };
+            let kept = if rounds < ROUNDS_MAX { kept::take(&place, Instant::now()) } else { None };
             let reused = kept.is_some();
-            let (mut sender, uses) = match kept {
+            let (mut wire, uses) = match kept {
                 Some(kept) => kept,
-                None => (self.open_http1(hop).await?, 0),
+                None => (Wire::open(self.connect.connect(hop).await.map_err(Fault::Connect)?).await?, 0),
             };
-            if reused && sender.ready().await.is_err() {
-                continue;
-            }
-            let response = match sender.try_send_request(request).await {
+            let response = match wire.send(request).await {
                 Ok(response) => response,
                 Err(mut error) => match error.take_message() {
                     // It was not sent: the connection had ended meanwhile.
@@ -156,11 +157,14 @@ impl Exchange {
                 },
             };
             let uses = uses + 1;
-            let again = response.status() != StatusCode::SWITCHING_PROTOCOLS
-                && rules.requests_per_connection.is_none_or(|most| uses < most);
-            let lease = match again {
-                true => Lease::Http1 { sender, uses, idle: rules.idle, hop: hop.clone(), kept: self.kept.clone(), progress },
-                false => Lease::Last { _sender: sender },
+            // What reads this response may wait for the client to read, and the rest of the request must not wait for that.
+            let lease = if response.extensions().get::<OnUpgrade>().is_some() || progress.is_some_and(|progress| !progress.has_ended()) {
+                wire.run_alone();
+                Lease::Runs { _wire: wire }
+            } else {
+                let again = rules.requests_per_connection.is_none_or(|most| uses < most);
+                let back = again.then(|| Back { place, uses, idle: rules.idle });
+                Lease::Http1 { wire, back }
             };
             return Ok(response.map(|incoming| Leased::body(incoming, lease)));
         }
@@ -182,38 +186,24 @@ impl Exchange {
         }
     }
 
-    async fn open_http1(&self, hop: &Endpoint) -> Result<http1::SendRequest<Outgoing>, Fault> {
-        let stream = self.connect.connect(hop).await.map_err(Fault::Connect)?;
-        let (sender, connection) = http1::Builder::new()
-            .max_header_size(HEADERS_BYTES_MAX)
-            .max_buf_size(2 * HEADERS_BYTES_MAX)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| Fault::of_http1(&error, false))?;
-        tokio::spawn(async move {
-            // How it ended is told to the request that was on it.
-            let _ = connection.with_upgrades().await;
-        });
-        Ok(sender)
-    }
-
     /// A connection with room: one that stands, one that somebody is dialling, or a new one.
     async fn link(&self, hop: &Endpoint, rules: &Rules) -> Result<(Link, bool), Fault> {
-        if let Some(link) = self.kept.link(hop, rules, Instant::now()) {
+        let place = self.kept.place(hop);
+        if let Some(link) = self.kept.link(&place, rules, Instant::now()) {
             return Ok((link, true));
         }
-        let dial = self.kept.dial(hop, || {
+        let dial = self.kept.dial(&place, || {
             let connecting = self.connect.connect(hop);
-            let kept = Arc::downgrade(&self.kept);
-            let hop = hop.clone();
+            // Of what it is kept in itself, or neither would ever go.
+            let (kept, place) = (Arc::downgrade(&self.kept), Arc::downgrade(&place));
             let idle = rules.idle;
             Box::pin(async move {
                 let opened = match connecting.await {
                     Ok(stream) => open_http2(stream).await.map(|sender| Link::new(sender, idle)),
                     Err(error) => Err(Fault::Connect(error)),
                 };
-                if let Some(kept) = kept.upgrade() {
-                    kept.dialled(&hop, opened.as_ref().ok());
+                if let (Some(kept), Some(place)) = (kept.upgrade(), place.upgrade()) {
+                    kept.dialled(&place, opened.as_ref().ok());
                 }
                 opened
             })

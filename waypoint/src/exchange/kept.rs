@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::leased::{Outgoing, Seat};
+use super::wire::Wire;
 use super::{Active, Fault, Rules};
 use crate::upstream::Endpoint;
 
@@ -22,13 +23,17 @@ const SHARDS: usize = 16;
 const IDLE_PER_HOP_MAX: usize = 256;
 
 pub(super) struct Kept {
-    shards: [Mutex<HashMap<Endpoint, Connections>>; SHARDS],
+    shards: [Mutex<HashMap<Endpoint, Place>>; SHARDS],
     hasher: RandomState,
     began: Instant,
 }
 
+/// Where the connections to one hop are kept. A request looks for it once. One that is in no shard any more is kept by those
+/// whose connections are still in use, and goes with the last of them.
+pub(super) type Place = Arc<Mutex<Connections>>;
+
 #[derive(Default)]
-struct Connections {
+pub(super) struct Connections {
     /// The one that was used last comes last, and is taken first: the others get old and are closed.
     idle: Vec<Idle>,
     links: Vec<Link>,
@@ -36,7 +41,7 @@ struct Connections {
 }
 
 struct Idle {
-    sender: http1::SendRequest<Outgoing>,
+    wire: Box<Wire>,
     uses: u32,
     until: Instant,
 }
@@ -79,43 +84,25 @@ impl Link {
 }
 
 impl Kept {
-    fn shard(&self, hop: &Endpoint) -> &Mutex<HashMap<Endpoint, Connections>> {
-        &self.shards[(self.hasher.hash_one(hop) as usize) % SHARDS]
-    }
-
-    /// An idle HTTP/1.1 connection, and how many requests it has carried.
-    pub fn take(&self, hop: &Endpoint, now: Instant) -> Option<(http1::SendRequest<Outgoing>, u32)> {
-        let mut shard = self.shard(hop).lock();
-        let idle = &mut shard.get_mut(hop)?.idle;
-        while let Some(last) = idle.pop() {
-            if !last.sender.is_closed() && last.until > now {
-                return Some((last.sender, last.uses));
-            }
-        }
-        None
-    }
-
-    pub fn put(&self, hop: Endpoint, sender: http1::SendRequest<Outgoing>, uses: u32, until: Instant) {
-        let mut shard = self.shard(&hop).lock();
-        let idle = &mut shard.entry(hop).or_default().idle;
-        if idle.len() < IDLE_PER_HOP_MAX {
-            idle.push(Idle { sender, uses, until });
+    pub fn place(&self, hop: &Endpoint) -> Place {
+        let mut shard = self.shards[(self.hasher.hash_one(&hop.id) as usize) % SHARDS].lock();
+        match shard.get(hop) {
+            Some(place) => place.clone(),
+            None => shard.entry(hop.clone()).or_default().clone(),
         }
     }
 
     /// The HTTP/2 connection with room that is used most: the others run empty and are closed.
-    pub fn link(&self, hop: &Endpoint, rules: &Rules, now: Instant) -> Option<Link> {
-        let shard = self.shard(hop).lock();
-        let links = &shard.get(hop)?.links;
-        let link = links.iter().find(|link| link.has_room(rules))?;
+    pub fn link(&self, place: &Place, rules: &Rules, now: Instant) -> Option<Link> {
+        let connections = place.lock();
+        let link = connections.links.iter().find(|link| link.has_room(rules))?;
         link.taken.store(self.at(now), Ordering::Release);
         Some(link.clone())
     }
 
     /// The dial that is under way, else the one that `begin` makes.
-    pub fn dial(&self, hop: &Endpoint, begin: impl FnOnce() -> BoxFuture<'static, Result<Link, Fault>>) -> Dial {
-        let mut shard = self.shard(hop).lock();
-        let dial = &mut shard.entry(hop.clone()).or_default().dial;
+    pub fn dial(&self, place: &Place, begin: impl FnOnce() -> BoxFuture<'static, Result<Link, Fault>>) -> Dial {
+        let dial = &mut place.lock().dial;
         // One that nobody waited for to its end is not taken up again: it may be as old as it likes.
         if let Some(dial) = dial.as_ref().filter(|dial| is_awaited(dial)) {
             return dial.clone();
@@ -123,9 +110,8 @@ impl Kept {
         dial.insert(begin().shared()).clone()
     }
 
-    pub fn dialled(&self, hop: &Endpoint, link: Option<&Link>) {
-        let mut shard = self.shard(hop).lock();
-        let connections = shard.entry(hop.clone()).or_default();
+    pub fn dialled(&self, place: &Place, link: Option<&Link>) {
+        let mut connections = place.lock();
         connections.dial = None;
         if let Some(link) = link {
             link.taken.store(self.at(Instant::now()), Ordering::Release);
@@ -135,24 +121,51 @@ impl Kept {
 
     pub fn retain(&self, mut wanted: impl FnMut(&Endpoint) -> bool) {
         for shard in &self.shards {
-            shard.lock().retain(|hop, _| wanted(hop));
+            shard.lock().retain(|hop, place| {
+                let wanted = wanted(hop);
+                if !wanted {
+                    *place.lock() = Connections::default();
+                }
+                wanted
+            });
         }
     }
 
     pub fn sweep(&self, now: Instant) {
         let at = self.at(now);
         for shard in &self.shards {
-            shard.lock().retain(|_, connections| {
-                connections.idle.retain(|idle| !idle.sender.is_closed() && idle.until > now);
+            shard.lock().retain(|_, place| {
+                let mut connections = place.lock();
+                connections.idle.retain_mut(|idle| idle.until > now && idle.wire.is_idle());
                 connections.links.retain(|link| !link.sender.is_closed() && !link.is_idle(at));
                 connections.dial.take_if(|dial| !is_awaited(dial));
-                !(connections.idle.is_empty() && connections.links.is_empty() && connections.dial.is_none())
+                let empty = connections.idle.is_empty() && connections.links.is_empty() && connections.dial.is_none();
+                // Whoever holds it brings a connection back to it.
+                !empty || Arc::strong_count(place) > 1
             });
         }
     }
 
     fn at(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// An idle HTTP/1.1 connection, and how many requests it has carried.
+pub(super) fn take(place: &Place, now: Instant) -> Option<(Box<Wire>, u32)> {
+    loop {
+        let mut last = place.lock().idle.pop()?;
+        if last.until > now && last.wire.is_idle() {
+            return Some((last.wire, last.uses));
+        }
+    }
+}
+
+pub(super) fn put(place: &Place, wire: Box<Wire>, uses: u32, until: Instant) {
+    wire.rests();
+    let mut connections = place.lock();
+    if connections.idle.len() < IDLE_PER_HOP_MAX {
+        connections.idle.push(Idle { wire, uses, until });
     }
 }
 

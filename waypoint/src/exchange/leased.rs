@@ -9,13 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
 use tokio::time::Instant;
 
-use super::kept::Kept;
+use super::kept::{self, Place};
+use super::wire::Wire;
 use super::{Active, BodyFault, Progress};
 use crate::body::Body;
-use crate::upstream::Endpoint;
 
 /// The body of a request to an endpoint.
 pub struct Outgoing {
@@ -49,24 +48,27 @@ impl http_body::Body for Outgoing {
 }
 
 /// What a response holds on to until it has ended.
-#[allow(clippy::large_enum_variant, reason = "nearly every one is the large variant, and a box would be an allocation for each response")]
 pub(super) enum Lease {
+    /// A connection that this response has for itself. `back`: none where it is not used again.
     Http1 {
-        sender: http1::SendRequest<Outgoing>,
-        uses: u32,
-        idle: Duration,
-        hop: Endpoint,
-        kept: Arc<Kept>,
-        progress: Option<Arc<Progress>>,
+        wire: Box<Wire>,
+        back: Option<Back>,
     },
-    /// A connection that is not used again.
-    Last {
-        _sender: http1::SendRequest<Outgoing>,
+    /// One that runs by itself: its request goes on while this response does, or both have become streams of bytes.
+    Runs {
+        _wire: Box<Wire>,
     },
     Http2 {
         _seat: Seat,
     },
     Returned,
+}
+
+/// Where a connection goes when its response has ended.
+pub(super) struct Back {
+    pub place: Place,
+    pub uses: u32,
+    pub idle: Duration,
 }
 
 /// One stream on a connection that carries many.
@@ -95,14 +97,13 @@ impl Leased {
         Body::Leased(Box::new(leased))
     }
 
-    /// The response has ended. If the request has too, its connection is idle in a moment; else it would wait for the
-    /// rest of a request that nobody needs, and is closed.
+    /// The response has ended, and its request before it.
     fn give_back(&mut self) {
-        if let Lease::Http1 { sender, uses, idle, hop, kept, progress } = std::mem::replace(&mut self.lease, Lease::Returned)
-            && progress.is_none_or(|progress| progress.has_ended())
-            && !sender.is_closed()
+        if let Lease::Http1 { mut wire, back } = std::mem::replace(&mut self.lease, Lease::Returned)
+            && wire.is_idle()
+            && let Some(Back { place, uses, idle }) = back
         {
-            kept.put(hop, sender, uses, Instant::now() + idle);
+            kept::put(&place, wire, uses, Instant::now() + idle);
         }
     }
 }
@@ -112,7 +113,12 @@ impl http_body::Body for Leased {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let Leased { incoming, lease } = &mut *self;
+        let polled = match lease {
+            Lease::Http1 { wire, .. } => wire.poll_frame(incoming, cx),
+            Lease::Runs { .. } | Lease::Http2 { .. } | Lease::Returned => Pin::new(incoming).poll_frame(cx),
+        };
+        let frame = std::task::ready!(polled);
         match &frame {
             Some(Err(_)) => self.lease = Lease::Returned,
             Some(Ok(_)) if !self.incoming.is_end_stream() => {}

@@ -72,6 +72,43 @@ async fn a_connection_that_the_endpoint_closed_meanwhile_costs_no_request() {
     }
 }
 
+// An endpoint may answer before it has the whole request, to a client that reads nothing before it has sent everything.
+#[tokio::test]
+async fn a_request_goes_on_while_nobody_reads_its_response() {
+    let (endpoints, exchange) = exchange();
+    let (seen, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    endpoints.raw("web", move |io| {
+        let seen = seen.clone();
+        async move {
+            let (mut read, mut write) = tokio::io::split(io);
+            tokio::spawn(async move {
+                let answer = [&b"HTTP/1.1 200 OK\r\ncontent-length: 10000000\r\n\r\n"[..], &vec![b'x'; 1_000_000]].concat();
+                let _ = write.write_all(&answer).await;
+            });
+            let mut all = Vec::new();
+            let mut piece = [0; 4096];
+            // In chunks.
+            while !all.ends_with(b"the end\r\n") {
+                match read.read(&mut piece).await {
+                    Ok(more @ 1..) => all.extend_from_slice(&piece[..more]),
+                    _ => return,
+                }
+            }
+            let _ = seen.send(all.len());
+            std::future::pending::<()>().await;
+        }
+    });
+    let (send, mut frames) = tokio::sync::mpsc::unbounded_channel();
+    let body = http_body_util::StreamBody::new(futures_util::stream::poll_fn(move |cx| frames.poll_recv(cx)));
+    let post = Request::post("http://web/").body(Body::boxed(body)).unwrap();
+    let response = exchange.send(&hop("web"), Version::Http1, &Rules::default(), post).await.unwrap();
+    for piece in ["x".repeat(500_000), "the end".to_owned()] {
+        send.send(Ok(http_body::Frame::data(piece.into()))).unwrap();
+    }
+    assert!(ends.recv().await.unwrap() > 500_000);
+    drop(response);
+}
+
 #[tokio::test]
 async fn failures_are_told_apart() {
     let (endpoints, exchange) = exchange();

@@ -1,8 +1,12 @@
 //! Clients that are hyper's, and clients that are bytes.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use tokio::io::ReadBuf;
 
 use std::sync::atomic::Ordering;
 
@@ -28,6 +32,51 @@ async fn each_version_is_carried_to_each() {
             let got = text(client.send_request(post()).await.unwrap()).await;
             assert!(got.ends_with("\n\nhello"), "{got}");
         }
+    }
+}
+
+/// A stream that counts what is written to it at once.
+struct Counted {
+    io: tokio::io::DuplexStream,
+    writes: Arc<AtomicU32>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_head_and_the_body_that_came_with_it_leave_together() {
+    let site = Site::new(Version::Http1);
+    site.endpoints.echo("web", Version::Http1);
+    let (ours, theirs) = tokio::io::duplex(crate::testing::PIPE);
+    let writes = Arc::<AtomicU32>::default();
+    let counted = Counted { io: theirs, writes: writes.clone() };
+    let connection = Connection { arrival: crate::testing::arrival(), class: site.class };
+    tokio::spawn(serve(counted, Version::Http1, connection, site.cx.clone(), CancellationToken::new()));
+    let (mut client, connection) = hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(ours)).await.unwrap();
+    tokio::spawn(connection);
+    for turn in 1..=3 {
+        let get = Request::get("/").header("host", "web").body(Body::Empty).unwrap();
+        assert!(text(client.send_request(get).await.unwrap()).await.starts_with("GET /"));
+        assert_eq!(writes.load(Ordering::Relaxed), turn);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Pure: where a connection goes and how, from what the directory says of an endpoint.
 
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub struct Own {
 }
 
 /// Where a connection goes, and how. What is spoken over connections to equal ones may share them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// A workload's uid, `ip:port` or `name:port`.
     pub id: Arc<str>,
@@ -56,6 +57,14 @@ pub struct Endpoint {
     pub hops: u8,
 }
 
+/// Whom and where: those that differ in the rest alone are few.
+impl Hash for Endpoint {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+        self.to.hash(state);
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum To {
     Address(SocketAddr),
@@ -63,7 +72,7 @@ pub enum To {
     Name(Arc<str>, u16),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {
     Plain,
     /// CONNECT `target` at `door`, where exactly `expect` must answer.
@@ -71,7 +80,7 @@ pub enum Way {
 }
 
 /// TLS, with whom, and for what.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginTo {
     pub origin: Arc<Origin>,
     pub host: Arc<str>,
@@ -127,7 +136,11 @@ impl Endpoint {
                 Way::Tunnel { door: SocketAddr::new(ip, HBONE_PORT), target, expect: workload.identity() }
             }
         };
-        Ok(Endpoint { id, workload: Some(workload.uid.clone()), way, ..Endpoint::of_address(target) })
+        Ok(Endpoint { workload: Some(workload.uid.clone()), way, ..Endpoint::plain(id, To::Address(target)) })
+    }
+
+    fn plain(id: Arc<str>, to: To) -> Endpoint {
+        Endpoint { id, workload: None, to, way: Way::Plain, tls: None, preface: None, through: None, spread: true, connect_timeout: CONNECT_TIMEOUT, hops: 1 }
     }
 
     /// The workload that was dialled by its own address.
@@ -142,24 +155,12 @@ impl Endpoint {
 
     /// An address outside of the mesh.
     pub fn of_address(to: SocketAddr) -> Endpoint {
-        Endpoint {
-            id: to.to_string().into(),
-            workload: None,
-            to: To::Address(to),
-            way: Way::Plain,
-            tls: None,
-            preface: None,
-            through: None,
-            spread: true,
-            connect_timeout: CONNECT_TIMEOUT,
-            hops: 1,
-        }
+        Endpoint::plain(to.to_string().into(), To::Address(to))
     }
 
     /// A name outside of the mesh.
     pub fn of_name(name: Arc<str>, port: u16) -> Endpoint {
-        let id = format!("{name}:{port}").into();
-        Endpoint { id, to: To::Name(name, port), ..Endpoint::of_address(SocketAddr::new([0, 0, 0, 0].into(), port)) }
+        Endpoint::plain(format!("{name}:{port}").into(), To::Name(name, port))
     }
 
     /// Where it is dialled, if that is known beforehand.
