@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use mesh_model::address::NamespacedHostname;
 use mesh_xds::messages::waypoint::{MeshSettings, PortProtocol, ServiceKind};
+use foldhash::fast::RandomState;
 use rpds::HashTrieMapSync;
 
 use crate::choose::{self, BackendKey};
@@ -31,25 +32,28 @@ pub mod why;
 
 pub use binding::Binding;
 pub use policies::{HttpSettings, Policies};
-pub use store::{Problem, Store, store};
+pub use store::{Count, Problem, Store, store};
 
 /// Until a connection stands, where the mesh does not say otherwise (spec/waypoint.md 1.4).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Requests look things up by names of the configuration, which no peer chooses.
+type Map<K, V> = HashTrieMapSync<K, V, RandomState>;
 
 /// All that is configured, at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     mesh: Arc<Mesh>,
     gateway: Arc<Policies>,
-    services: HashTrieMapSync<NamespacedHostname, Arc<Ports>>,
+    services: Map<NamespacedHostname, Arc<Ports>>,
     /// Ports that were among them until a moment ago. Mostly empty.
-    parting: HashTrieMapSync<(NamespacedHostname, u16), binding::Parting>,
-    backends: HashTrieMapSync<BackendKey, Arc<choose::Backend>>,
-    treatments: HashTrieMapSync<NamespacedHostname, Arc<host::Treatment>>,
+    parting: Map<(NamespacedHostname, u16), binding::Parting>,
+    backends: Map<BackendKey, Arc<choose::Backend>>,
+    treatments: Map<NamespacedHostname, Arc<host::Treatment>>,
     /// For every service that says nothing of its own.
     treatment_of_mesh: Arc<host::Treatment>,
-    ext_authz: HashTrieMapSync<Arc<str>, Arc<ext_authz::Provider>>,
-    telemetry: HashTrieMapSync<Arc<str>, Arc<account::Provider>>,
+    ext_authz: Map<Arc<str>, Arc<ext_authz::Provider>>,
+    telemetry: Map<Arc<str>, Arc<account::Provider>>,
 }
 
 /// Ports of one service, sorted.
@@ -82,7 +86,7 @@ pub struct ServiceView {
     /// Of the rules that policies name. Mostly empty.
     policies_of_rules: HashMap<Arc<str>, Arc<Policies>>,
     /// By the clients' namespace; empty: all clients.
-    groups: HashMap<Arc<str>, Routes>,
+    groups: HashMap<Arc<str>, Routes, RandomState>,
 }
 
 /// The routes of one group of clients. Of the kinds of routes one is in force (spec/waypoint.md 2.3).
@@ -191,6 +195,9 @@ impl ServiceView {
 
     /// A consumer's routes take the place of the producer's, never part of it (spec/waypoint.md 2.7).
     pub fn group(&self, client_namespace: &str) -> Option<&Routes> {
+        if self.groups.is_empty() {
+            return None;
+        }
         self.groups.get(client_namespace).or_else(|| self.groups.get(""))
     }
 

@@ -1,6 +1,6 @@
 //! What all accounts share: the recorder, the handles, the files, the queue to the collectors. One per process.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +21,7 @@ use super::trace::otlp::Record;
 use super::trace::span;
 use super::view::{Own, View};
 use crate::authorize::PolicyName;
+use crate::settings::Count;
 
 pub struct Books {
     pub own: Own,
@@ -47,16 +48,12 @@ impl Refused {
     }
 }
 
-/// Settings were published. `resources`: all that are held, each with its type and whether all of it is in force.
-pub fn configured<'r>(recorder: &Recorder, resources: impl Iterator<Item = (&'r str, bool)>) {
-    let mut by_type: BTreeMap<&str, [f64; 2]> = mesh_xds::messages::waypoint::ALL.map(|type_url| (type_url, [0.0; 2])).into();
-    for (type_url, whole) in resources {
-        by_type.entry(type_url).or_default()[usize::from(!whole)] += 1.0;
-    }
-    for (type_url, [whole, partial]) in by_type {
-        let of_type = [Label::new("type", type_url.rsplit('.').next().unwrap_or(type_url).to_owned())];
-        recorder.gauge(&families::RESOURCES, &of_type).set(whole + partial);
-        recorder.gauge(&families::RESOURCES_PARTIAL, &of_type).set(partial);
+/// Settings were published. `counts`: of the types of which resources have come or gone.
+pub fn configured<'c>(recorder: &Recorder, counts: impl Iterator<Item = (&'c &'static str, &'c Count)>) {
+    for (type_url, Count { all, partial }) in counts {
+        let of_type = [Label::new("type", type_url.rsplit('.').next().unwrap_or(type_url))];
+        recorder.gauge(&families::RESOURCES, &of_type).set(*all as f64);
+        recorder.gauge(&families::RESOURCES_PARTIAL, &of_type).set(*partial as f64);
     }
     recorder.counter(&families::CONFIG_CHANGES, &[]).increment(1);
 }

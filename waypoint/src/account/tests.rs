@@ -241,7 +241,9 @@ fn what_policy_refuses_and_what_is_configured_is_told() {
     account.because(&Reason::Rbac { details: "rbac_access_denied_matched_policy[none]".into() });
     account.close();
     let route = mesh_xds::messages::waypoint::HTTP_ROUTE;
-    super::books::configured(bench.books.recorder(), [(route, true), (route, false)].into_iter());
+    let count = |all, partial| crate::settings::Count { all, partial };
+    let tls = mesh_xds::messages::waypoint::TLS_ROUTE;
+    super::books::configured(bench.books.recorder(), [(&route, &count(2, 1)), (&tls, &count(0, 0))].into_iter());
     let text = bench.scrape();
     for line in [
         "waypoint_requests_refused_total{by=\"rbac\"} 1",

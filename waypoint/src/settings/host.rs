@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use mesh_model::address::NamespacedHostname;
 use mesh_model::workload::Uid;
 use mesh_xds::messages::waypoint::{self as wire, PortProtocol};
@@ -190,13 +191,13 @@ impl Host {
         }
     }
 
-    fn groups(&self, host: &NamespacedHostname, port: &Port, tables: &mut Tables) -> HashMap<Arc<str>, Routes> {
+    fn groups(&self, host: &NamespacedHostname, port: &Port, tables: &mut Tables) -> HashMap<Arc<str>, Routes, RandomState> {
         let protocol = port.wire.protocol();
         let http = grouped(host, port.port, &self.http, !matches!(protocol, PortProtocol::Tcp | PortProtocol::Tls));
         let mut tls = grouped(host, port.port, &self.tls, matches!(protocol, PortProtocol::Tls | PortProtocol::Auto));
         let mut tcp =
             grouped(host, port.port, &self.tcp, matches!(protocol, PortProtocol::Tcp | PortProtocol::Tls | PortProtocol::Auto));
-        let mut groups = HashMap::new();
+        let mut groups = HashMap::default();
         // GRPCRoute, HTTPRoute, TLSRoute, TCPRoute: the first of these that there is (spec/waypoint.md 2.3).
         for (consumer, rules) in http {
             groups.insert(consumer, Routes::Http(tables.of(in_force(rules))));

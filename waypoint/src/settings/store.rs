@@ -38,8 +38,18 @@ pub struct Store {
     touched: Touched,
     settings: Settings,
     publisher: Publisher<Settings>,
-    /// Told how much there is when it changes.
+    /// How many resources of each type are held.
+    counts: BTreeMap<&'static str, Count>,
+    /// Told of them when they change.
     recorder: Option<Recorder>,
+}
+
+/// Resources of one type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub all: usize,
+    /// Of which parts are closed.
+    pub partial: usize,
 }
 
 struct Held {
@@ -62,6 +72,8 @@ struct Touched {
     /// How services are treated that say nothing of their own has changed.
     treatment_of_mesh: bool,
     others: bool,
+    /// Resources of these have come or gone.
+    types: BTreeSet<&'static str>,
     stricter: Stricter,
 }
 
@@ -124,6 +136,7 @@ pub fn store(own: Option<wire::GatewayTarget>) -> (Store, Watched<Settings>) {
         touched: Touched::default(),
         settings,
         publisher,
+        counts: wire::ALL.map(|type_url| (type_url, Count::default())).into(),
         recorder: None,
     };
     (store, reader)
@@ -173,7 +186,8 @@ impl Store {
     }
 
     /// This store in metrics: how many resources there are of each type, and how often they change.
-    pub fn counted_by(self, recorder: Recorder) -> Store {
+    pub fn counted_by(mut self, recorder: Recorder) -> Store {
+        self.touched.types.extend(wire::ALL);
         Store { recorder: Some(recorder), ..self }
     }
 
@@ -184,16 +198,16 @@ impl Store {
 
     /// As `publish`: `now` is when ports begin to part.
     pub fn publish_at(&mut self, now: Instant) -> bool {
-        let touched = std::mem::take(&mut self.touched);
-        if touched.is_empty() {
+        if self.touched.is_empty() {
             return false;
         }
+        let touched = std::mem::take(&mut self.touched);
         self.publish_backends(&touched);
         self.publish_views(&touched);
         self.publish_partings(&touched, now);
         self.publisher.publish(self.settings.clone());
         if let Some(recorder) = &self.recorder {
-            books::configured(recorder, self.resources().map(|(type_url, _, whole)| (type_url, whole)));
+            books::configured(recorder, touched.types.iter().filter_map(|of_type| self.counts.get_key_value(of_type)));
         }
         true
     }
@@ -352,12 +366,21 @@ impl Store {
                 }
             }
         }
+        let count = self.counts.entry(type_url).or_default();
+        count.all += 1;
+        count.partial += usize::from(held.partial);
+        self.touched.types.insert(type_url);
         self.held.insert((type_url, name), held);
     }
 
     fn drop_resource(&mut self, type_url: &'static str, name: &Arc<str>) {
         let Some(held) = self.held.remove(&(type_url, name.clone())) else { return };
         self.touched.stricter.removed(type_url, &held.kept);
+        if let Some(count) = self.counts.get_mut(type_url) {
+            count.all -= 1;
+            count.partial -= usize::from(held.partial);
+        }
+        self.touched.types.insert(type_url);
         for key in held.backends {
             if let Some(times) = self.named.get_mut(&key) {
                 *times -= 1;

@@ -410,6 +410,31 @@ fn what_has_come_again_unchanged_touches_nothing() {
 }
 
 #[test]
+fn what_is_held_is_counted_as_it_comes_and_goes() {
+    let recorder = mesh_telemetry::Recorder::with_families(crate::account::LIMITS, mesh_telemetry::families::waypoint::ALL);
+    let Desk { store, reader } = Desk::new();
+    let mut desk = Desk { store: store.counted_by(recorder.clone()), reader };
+    let told = |name: &str| -> Vec<String> {
+        let text = String::from_utf8(recorder.render(Instant::now())).unwrap();
+        ["HttpRoute", "ServicePort", "AuthzPolicy"].map(|of| format!("{name}{{type=\"{of}\"}} ")).iter()
+            .map(|line| text.lines().find_map(|text| text.strip_prefix(line.as_str())).unwrap_or("none").to_owned())
+            .collect()
+    };
+    desk.port("echo", 80, "HTTP1");
+    desk.route("r", "echo", "");
+    desk.route("s", "echo", "");
+    desk.route("s", "echo", "matches: [{path: {value: /s}}]");
+    assert_eq!((told("waypoint_resources"), told("waypoint_resources_partial")), (vec!["2".into(), "1".into(), "0".into()], vec!["0".into(); 3]));
+    desk.remove(wire::HTTP_ROUTE, "r");
+    let broken = desk.take(wire::AUTHZ_POLICY, "p", "{targets: [{kind: {mesh: {}}}], rules: [{when: [{key: 'no.such.key', values: [x]}]}]}");
+    assert_eq!(broken.unwrap_err().state, ResourceState::Partial);
+    assert_eq!(told("waypoint_resources"), ["1", "1", "1"]);
+    assert_eq!(told("waypoint_resources_partial"), ["0", "0", "1"]);
+    desk.remove(wire::AUTHZ_POLICY, "p");
+    assert_eq!((told("waypoint_resources"), told("waypoint_resources_partial")), (vec!["1".into(), "1".into(), "0".into()], vec!["0".into(); 3]));
+}
+
+#[test]
 fn a_policy_of_the_gateway_leaves_tables_as_they_are() {
     let mut desk = Desk::new();
     desk.port("echo", 80, "HTTP1");
