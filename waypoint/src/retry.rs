@@ -2,7 +2,6 @@
 
 pub mod budget;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,10 +31,42 @@ pub struct Plan {
     pub per_try_timeout: Option<Duration>,
     /// Those that have failed the request are not asked again while there are others.
     pub other_endpoint: bool,
-    on: BTreeSet<RetryOn>,
-    codes: BTreeSet<u16>,
+    on: Causes,
+    /// Statuses that are causes.
+    codes: Option<Arc<[u16]>>,
     backoff: Backoff,
     retry_after: bool,
+}
+
+/// One bit for each `RetryOn`: a plan is made for each request, and makes no set for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Causes(u32);
+
+impl Causes {
+    const NONE: Causes = Causes(0);
+
+    const fn of(on: &[RetryOn]) -> Causes {
+        let (mut bits, mut at) = (0, 0);
+        while at < on.len() {
+            bits |= 1 << on[at] as u32;
+            at += 1;
+        }
+        Causes(bits)
+    }
+
+    fn has(self, on: RetryOn) -> bool {
+        self.0 & 1 << on as u32 != 0
+    }
+
+    fn iter(self) -> impl Iterator<Item = RetryOn> {
+        (0..u32::BITS as i32).filter_map(|at| RetryOn::try_from(at).ok()).filter(move |on| self.has(*on))
+    }
+}
+
+impl FromIterator<RetryOn> for Causes {
+    fn from_iter<I: IntoIterator<Item = RetryOn>>(all: I) -> Causes {
+        Causes(all.into_iter().fold(0, |bits, on| bits | 1 << on as u32))
+    }
 }
 
 /// Waits double from the first to the longest. A wait that the user set is the least one, else it is from nothing on.
@@ -98,13 +129,23 @@ impl Stop {
     }
 }
 
+/// Where neither rule nor mesh says anything: what nobody has seen, and with a route what gRPC says of itself.
+const NOT_ROUTED: Causes = Causes::of(&[RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::ResetBeforeRequest]);
+const ROUTED: Causes = Causes::of(&[
+    RetryOn::ConnectFailure,
+    RetryOn::RefusedStream,
+    RetryOn::ResetBeforeRequest,
+    RetryOn::GrpcUnavailable,
+    RetryOn::GrpcCancelled,
+]);
+
 impl Plan {
     pub const NONE: Plan = Plan {
         retries: 0,
         per_try_timeout: None,
         other_endpoint: true,
-        on: BTreeSet::new(),
-        codes: BTreeSet::new(),
+        on: Causes::NONE,
+        codes: None,
         backoff: Backoff { base: BASE, max: Duration::from_millis(250), at_least_base: false },
         retry_after: false,
     };
@@ -116,9 +157,7 @@ impl Plan {
         if let Some(policy) = rule.or(of_mesh.as_ref()) {
             return Plan::compile(policy);
         }
-        let of_route: &[RetryOn] = if routed { &[RetryOn::GrpcUnavailable, RetryOn::GrpcCancelled] } else { &[] };
-        let on = [RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::ResetBeforeRequest].iter().chain(of_route);
-        Plan { retries: 2, on: on.copied().collect(), ..Plan::NONE }
+        Plan { retries: 2, on: if routed { ROUTED } else { NOT_ROUTED }, ..Plan::NONE }
     }
 
     fn compile(policy: &RetryPolicy) -> Plan {
@@ -130,7 +169,7 @@ impl Plan {
             other_endpoint: !policy.same_endpoint,
             // A cause that this version does not know is no cause: fewer retries than asked for, never other ones.
             on: policy.on.iter().filter_map(|on| RetryOn::try_from(*on).ok()).collect(),
-            codes: policy.codes.iter().filter_map(|code| u16::try_from(*code).ok()).collect(),
+            codes: (!policy.codes.is_empty()).then(|| policy.codes.iter().filter_map(|code| u16::try_from(*code).ok()).collect()),
             backoff: Backoff { base, max: max.max(base), at_least_base: policy.backoff_base_ms > 0 },
             retry_after: policy.retry_after,
         }
@@ -143,8 +182,8 @@ impl Plan {
 
     fn is_cause(&self, attempt: &Attempt<'_>) -> bool {
         self.on.iter().any(|on| match attempt.outcome {
-            Outcome::Failed(failure) => fails_by(*on, failure),
-            Outcome::Answered { status, grpc, .. } => self.answers_by(*on, status, grpc, attempt.headers),
+            Outcome::Failed(failure) => fails_by(on, failure),
+            Outcome::Answered { status, grpc, .. } => self.answers_by(on, status, grpc, attempt.headers),
         })
     }
 
@@ -153,7 +192,7 @@ impl Plan {
             RetryOn::FiveXx => (500..=599).contains(&status),
             RetryOn::GatewayError => (502..=504).contains(&status),
             RetryOn::Retriable4xx => status == 409,
-            RetryOn::StatusCodes => self.codes.contains(&status),
+            RetryOn::StatusCodes => self.codes.iter().any(|codes| codes.contains(&status)),
             RetryOn::RateLimited => headers.is_some_and(|headers| headers.contains_key(RATE_LIMITED)),
             RetryOn::GrpcCancelled => grpc == Some(1),
             RetryOn::GrpcDeadlineExceeded => grpc == Some(4),
@@ -170,7 +209,7 @@ impl Plan {
 
     /// Whether the user asked for retries of what may have had an effect.
     fn takes_the_risk(&self, failure: Failure) -> bool {
-        let asked = |on: &[RetryOn]| on.iter().any(|on| self.on.contains(on));
+        let asked = |on: &[RetryOn]| on.iter().any(|on| self.on.has(*on));
         asked(&[RetryOn::Reset, RetryOn::FiveXx]) || (failure == Failure::AttemptTimeout && asked(&[RetryOn::AttemptTimeout]))
     }
 }
