@@ -64,6 +64,8 @@ struct Size {
 }
 
 fn main() {
+    // As in the program itself.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     let mut words: Vec<String> = std::env::args().skip(1).collect();
     let mut option = |name: &str| {
         let at = words.iter().position(|word| word == name)?;

@@ -1,5 +1,6 @@
 //! May this request pass? The policies of a service, judged by `mesh-policy` (spec/waypoint.md 4). Pure.
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -174,14 +175,17 @@ fn stream<'a>(arrival: &'a Arrival, remote: IpAddr, server_name: Option<&'a str>
 }
 
 fn with_request<T>(head: &Head<'_>, trust_domains: &[Arc<str>], judge: impl FnOnce(&Request<'_>) -> T) -> T {
-    let path_and_query = match head.query {
-        Some(query) => format!("{}?{query}", head.path),
-        None => head.path.to_owned(),
+    let path_and_query = OnceCell::new();
+    let path_and_query = || -> &str {
+        match head.query {
+            Some(query) => path_and_query.get_or_init(|| format!("{}?{query}", head.path)),
+            None => head.path,
+        }
     };
     let header = |name: &str| match name {
         ":authority" => vec![head.authority.as_bytes()],
         ":method" => vec![head.method.as_str().as_bytes()],
-        ":path" => vec![path_and_query.as_bytes()],
+        ":path" => vec![path_and_query().as_bytes()],
         ":scheme" => vec![head.scheme.as_bytes()],
         // In HTTP/2 the authority stands for it.
         "host" => vec![head.authority.as_bytes()],

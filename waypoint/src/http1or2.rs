@@ -27,6 +27,7 @@ use crate::error::Reason;
 use crate::exchange::Version;
 use crate::facts::Arrival;
 use crate::request::{self, Answer, Context, Guest};
+use crate::seldom::Seldom;
 use crate::settings::binding::PARTING;
 use crate::{hygiene, reply};
 
@@ -95,13 +96,14 @@ where
                 // The head must fit, and what was read beside it.
                 .max_buf_size(2 * HEADERS_BYTES_MAX);
             let mut serving = pin!(http.serve_connection(io, service).with_upgrades());
+            let (mut bad, mut ending) = (Seldom::new(conduct.bad()), Seldom::new(ending(&drain, &unbound, &conduct)));
             let mut draining = false;
             loop {
                 tokio::select! {
                     biased;
                     ended = serving.as_mut() => return ended,
-                    () = conduct.bad() => return Ok(()),
-                    () = ending(&drain, &unbound, &conduct), if !draining => {
+                    () = &mut bad => return Ok(()),
+                    () = &mut ending, if !draining => {
                         draining = true;
                         serving.as_mut().graceful_shutdown();
                     }
@@ -126,7 +128,8 @@ where
             let mut serving = pin!(http.serve_connection(io, service));
             // A GOAWAY loses nothing that is asked already. Who comes after the end of the binding is to ask first.
             let after = if unbound.is_cancelled() { PARTING } else { Duration::ZERO };
-            let mut parted = pin!(parted(&unbound, after));
+            let (mut bad, mut drained) = (Seldom::new(conduct.bad()), Seldom::new(drain.cancelled()));
+            let mut parted = Seldom::new(parted(&unbound, after));
             let mut leaving = false;
             loop {
                 tokio::select! {
@@ -139,9 +142,9 @@ where
                         }
                     },
                     // What is open on it is dropped with it: it has no place here.
-                    () = conduct.bad() => return Ok(()),
-                    () = drain.cancelled(), if !leaving => leaving = true,
-                    () = parted.as_mut(), if !leaving => leaving = true,
+                    () = &mut bad => return Ok(()),
+                    () = &mut drained, if !leaving => leaving = true,
+                    () = &mut parted, if !leaving => leaving = true,
                 }
                 if leaving {
                     serving.as_mut().graceful_shutdown();

@@ -128,23 +128,60 @@ pub fn clean(
     if parts.headers.len() > HEADERS_MAX {
         return Err(Malformed::HeaderCount.into());
     }
-    single(&parts.headers)?;
-    let kind = kind(parts, class)?;
+    let seen = Seen::of(&parts.headers);
+    if seen.twice {
+        single(&parts.headers)?;
+    }
+    let kind = kind(parts, class, &seen)?;
     if kind == Kind::ExtendedConnect {
         // What an endpoint will be asked, and so what policies and routes are to see, is a GET.
         parts.method = Method::GET;
     }
-    strip_hop_by_hop(&mut parts.headers)?;
-    strip_internal(&mut parts.headers);
-    join_cookies(&mut parts.headers);
-    parts.headers.insert(header::HOST, authority);
-    parts.uri = target(&parts.uri, kind, manner)?;
+    strip_hop_by_hop(&mut parts.headers, &seen)?;
+    if seen.others {
+        strip_internal(&mut parts.headers);
+    }
+    if seen.twice {
+        join_cookies(&mut parts.headers);
+    }
+    if let Some(authority) = authority {
+        parts.headers.insert(header::HOST, authority);
+    }
+    if let Some(target) = target(&parts.uri, kind, manner)? {
+        parts.uri = target;
+    }
     let remote = identify(&mut parts.headers, arrival, scheme, manner, chance);
     let grpc = parts.version == Version::HTTP_2 && is_grpc(&parts.headers);
     let grpc_timeout = if grpc { grpc_timeout(&parts.headers)? } else { None };
     let expects = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     let expects_continue = parts.headers.get(header::EXPECT).is_some_and(expects);
     Ok(Found { kind, scheme, grpc, remote, expects_continue, grpc_timeout })
+}
+
+/// What of a head is looked at further; mostly nothing, and then one look at its names is all that it costs.
+struct Seen {
+    /// `connection` is there.
+    connection: bool,
+    /// Another name that is for one connection only, or for proxies among themselves.
+    others: bool,
+    /// Some name stands there more than once.
+    twice: bool,
+}
+
+impl Seen {
+    fn of(headers: &HeaderMap) -> Seen {
+        let mut seen = Seen { connection: false, others: false, twice: headers.len() > headers.keys_len() };
+        for name in headers.keys() {
+            match name.as_str() {
+                "connection" => seen.connection = true,
+                "te" | "upgrade" | "keep-alive" | "http2-settings" | "proxy-connection" | "transfer-encoding" => seen.others = true,
+                "proxy-authorization" | "proxy-authenticate" => seen.others = true,
+                name if name.starts_with("x-") => seen.others |= is_internal(name) || name == X_FORWARDED_CLIENT_CERT,
+                _ => {}
+            }
+        }
+        seen
+    }
 }
 
 /// The form that the target has for the method (RFC 9112 3.2), and its scheme.
@@ -171,8 +208,8 @@ fn check_target(method: &Method, uri: &Uri) -> Result<&'static str, Turned> {
     if fits { Ok(scheme) } else { Err(Malformed::Target.into()) }
 }
 
-/// The one name that the request was sent to.
-fn authority(parts: &http::request::Parts) -> Result<HeaderValue, Malformed> {
+/// The one name that the request was sent to; none where it stands in `host` already.
+fn authority(parts: &http::request::Parts) -> Result<Option<HeaderValue>, Malformed> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -181,7 +218,7 @@ fn authority(parts: &http::request::Parts) -> Result<HeaderValue, Malformed> {
     let named = parts.uri.authority();
     let authority = match (named, host) {
         (None, None) => return Err(Malformed::NoHost),
-        (None, Some(host)) => host.clone(),
+        (None, Some(host)) => return if is_authority(host.as_bytes()) { Ok(None) } else { Err(Malformed::Authority) },
         (Some(named), None) if parts.version == Version::HTTP_2 => {
             HeaderValue::from_str(named.as_str()).map_err(|_| Malformed::Authority)?
         }
@@ -189,7 +226,7 @@ fn authority(parts: &http::request::Parts) -> Result<HeaderValue, Malformed> {
         (Some(named), Some(host)) if same_name(named.as_str().as_bytes(), host.as_bytes()) => host.clone(),
         (Some(_), Some(_)) => return Err(Malformed::HostConflict),
     };
-    if is_authority(authority.as_bytes()) { Ok(authority) } else { Err(Malformed::Authority) }
+    if is_authority(authority.as_bytes()) { Ok(Some(authority)) } else { Err(Malformed::Authority) }
 }
 
 /// Names are compared without case, and the port that plain HTTP implies may be left out.
@@ -232,7 +269,7 @@ fn single(headers: &HeaderMap) -> Result<(), Malformed> {
     }
 }
 
-fn kind(parts: &http::request::Parts, class: PortProtocol) -> Result<Kind, Turned> {
+fn kind(parts: &http::request::Parts, class: PortProtocol, seen: &Seen) -> Result<Kind, Turned> {
     if parts.method == Method::CONNECT {
         return match parts.extensions.get::<hyper::ext::Protocol>() {
             Some(protocol) if protocol.as_str().eq_ignore_ascii_case("websocket") && parts.uri.path().starts_with('/') => {
@@ -242,7 +279,9 @@ fn kind(parts: &http::request::Parts, class: PortProtocol) -> Result<Kind, Turne
             _ => Err(Reason::ConnectRefused.into()),
         };
     }
-    let asked = parts.version == Version::HTTP_11
+    let asked = seen.connection
+        && seen.others
+        && parts.version == Version::HTTP_11
         && parts.method == Method::GET
         && has_token(&parts.headers, &header::CONNECTION, "upgrade")
         && has_token(&parts.headers, &header::UPGRADE, "websocket");
@@ -250,14 +289,18 @@ fn kind(parts: &http::request::Parts, class: PortProtocol) -> Result<Kind, Turne
 }
 
 /// What concerns the connection that a message came on (RFC 9110 7.6.1). `Trailer` stays, as the trailers do.
-fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Malformed> {
+fn strip_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) -> Result<(), Malformed> {
+    if !seen.others {
+        strip_connection(headers, seen);
+        return Ok(());
+    }
     for coding in headers.get_all(header::TRANSFER_ENCODING) {
         if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
             return Err(Malformed::Transfer);
         }
     }
     let trailers = has_token(headers, &header::TE, "trailers");
-    strip_connection(headers);
+    strip_connection(headers, seen);
     headers.remove(header::TE);
     headers.remove(header::PROXY_AUTHORIZATION);
     headers.remove(HTTP2_SETTINGS);
@@ -267,8 +310,8 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Malformed> {
     Ok(())
 }
 
-fn strip_connection(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
+fn strip_connection(headers: &mut HeaderMap, seen: &Seen) {
+    if seen.connection && (seen.twice || !is_plain(headers.get(header::CONNECTION))) {
         let values: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
         for name in values.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b',')) {
             // What frames a message, and whom it is for, is not for a client to take away.
@@ -277,16 +320,30 @@ fn strip_connection(headers: &mut HeaderMap) {
                 Ok(name) => drop(headers.remove(name)),
             }
         }
+    }
+    if seen.connection {
         headers.remove(header::CONNECTION);
+    }
+    if !seen.others {
+        return;
     }
     for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
         headers.remove(name);
     }
 }
 
+/// `connection` says what nearly everybody says, and names no other header.
+fn is_plain(connection: Option<&HeaderValue>) -> bool {
+    connection.is_some_and(|value| [&b"keep-alive"[..], b"close"].iter().any(|word| value.as_bytes().eq_ignore_ascii_case(word)))
+}
+
+fn is_internal(name: &str) -> bool {
+    name.starts_with("x-envoy-") || BETWEEN_PROXIES.iter().any(|known| known.as_str() == name)
+}
+
 /// What only proxies of the mesh say, and what would be believed as said by one (spec/reliability.md V-45).
 fn strip_internal(headers: &mut HeaderMap) {
-    let internal = |name: &HeaderName| name.as_str().starts_with("x-envoy-") || BETWEEN_PROXIES.contains(name);
+    let internal = |name: &HeaderName| is_internal(name.as_str());
     if headers.keys().any(internal) {
         let found: Vec<HeaderName> = headers.keys().filter(|name| internal(name)).cloned().collect();
         for name in found {
@@ -310,14 +367,14 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// The path that is judged and forwarded.
-fn target(uri: &Uri, kind: Kind, manner: &Manner) -> Result<Uri, Turned> {
+/// The path that is judged and forwarded, where it is not the one that stands there.
+fn target(uri: &Uri, kind: Kind, manner: &Manner) -> Result<Option<Uri>, Turned> {
     if kind == Kind::Connect {
-        return Ok(uri.clone());
+        return Ok(None);
     }
     let given = if uri.path().is_empty() { "/" } else { uri.path() };
     if given == "*" {
-        return Ok(Uri::from_static("*"));
+        return Ok(Some(Uri::from_static("*")));
     }
     let rest = |path: &str| -> Result<PathAndQuery, Malformed> {
         let target = match uri.query() {
@@ -328,10 +385,11 @@ fn target(uri: &Uri, kind: Kind, manner: &Manner) -> Result<Uri, Turned> {
     };
     match path::canonical(given, manner.normalization, manner.escaped_slash) {
         Ok(same) if same == uri.path() => match uri.path_and_query() {
-            Some(target) => Ok(target.clone().into()),
-            None => Ok(Uri::from_static("/")),
+            Some(_) if uri.authority().is_none() && uri.scheme().is_none() => Ok(None),
+            Some(target) => Ok(Some(target.clone().into())),
+            None => Ok(Some(Uri::from_static("/"))),
         },
-        Ok(path) => Ok(rest(&path)?.into()),
+        Ok(path) => Ok(Some(rest(&path)?.into())),
         Err(path::Turned::Refused(what)) => Err(what.into()),
         Err(path::Turned::Redirect(path)) => Err(Turned::Redirect(rest(&path)?)),
     }
@@ -376,16 +434,27 @@ fn append_forwarded_for(headers: &mut HeaderMap, source: IpAddr) {
         hops.extend_from_slice(value.as_bytes());
         hops.extend_from_slice(b", ");
     }
-    let mut text = [0; 48];
-    let left = {
-        use std::io::Write;
-        let mut rest = &mut text[..];
-        let _ = write!(rest, "{source}");
-        rest.len()
-    };
-    hops.extend_from_slice(&text[..text.len() - left]);
+    write_address(&mut hops, source);
     if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(hops)) {
         headers.insert(X_FORWARDED_FOR, value);
+    }
+}
+
+/// As `Display` does, which takes ten times as long for the addresses that nearly all have.
+fn write_address(text: &mut Vec<u8>, ip: IpAddr) {
+    let IpAddr::V4(ip) = ip else { return text.extend_from_slice(ip.to_string().as_bytes()) };
+    text.reserve(15);
+    for (at, octet) in ip.octets().into_iter().enumerate() {
+        if at > 0 {
+            text.push(b'.');
+        }
+        if octet >= 100 {
+            text.push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            text.push(b'0' + octet / 10 % 10);
+        }
+        text.push(b'0' + octet % 10);
     }
 }
 
@@ -455,7 +524,11 @@ pub fn write_grpc_timeout(left: Duration) -> HeaderValue {
 
 /// What of an endpoint's response is its own.
 pub fn clean_response(headers: &mut HeaderMap) {
-    strip_connection(headers);
+    let seen = Seen::of(headers);
+    strip_connection(headers, &seen);
+    if !seen.others {
+        return;
+    }
     headers.remove(header::PROXY_AUTHENTICATE);
     headers.remove(HeaderName::from_static("x-envoy-peer-metadata"));
     headers.remove(HeaderName::from_static("x-envoy-peer-metadata-id"));

@@ -22,6 +22,7 @@ pub mod exchange;
 pub mod http1or2;
 pub mod hygiene;
 pub mod reply;
+mod seldom;
 // decisions
 pub mod authorize;
 pub mod choose;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use mesh_model::address::NetworkAddress;
 use mesh_model::directory::Directory;
 use mesh_model::workload::{TunnelProtocol, Workload};
@@ -18,6 +19,8 @@ use crate::upstream::{Alpn, ConnectError, Endpoint, Going, Own};
 pub struct Reach {
     world: Watched<World>,
     own: Own,
+    /// What was found of ourselves, and in which world.
+    found: ArcSwapOption<(Arc<World>, Arc<Workload>)>,
     pub backends: Backends,
 }
 
@@ -61,7 +64,7 @@ pub enum Unreached {
 
 impl Reach {
     pub fn new(world: Watched<World>, own: Own, now: Instant) -> Reach {
-        Reach { world, own, backends: Backends::new(now) }
+        Reach { world, own, found: ArcSwapOption::empty(), backends: Backends::new(now) }
     }
 
     pub fn own(&self) -> &Own {
@@ -71,16 +74,28 @@ impl Reach {
     /// # Errors
     /// Nobody can be asked, or there is no way to the one that would be.
     pub fn next(&self, errand: &Errand<'_>, tried: &[Arc<str>], now: Instant) -> Result<Reached, Unreached> {
-        self.world.with(|world| {
+        self.world.with_shared(|world| {
             let directory = &world.directory;
             let Errand { backend, destination, arrival, host, hash, wanted, from_client, .. } = *errand;
-            let proxy = own_workload(directory, &self.own);
+            let proxy = self.myself(world);
             let question = Question { directory, backend, proxy: &proxy, from_client, arrival, host, hash, wanted, tried, now };
             let picked = choose::pick(&question, destination, &mut rand::rng()).map_err(Unreached::None)?;
             let to = self.way(directory, errand, &picked.endpoint);
             let to = to.map_err(|why| Unreached::NoWay { endpoint: picked.endpoint.id.clone(), why })?;
             Ok(Reached { chosen: picked.endpoint, to, last_resort: picked.last_resort, active: picked.active })
         })
+    }
+
+    /// Our own workload, looked for once in each world.
+    fn myself(&self, world: &Arc<World>) -> Arc<Workload> {
+        if let Some(found) = &*self.found.load()
+            && Arc::ptr_eq(&found.0, world)
+        {
+            return found.1.clone();
+        }
+        let found = own_workload(&world.directory, &self.own);
+        self.found.store(Some(Arc::new((world.clone(), found.clone()))));
+        found
     }
 
     fn way(&self, directory: &Directory, errand: &Errand<'_>, chosen: &choose::Endpoint) -> Result<Endpoint, ConnectError> {

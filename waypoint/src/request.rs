@@ -444,7 +444,12 @@ impl<'a> Page<'a> {
         let keys = &self.settings.mesh().session_keys;
         // Before the filters, which may take it away.
         let held = rule.session.as_ref().and_then(|session| session::open(session, &parts.headers, keys, SystemTime::now()));
-        let authority = authority(&parts.headers).to_owned();
+        // As it was before they changed anything.
+        let authority = if rule.filters.is_empty() && rule.backends.iter().all(|backend| backend.filters.is_empty()) {
+            String::new()
+        } else {
+            authority(&parts.headers).to_owned()
+        };
         let site = Site { scheme: found.scheme, authority: &authority, port, matched: Some(matched) };
         rule.filters.request(parts, &site).map_err(|answer| self.answered(rule.filters.dressed(answer)))?;
         let kept = held.as_ref().and_then(|held| held.among(&rule.backends));

@@ -75,6 +75,11 @@ impl<T> Watched<T> {
         look(&self.current.load())
     }
 
+    /// As `with`, for who wants to know whether the state is the one that it has seen before.
+    pub fn with_shared<R>(&self, look: impl FnOnce(&Arc<T>) -> R) -> R {
+        look(&self.current.load())
+    }
+
     pub fn load(&self) -> Arc<T> {
         self.current.load_full()
     }

@@ -2,10 +2,11 @@
 //! (spec/waypoint.md 6.1). No text is made for a request whose like has been seen.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use foldhash::fast::RandomState;
 use mesh_model::identity::SpiffeId;
 use mesh_model::workload::Workload;
 use mesh_telemetry::Recorder;
@@ -26,6 +27,7 @@ use crate::error::Flags;
 #[derive(Debug)]
 pub struct Book {
     recorder: Recorder,
+    hasher: RandomState,
     /// By the hash of their keys, so that a request finds its pair without making a key of its own.
     pairs: RwLock<HashMap<u64, Vec<Arc<Pair>>>>,
 }
@@ -46,7 +48,7 @@ pub struct Pair {
     key: Key,
     /// Without what a single request decides.
     labels: Vec<Label>,
-    outcomes: RwLock<HashMap<Outcome, Arc<Handles>>>,
+    outcomes: RwLock<HashMap<Outcome, Arc<Handles>, RandomState>>,
     messages: OnceLock<[Counter; 2]>,
     /// Asked for since the last sweep.
     used: AtomicBool,
@@ -81,7 +83,7 @@ const TAG_BYTES_MAX: usize = 256;
 
 impl Book {
     pub fn new(recorder: Recorder) -> Book {
-        Book { recorder, pairs: RwLock::default() }
+        Book { recorder, hasher: RandomState::default(), pairs: RwLock::default() }
     }
 
     /// A request ended.
@@ -167,7 +169,7 @@ impl Book {
     }
 
     fn pair(&self, told: &Told, metrics: &Arc<Metrics>) -> Arc<Pair> {
-        let hash = hash(told, metrics);
+        let hash = self.hash(told, metrics);
         let find = |pairs: &[Arc<Pair>]| pairs.iter().find(|pair| pair.key.is_of(told, metrics)).cloned();
         if let Some(pair) = self.pairs.read().get(&hash).and_then(|pairs| find(pairs)) {
             if !pair.used.load(Ordering::Relaxed) {
@@ -199,6 +201,14 @@ impl Book {
             }
         }
         pair
+    }
+
+    /// Pointers, which no peer chooses. The identity goes in where no workload stands for it.
+    fn hash(&self, told: &Told, metrics: &Metrics) -> u64 {
+        let place = |workload: &Option<Arc<Workload>>| workload.as_ref().map(|workload| Arc::as_ptr(workload) as usize);
+        let source = place(&told.arrival.source_workload);
+        let identity = if source.is_some() { None } else { Some(&told.arrival.identity) };
+        self.hasher.hash_one((source, identity, place(&told.endpoint), &told.service, metrics.digest()))
     }
 
     fn handles(&self, pair: &Pair, outcome: Outcome, kind: Kind) -> Arc<Handles> {
@@ -308,25 +318,6 @@ fn outcome(view: &View<'_>, metrics: &Metrics, code: u16, grpc_status: Option<u3
         flags: view.told.flags,
         values: metrics.expressions.iter().map(value).collect(),
     }
-}
-
-/// Pointers, which no peer chooses. The identity goes in where no workload stands for it.
-fn hash(told: &Told, metrics: &Metrics) -> u64 {
-    let place = |place: Option<*const ()>| place.map_or(0, |place| place as u64);
-    let of = |workload: &Option<Arc<Workload>>| place(workload.as_ref().map(|workload| Arc::as_ptr(workload).cast()));
-    let mut service = DefaultHasher::new();
-    told.service.hash(&mut service);
-    let parts = [of(&told.arrival.source_workload), of(&told.endpoint), service.finish(), metrics.digest()];
-    let identity = match &told.arrival.source_workload {
-        Some(_) => 0,
-        None => {
-            let mut hasher = DefaultHasher::new();
-            told.arrival.identity.hash(&mut hasher);
-            hasher.finish()
-        }
-    };
-    // Multiplication by the golden ratio spreads what is aligned.
-    parts.into_iter().fold(identity, |hash, part| (hash.rotate_left(23) ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 /// Hostname, namespace and short name. A host of the cluster is called by its first label, another by all of it.

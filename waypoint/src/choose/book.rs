@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use rpds::HashTrieMapSync;
 
@@ -21,10 +22,13 @@ use crate::choose::policy::Outlier;
 use crate::choose::table::Table;
 use crate::retry::budget::Window;
 
+/// By names of the configuration, which no peer chooses.
+type ByKey = HashTrieMapSync<BackendKey, Arc<Destination>, RandomState>;
+
 /// The process's destinations.
 #[derive(Debug)]
 pub struct Backends {
-    by_key: ArcSwap<HashTrieMapSync<BackendKey, Arc<Destination>>>,
+    by_key: ArcSwap<ByKey>,
     epoch: Instant,
 }
 
@@ -85,7 +89,7 @@ pub struct Active {
 
 impl Backends {
     pub fn new(now: Instant) -> Backends {
-        Backends { by_key: ArcSwap::from_pointee(HashTrieMapSync::new_sync()), epoch: now }
+        Backends { by_key: ArcSwap::from_pointee(ByKey::default()), epoch: now }
     }
 
     pub fn destination(&self, key: &BackendKey) -> Arc<Destination> {
@@ -97,7 +101,7 @@ impl Backends {
         self.by_key.rcu(|all| match all.get(key) {
             Some(known) => {
                 found = known.clone();
-                HashTrieMapSync::clone(all)
+                ByKey::clone(all)
             }
             None => {
                 found = made.clone();
@@ -110,7 +114,7 @@ impl Backends {
     /// Forgets those that are no more. Requests under way keep theirs until they end.
     pub fn keep(&self, wanted: impl Fn(&BackendKey) -> bool) {
         self.by_key.rcu(|all| {
-            let mut left = HashTrieMapSync::clone(all);
+            let mut left = ByKey::clone(all);
             for key in all.keys().filter(|key| !wanted(key)) {
                 left.remove_mut(key);
             }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 use mesh_model::balance::{Purpose, judge};
 use mesh_model::directory::{Directory, Roster};
 use mesh_model::service::Service;
@@ -23,6 +24,8 @@ use crate::choose::ring::{Ring, hash};
 /// Clients of more places than this see tables that are made anew for them.
 const PLACES_MAX: usize = 256;
 
+type Orders = HashMap<From, Arc<Order>, RandomState>;
+
 /// What a destination's endpoints are, for clients of every place.
 #[derive(Debug)]
 pub struct Table {
@@ -31,7 +34,7 @@ pub struct Table {
     roster: Option<Arc<Roster>>,
     pub endpoints: Vec<Member>,
     by_id: HashMap<Arc<str>, u32>,
-    orders: ArcSwap<HashMap<From, Arc<Order>>>,
+    orders: ArcSwap<Orders>,
 }
 
 #[derive(Debug)]
@@ -210,7 +213,7 @@ impl Table {
         }
         let made = Arc::new(self.make_order(source));
         self.orders.rcu(|orders| {
-            let mut orders = if orders.len() < PLACES_MAX { HashMap::clone(orders) } else { HashMap::new() };
+            let mut orders = if orders.len() < PLACES_MAX { Orders::clone(orders) } else { Orders::default() };
             orders.insert(from.clone(), made.clone());
             orders
         });

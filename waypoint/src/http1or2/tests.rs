@@ -69,8 +69,13 @@ async fn a_head_and_the_body_that_came_with_it_leave_together() {
     let (ours, theirs) = tokio::io::duplex(crate::testing::PIPE);
     let writes = Arc::<AtomicU32>::default();
     let counted = Counted { io: theirs, writes: writes.clone() };
-    let connection = Connection { arrival: crate::testing::arrival(), class: site.class };
-    tokio::spawn(serve(counted, Version::Http1, connection, site.cx.clone(), CancellationToken::new()));
+    let connection = Connection {
+        arrival: crate::testing::arrival(),
+        class: site.class,
+        drain: CancellationToken::new(),
+        unbound: CancellationToken::new(),
+    };
+    tokio::spawn(serve(counted, Version::Http1, connection, site.cx.clone()));
     let (mut client, connection) = hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(ours)).await.unwrap();
     tokio::spawn(connection);
     for turn in 1..=3 {

@@ -255,6 +255,29 @@ fn responses_lose_what_concerns_the_connection() {
     let mut headers = parts("GET / HTTP/1.1\nConnection: close, X-Hop\nX-Hop: 1\nKeep-Alive: 5\nTransfer-Encoding: chunked\nX-Envoy-Peer-Metadata: a\nServer: s").headers;
     clean_response(&mut headers);
     assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["server"]);
+    for (line, left) in [
+        ("Connection: Keep-Alive", ""),
+        ("Connection: close\nConnection: x-hop\nX-Hop: 1", ""),
+        ("Connection: x-hop\nX-Hop: 1", ""),
+        ("Keep-Alive: 5", ""),
+        ("Proxy-Authenticate: Basic", ""),
+        ("X-Envoy-Peer-Metadata-Id: a", ""),
+        ("X-Envoy-Upstream-Service-Time: 3", "x-envoy-upstream-service-time"),
+        ("X-Hop: 1", "x-hop"),
+    ] {
+        let mut headers = parts(&format!("GET / HTTP/1.1\n{line}")).headers;
+        clean_response(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>().join(","), left, "{line}");
+    }
+}
+
+#[test]
+fn addresses_are_written_as_everywhere() {
+    for text in ["0.0.0.0", "1.22.133.0", "10.0.0.1", "100.109.200.99", "255.255.255.255", "::1", "2001:db8::ff00:1"] {
+        let mut written = Vec::new();
+        write_address(&mut written, text.parse().unwrap());
+        assert_eq!(String::from_utf8(written).unwrap(), text);
+    }
 }
 
 proptest! {

@@ -156,7 +156,8 @@ impl Page<'_> {
 
     /// Of a port of ours the controller says it, of another's port the workload API.
     fn declared(&self, key: &choose::BackendKey) -> PortProtocol {
-        if let Some(view) = self.settings.service(&key.host, key.port) {
+        let dialled = self.view.as_ref().filter(|view| view.port == key.port && view.host == key.host);
+        if let Some(view) = dialled.or_else(|| self.settings.service(&key.host, key.port)) {
             return view.protocol;
         }
         let known = self.cx.world.with(|world| world.directory.service(&key.host)?.app_protocols.get(&key.port).copied());

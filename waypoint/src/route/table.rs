@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::matcher::{Matcher, Path};
 use super::{Matched, Rule};
 use crate::facts::Head;
@@ -15,7 +17,7 @@ use crate::facts::Head;
 pub struct Table {
     /// The first that matches is the one.
     entries: Vec<Entry>,
-    exact: HashMap<Box<str>, Vec<Rank>>,
+    exact: ByPath<Vec<Rank>>,
     /// The first is the root, whose prefix is empty.
     nodes: Vec<Node>,
     /// Patterns, prefixes of text, paths in whichever case: asked one by one.
@@ -30,11 +32,14 @@ struct Entry {
 
 type Rank = u32;
 
+/// By texts of the configuration: what a peer asks for is only looked up.
+type ByPath<T> = HashMap<Box<str>, T, RandomState>;
+
 /// A prefix of whole elements.
 #[derive(Clone, Debug, Default)]
 struct Node {
     above: usize,
-    below: HashMap<Box<str>, usize>,
+    below: ByPath<usize>,
     candidates: Vec<Rank>,
 }
 

@@ -152,7 +152,7 @@ fn host<'a>(host: &str, dialled: u16) -> Fact<'a> {
 /// The peer's, under each name of its trust domain.
 fn principals<'a>(request: &Request<'a>) -> Vec<Value<'a>> {
     let Some(id) = request.identity else { return Vec::new() };
-    let under = |domain: &str| made(format!("{domain}/ns/{}/sa/{}", id.namespace, id.service_account));
+    let under = |domain: &str| made([domain, "/ns/", &id.namespace, "/sa/", &id.service_account].concat());
     if request.trust_domains.contains(&id.trust_domain) {
         request.trust_domains.iter().map(|domain| under(domain)).collect()
     } else {
