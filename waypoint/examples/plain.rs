@@ -1,12 +1,14 @@
 //! The waypoint's HTTP engine on a plain TCP port, for measurements beside other proxies: all that a request goes through
 //! but the tunnels on both sides. Routing, metrics and one authorization policy are on.
 //!
-//! `plain PORT UPSTREAM-PORT [--routes N] [--services N]`: HTTP/1.1 at the port, and HTTP/2 at the next, each to the port of
-//! the same number more of the upstream.
+//! `plain PORT UPSTREAM-PORT [--routes N] [--services N]`: HTTP/1.1 at the port, HTTP/2 at the next and gRPC at the one after, each
+//! to the port of the same number more of the upstream. With `--edits N` it serves nobody: one route is changed so many times, and printed is
+//! how long a change takes from its bytes to the request that goes by it (median and 99th percentile, microseconds).
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -37,9 +39,12 @@ use waypoint::upstream::{ConnectError, Endpoint, Kind, Own, To};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const NAMESPACE: &str = "shop";
-/// Service ports of the first service, one for each version of HTTP.
-const PORTS: [(u16, Version, PortProtocol); 2] =
-    [(80, Version::Http1, PortProtocol::Http1), (81, Version::Http2, PortProtocol::Http2)];
+/// Service ports of the first service: one for each version of HTTP, and one for gRPC.
+const PORTS: [(u16, Version, PortProtocol); 3] = [
+    (80, Version::Http1, PortProtocol::Http1),
+    (81, Version::Http2, PortProtocol::Http2),
+    (82, Version::Http2, PortProtocol::Grpc),
+];
 
 struct Tcp;
 
@@ -73,6 +78,9 @@ fn main() {
         words.remove(at).parse().ok()
     };
     let size = Size { routes: option("--routes").unwrap_or(1), services: option("--services").unwrap_or(1) };
+    if let Some(edits) = option("--edits") {
+        return edit(size, edits);
+    }
     let ports: Vec<u16> = words.iter().filter_map(|word| word.parse().ok()).collect();
     let [port, upstream] = ports[..] else { panic!("plain PORT UPSTREAM-PORT [--routes N] [--services N]") };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
@@ -84,11 +92,38 @@ fn main() {
     });
 }
 
+/// One route is edited again and again, as the controller does it: one resource, one publication.
+fn edit(size: Size, times: usize) {
+    let (writer, mut store, context) = mesh(1, size);
+    let (key, last) = (NamespacedHostname::new(NAMESPACE, &host(0)), size.routes - 1);
+    let name = format!("HTTPRoute/{NAMESPACE}/route-{last}/0");
+    let mut took = Vec::new();
+    for turn in 0..times {
+        let timeout = 1000 + turn as u64;
+        let message = wire::HttpRoute { request_timeout_ms: timeout, ..route(last, PORTS[0].0) };
+        let bytes = message.encode_to_vec();
+        let begun = Instant::now();
+        if let Err(problem) = store.take(wire::HTTP_ROUTE, &name, Some(&bytes)) {
+            panic!("{name}: {}", problem.rejection);
+        }
+        store.publish();
+        let settings = context.settings.load();
+        took.push(begun.elapsed().as_secs_f64() * 1e6);
+        let table = settings.service(&key, PORTS[0].0).and_then(|view| view.routes(NAMESPACE)).expect("it has routes");
+        let live = table.matches().any(|(rule, _)| rule.request_timeout == Some(Duration::from_millis(timeout)));
+        assert!(live, "the change is not in force");
+    }
+    took.sort_by(f64::total_cmp);
+    println!("{:.1} {:.1}", took[took.len() / 2], took[took.len() * 99 / 100]);
+    drop(writer);
+}
+
 /// The services and what is configured for them.
 fn mesh(upstream: u16, size: Size) -> (WorldWriter, Store, Arc<Context>) {
     let (mut writer, world) = world();
     let (mut store, settings) = store(None);
     let local = NetworkAddress::new("", Ipv4Addr::LOCALHOST.into());
+    let mut edits = Vec::new();
     for number in 0..size.services {
         let host = host(number);
         let mut service = Service::named(NAMESPACE, &host);
@@ -102,7 +137,7 @@ fn mesh(upstream: u16, size: Size) -> (WorldWriter, Store, Arc<Context>) {
         let targets: BTreeMap<u16, u16> = PORTS.iter().zip(0..).map(|((port, ..), more)| (*port, upstream + more)).collect();
         service.ports = targets.clone();
         workload.services = BTreeMap::from([(service.key(), targets)]);
-        writer.apply([Edit::Address(Change::Service(Arc::new(service))), Edit::Address(Change::Workload(Arc::new(workload)))]);
+        edits.extend([Edit::Address(Change::Service(Arc::new(service))), Edit::Address(Change::Workload(Arc::new(workload)))]);
         for (port, _, protocol) in PORTS {
             let message = wire::ServicePort {
                 host: Some(wire::Host { namespace: NAMESPACE.into(), hostname: host.clone() }),
@@ -113,16 +148,19 @@ fn mesh(upstream: u16, size: Size) -> (WorldWriter, Store, Arc<Context>) {
             put(&mut store, wire::SERVICE_PORT, &format!("{NAMESPACE}/{host}:{port}"), &message);
         }
     }
-    writer.apply([Edit::AddressesSynced, Edit::PoliciesSynced]);
+    edits.extend([Edit::AddressesSynced, Edit::PoliciesSynced]);
+    writer.apply(edits);
     for number in 0..size.routes {
         put(&mut store, wire::HTTP_ROUTE, &format!("HTTPRoute/{NAMESPACE}/route-{number}/0"), &route(number, PORTS[0].0));
     }
-    put(&mut store, wire::HTTP_ROUTE, &format!("HTTPRoute/{NAMESPACE}/over-http2/0"), &route(0, PORTS[1].0));
+    for (port, ..) in &PORTS[1..] {
+        put(&mut store, wire::HTTP_ROUTE, &format!("HTTPRoute/{NAMESPACE}/at-{port}/0"), &route(0, *port));
+    }
     let policy: wire::AuthzPolicy = wire::AuthzPolicy {
         targets: vec![wire::Target { kind: Some(wire::TargetKind::Mesh(wire::MeshTarget {})) }],
         rules: vec![wire::AuthzRule {
             from: vec![wire::AuthzSource { principals: vec!["cluster.local/ns/shop/sa/web".into()], ..Default::default() }],
-            to: vec![wire::AuthzOperation { methods: vec!["GET".into()], ..Default::default() }],
+            to: vec![wire::AuthzOperation { methods: vec!["GET".into(), "POST".into()], ..Default::default() }],
             ..Default::default()
         }],
         ..Default::default()

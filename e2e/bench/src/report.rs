@@ -13,6 +13,7 @@ use crate::plot;
 use crate::process::Memory;
 use crate::resolving::Resolving;
 use crate::turnover::Turnover;
+use crate::way::Way;
 
 #[derive(Default, Serialize)]
 pub struct Report {
@@ -24,6 +25,8 @@ pub struct Report {
     pub resolve: Option<Resolving>,
     /// The waypoint's HTTP engine.
     pub beside: Option<Beside>,
+    /// Through a waypoint.
+    pub way: Option<Way>,
     pub turnover: Option<Turnover>,
 }
 
@@ -57,6 +60,9 @@ impl fmt::Display for Report {
         }
         if let Some(beside) = &self.beside {
             writeln!(f, "\n{}", stood_beside(beside))?;
+        }
+        if let Some(way) = &self.way {
+            writeln!(f, "\n{}", went(way))?;
         }
         if let Some(turnover) = &self.turnover {
             writeln!(f, "\n{}", turned(turnover))?;
@@ -174,7 +180,33 @@ fn stood_beside(beside: &Beside) -> Table {
             format!("{} resident, {} of its own", mb(memory.resident), mb(memory.private)),
         ]);
     }
-    table.add_row(["memory of ours: 15 MB at most".to_owned(), met(beside.memory_met()).to_owned()]);
+    table.add_row(["memory of ours: 15 MB at most, large 60".to_owned(), met(beside.memory_met()).to_owned()]);
+    for edits in &beside.edits {
+        let name = format!("{:?}", edits.name).to_lowercase();
+        table.add_row(["one route changed, us".to_owned(), name, format!("median {}, 99 % {}", number(edits.median), number(edits.p99))]);
+    }
+    table.add_row(["until it is live: 50 ms at most".to_owned(), met(beside.edits_met()).to_owned()]);
+    table
+}
+
+fn went(way: &Way) -> Table {
+    let head = ["whole way, cpu us/request", "", "client's node", "waypoint", "server's node", "rate", "us median", "failed"];
+    let mut table = table(&head);
+    for row in &way.rows {
+        let [near, between, far] = row.cpu.map(number);
+        table.add_row([
+            row.load.to_owned(),
+            if row.through { "through" } else { "direct" }.to_owned(),
+            near,
+            if row.through { between } else { String::new() },
+            far,
+            format!("{} /s", number(row.rate)),
+            row.median.map_or_else(String::new, number),
+            row.failed.to_string(),
+        ]);
+    }
+    let memory = way.memory;
+    table.add_row(["memory of the waypoint".to_owned(), format!("{} resident, {} of its own", mb(memory.resident), mb(memory.private))]);
     table
 }
 

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::chain::Chain;
 use crate::process::{self, Memory};
 
-const NAME: &str = "bench";
+pub const NAME: &str = "bench";
 const UP_WITHIN: Duration = Duration::from_secs(90);
 /// The address of the service in `world.yaml`.
 pub const SERVICE: &str = "10.96.9.1";
@@ -42,7 +42,8 @@ impl World {
     pub fn up() -> anyhow::Result<World> {
         let isthmus = beside("isthmus")?;
         let folder = TempDir::new()?;
-        fs::write(folder.path().join("world.yaml"), include_str!("../world.yaml"))?;
+        let own = std::env::current_exe()?.display().to_string();
+        fs::write(folder.path().join("world.yaml"), include_str!("../world.yaml").replace("@BENCH@", &own))?;
         Command::new(&isthmus).args(["--name", NAME, "down"]).stdout(Stdio::null()).status()?;
         let log = folder.path().join("up.log");
         let out = fs::File::create(&log)?;
@@ -152,7 +153,11 @@ fn wait_for_state(up: &mut Child) -> anyhow::Result<State> {
 }
 
 fn daemon(state: &State, node: &str) -> anyhow::Result<i32> {
-    let name = format!("ztunnel.{node}");
+    program(state, &format!("ztunnel.{node}"))
+}
+
+/// The process of one of the mesh's programs.
+pub fn program(state: &State, name: &str) -> anyhow::Result<i32> {
     let program = state
         .programs
         .iter()

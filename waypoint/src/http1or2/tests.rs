@@ -72,8 +72,9 @@ async fn a_head_and_the_body_that_came_with_it_leave_together() {
     let connection = Connection {
         arrival: crate::testing::arrival(),
         class: site.class,
-        drain: CancellationToken::new(),
+        drain: site.drain.clone(),
         unbound: CancellationToken::new(),
+        place: None,
     };
     tokio::spawn(serve(counted, Version::Http1, connection, site.cx.clone()));
     let (mut client, connection) = hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(ours)).await.unwrap();
