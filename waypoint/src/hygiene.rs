@@ -174,7 +174,8 @@ impl Seen {
         for name in headers.keys() {
             match name.as_str() {
                 "connection" => seen.connection = true,
-                "te" | "upgrade" | "keep-alive" | "http2-settings" | "proxy-connection" | "transfer-encoding" => seen.others = true,
+                // Every name that is taken away below stands here.
+                "te" | "forwarded" | "upgrade" | "keep-alive" | "http2-settings" | "proxy-connection" | "transfer-encoding" => seen.others = true,
                 "proxy-authorization" | "proxy-authenticate" => seen.others = true,
                 name if name.starts_with("x-") => seen.others |= is_internal(name) || name == X_FORWARDED_CLIENT_CERT,
                 _ => {}

@@ -271,6 +271,40 @@ fn responses_lose_what_concerns_the_connection() {
     }
 }
 
+// The one look at the names must not miss what a look for each of them would have found.
+#[test]
+fn a_glance_misses_nothing() {
+    let names = "connection te trailer upgrade keep-alive http2-settings proxy-connection transfer-encoding proxy-authorization \
+        proxy-authenticate forwarded x-forwarded-client-cert x-forwarded-for x-forwarded-proto x-forwarded-host x-forwarded-network \
+        x-istio-source x-envoy-peer-metadata x-envoy-peer-metadata-id x-envoy-original-path x-request-id x-hop cookie authorization \
+        content-type content-length host accept baggage traceparent";
+    let all = || Seen { connection: true, others: true, twice: true };
+    for (one, other) in names.split_whitespace().flat_map(|one| names.split_whitespace().map(move |other| (one, other))) {
+        for value in ["chunked", "close", "x-hop, te", "trailers"] {
+            let head = format!("GET / HTTP/1.1\nHost: web\n{one}: {value}\n{other}: {value}");
+            let strip = |seen: Seen, mut headers: HeaderMap| {
+                let hop = strip_hop_by_hop(&mut headers, &seen);
+                if seen.others {
+                    strip_internal(&mut headers);
+                }
+                if seen.twice {
+                    join_cookies(&mut headers);
+                }
+                (hop.is_ok(), headers)
+            };
+            let headers = parts(&head).headers;
+            assert_eq!(strip(Seen::of(&headers), headers.clone()), strip(all(), headers), "{head}");
+            let (mut quick, mut slow) = (parts(&head).headers, parts(&head).headers);
+            clean_response(&mut quick);
+            strip_connection(&mut slow, &all());
+            for name in ["proxy-authenticate", "x-envoy-peer-metadata", "x-envoy-peer-metadata-id"] {
+                slow.remove(name);
+            }
+            assert_eq!(quick, slow, "{head}");
+        }
+    }
+}
+
 #[test]
 fn addresses_are_written_as_everywhere() {
     for text in ["0.0.0.0", "1.22.133.0", "10.0.0.1", "100.109.200.99", "255.255.255.255", "::1", "2001:db8::ff00:1"] {
