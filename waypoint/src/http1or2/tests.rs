@@ -1,14 +1,13 @@
 //! Clients that are hyper's, and clients that are bytes.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio::io::ReadBuf;
-
-use std::sync::atomic::Ordering;
 
 use super::conduct::ABANDONED_MAX;
 use super::*;
