@@ -118,7 +118,7 @@ fn site() -> (Site, Arc<Mutex<Vec<Vec<u8>>>>) {
 }
 
 /// What is judged for each case. `got`: what its client received.
-async fn judge(name: &str, site: &Site, sent: &Mutex<Vec<Vec<u8>>>, answered: usize) {
+async fn judge(name: &str, site: &Site, sent: &Mutex<Vec<Vec<u8>>>, answered: std::ops::RangeInclusive<usize>) {
     let mut next = site.http1().await;
     let answer = next.send_request(Request::get("/next").header("host", "web").body(Body::Empty).unwrap()).await.unwrap();
     assert_eq!(text(answer).await, "ok", "{name}: the next client");
@@ -134,7 +134,7 @@ async fn judge(name: &str, site: &Site, sent: &Mutex<Vec<Vec<u8>>>, answered: us
         }
         whole += strict.len();
     }
-    assert_eq!(whole, answered + 1, "{name}: as many as were answered, and the next one: {sent:?}");
+    assert!(answered.contains(&(whole - 1)), "{name}: as many as were answered ({answered:?}), and the next one: {sent:?}");
 }
 
 const INNER: &str = "GET /admin HTTP/1.1\r\nHost: web\r\n\r\n";
@@ -211,7 +211,7 @@ async fn each_request_is_one_request_however_it_is_read() {
         let answered = got.matches("HTTP/1.1 200 ").count();
         good += usize::from(answered > 0);
         bad += usize::from(got.starts_with("HTTP/1.1 400 "));
-        judge(&name, &site, &sent, answered).await;
+        judge(&name, &site, &sent, answered..=answered).await;
     }
     assert!(good > 20 && bad > 50, "{good} were served, {bad} refused");
 }
@@ -258,6 +258,7 @@ async fn nothing_of_http2_becomes_a_second_request() {
             answered += usize::from(frame.kind == HEADERS && frame.payload.first() == Some(&0x88));
         }
         drop(raw);
-        judge(name, &site, &sent, answered).await;
+        // One whose body is not what its head said is reset, and may have been on its way without it.
+        judge(name, &site, &sent, answered..=1).await;
     }
 }
