@@ -385,10 +385,11 @@ fn target(uri: &Uri, kind: Kind, manner: &Manner) -> Result<Option<Uri>, Turned>
         target.map_err(|_| Malformed::Target)
     };
     match path::canonical(given, manner.normalization, manner.escaped_slash) {
-        Ok(same) if same == uri.path() => match uri.path_and_query() {
-            Some(_) if uri.authority().is_none() && uri.scheme().is_none() => Ok(None),
-            Some(target) => Ok(Some(target.clone().into())),
-            None => Ok(Some(Uri::from_static("/"))),
+        Ok(same) if same == uri.path() && !same.is_empty() && uri.authority().is_none() && uri.scheme().is_none() => Ok(None),
+        Ok(same) if same == uri.path() => match uri.path_and_query().cloned().map(Uri::from) {
+            Some(target) if target.path() == same => Ok(Some(target)),
+            // `http://web#x`: without the host before it there would be no path at all.
+            _ => Ok(Some(rest(&same)?.into())),
         },
         Ok(path) => Ok(Some(rest(&path)?.into())),
         Err(path::Turned::Refused(what)) => Err(what.into()),

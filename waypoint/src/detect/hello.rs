@@ -48,9 +48,9 @@ struct NoHello;
 fn message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, NoHello> {
     let mut message = Vec::new();
     loop {
-        let need = match message.get(..4) {
-            Some([kind, ..]) if *kind != CLIENT_HELLO => return Err(NoHello),
-            Some(&[_, high, middle, low]) => 4 + (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)),
+        let need = match message[..] {
+            [kind, ..] if kind != CLIENT_HELLO => return Err(NoHello),
+            [_, high, middle, low, ..] => 4 + (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)),
             _ => 4,
         };
         if need > LONGEST {

@@ -56,6 +56,8 @@ fn what_is_refused_and_why() {
         ("GET http://web/a HTTP/1.1\nHost: web", "web /a"),
         ("GET http://web HTTP/1.1\nHost: web", "web /"),
         ("GET http://web?x=1 HTTP/1.1\nHost: web", "web /?x=1"),
+        ("GET http://web#x HTTP/1.1\nHost: web", "web /"),
+        ("GET http://web#x HTTP/2", "web /"),
         ("GET http://WEB:80/a HTTP/1.1\nHost: web", "web /a"),
         ("GET http://admin/a HTTP/1.1\nHost: web", "400 host_conflict"),
         ("GET http://web/a HTTP/1.1", "400 missing_host"),
