@@ -121,7 +121,7 @@ extensionProviders:
         ExtAuthzProvider bad [waypoints] {"invalid":"statusOnError: \"nonsense\" is no status of HTTP","protocol":"HTTP"}
         ExtAuthzProvider opa [waypoints] {"backend":{"host":{"hostname":"opa.authz.svc.cluster.local","namespace":"authz"},"port":9191},"body":{"maxBytes":100},"failOpen":true,"protocol":"GRPC","timeoutMs":1000}
         HttpPolicy mesh [waypoints] {"escapedSlash":"KEEP","normalization":"MERGE_SLASHES","targets":[{}]}
-        MeshSettings shop/wp [shop/wp] {"connectTimeoutMs":3000,"defaultRetry":{"attempts":5,"codes":[503],"on":["5xx","retriable-status-codes"]},"meshId":"cluster.local","trustDomain":"cluster.local","trustDomainAliases":["old.example"]}
+        MeshSettings shop/wp [shop/wp] {"appendClientIp":true,"connectTimeoutMs":3000,"defaultRetry":{"attempts":5,"codes":[503],"on":["5xx","retriable-status-codes"]},"meshId":"cluster.local","trustDomain":"cluster.local","trustDomainAliases":["old.example"]}
         Telemetry mesh [waypoints] {"accessLog":{"providers":["envoy"]},"metrics":{"providers":["prometheus"]},"targets":[{}],"tracing":{"providers":["otel"]}}
         TelemetryProvider envoy [waypoints] {"json":true,"kind":"FILE_LOG","path":"/dev/stdout"}
         TelemetryProvider json [waypoints] {"json":true,"jsonLabels":[{"name":"a","value":"%REQ(X)%"}],"kind":"FILE_LOG","path":"/dev/stderr"}
