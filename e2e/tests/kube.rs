@@ -23,6 +23,7 @@ mod kube {
     pub mod mesh;
     pub mod policy;
     pub mod probes;
+    pub mod recipes;
     pub mod rollouts;
     pub mod rules;
     pub mod size;
@@ -38,7 +39,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kube::cluster::Cluster;
 use kube::{
-    authority, chart, churn, crowd, enrolment, entries, inputs, install, membership, policy, probes, rollouts, rules, stand, traffic, tutorial,
+    authority, chart, churn, crowd, enrolment, entries, inputs, install, membership, policy, probes, recipes, rollouts, rules, stand, traffic, tutorial,
     upgrade, waypoint,
 };
 
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         crowd::checks(),
         upgrade::checks(),
         waypoint::checks(),
+        recipes::checks(),
     ];
     if std::env::var_os("ISTHMUS_E2E_ROTATE").is_some() {
         take_turns(&mut scenarios, SystemTime::now());

@@ -6,6 +6,8 @@ pub const BYTES_MAX: usize = 4 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
+    /// `name=value` of the first cookie that it brings.
+    pub cookie: Option<String>,
     pub body: String,
 }
 
@@ -21,14 +23,16 @@ pub fn read(bytes: &[u8]) -> Result<Option<(Answer, usize)>, String> {
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 "));
     let status = status.and_then(|rest| rest.get(..3)?.parse().ok()).ok_or_else(|| format!("no answer of HTTP/1.1: {:?}", head.get(..40).unwrap_or(head)))?;
-    let length = lines.filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let length: usize = length.and_then(|(_, value)| value.trim().parse().ok()).ok_or("an answer without its length")?;
+    let headers: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(':')).collect();
+    let header = |wanted: &str| headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim());
+    let cookie = header("set-cookie").and_then(|value| value.split(';').next()).map(str::to_owned);
+    let length: usize = header("content-length").and_then(|value| value.parse().ok()).ok_or("an answer without its length")?;
     if length > BYTES_MAX {
         return Err(format!("a body of {length} bytes"));
     }
     let begin = end + 4;
     let Some(body) = bytes.get(begin..begin + length) else { return Ok(None) };
-    Ok(Some((Answer { status, body: String::from_utf8_lossy(body).into_owned() }, begin + length)))
+    Ok(Some((Answer { status, cookie, body: String::from_utf8_lossy(body).into_owned() }, begin + length)))
 }
 
 #[cfg(test)]
@@ -37,11 +41,11 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_once_it_is_whole() {
-        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nSet-Cookie: a=b; Path=/\r\n\r\nhello";
         for cut in 0..whole.len() {
             assert_eq!(read(&whole[..cut]), Ok(None), "cut at {cut}");
         }
-        let answer = Answer { status: 200, body: "hello".into() };
+        let answer = Answer { status: 200, cookie: Some("a=b".into()), body: "hello".into() };
         assert_eq!(read(whole), Ok(Some((answer.clone(), whole.len()))));
         assert_eq!(read(&[whole, &b"HTTP/1.1 "[..]].concat()), Ok(Some((answer, whole.len()))), "the next one is left alone");
     }

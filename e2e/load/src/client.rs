@@ -14,6 +14,22 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// What went wrong, in words that tell the stage: "connect: Connection refused".
 pub type Why = String;
 
+/// Who is asked, and what is said beside the path.
+#[derive(Clone, Debug)]
+pub struct To {
+    /// HOST:PORT
+    pub at: String,
+    /// Lines of a head, each with its end.
+    pub headers: String,
+}
+
+impl To {
+    /// With headers as `name: value`.
+    pub fn new(at: String, headers: &[String]) -> To {
+        To { at, headers: headers.iter().map(|header| format!("{header}\r\n")).collect() }
+    }
+}
+
 async fn in_time<T>(stage: &str, work: impl Future<Output = std::io::Result<T>>) -> Result<T, Why> {
     match tokio::time::timeout(PATIENCE, work).await {
         Ok(Ok(done)) => Ok(done),
@@ -31,17 +47,24 @@ pub async fn connect(at: &str) -> Result<TcpStream, Why> {
 }
 
 /// A request on a connection of its own, to its end: the server closes it, and a reset after the answer is a failure too.
-pub async fn fresh(at: &str, path: &str) -> Result<Answer, Why> {
-    let mut stream = connect(at).await?;
-    send(&mut stream, at, path, "close").await?;
+pub async fn fresh(to: &To, path: &str) -> Result<Answer, Why> {
+    let mut stream = connect(&to.at).await?;
+    let from = stream.local_addr();
+    let asked = ask_once(&mut stream, to, path).await;
+    // By its port it is found again in a capture and in the logs of whoever carried it.
+    asked.map_err(|why| from.map_or_else(|_| why.clone(), |from| format!("{why} (from {from})")))
+}
+
+async fn ask_once(stream: &mut TcpStream, to: &To, path: &str) -> Result<Answer, Why> {
+    send(stream, to, path, "close").await?;
     let mut bytes = Vec::new();
-    let answer = read(&mut stream, &mut bytes).await?;
+    let answer = read(stream, &mut bytes).await?;
     in_time("end", stream.read_to_end(&mut bytes)).await?;
     if bytes.is_empty() { Ok(answer) } else { Err(format!("end: {} bytes after the answer", bytes.len())) }
 }
 
-async fn send(stream: &mut TcpStream, at: &str, path: &str, connection: &str) -> Result<(), Why> {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {at}\r\nconnection: {connection}\r\n\r\n");
+async fn send(stream: &mut TcpStream, to: &To, path: &str, connection: &str) -> Result<(), Why> {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: {connection}\r\n{}\r\n", to.at, to.headers);
     in_time("send", stream.write_all(request.as_bytes())).await
 }
 
@@ -62,16 +85,16 @@ async fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<Answer, Why
 pub struct Kept {
     stream: TcpStream,
     bytes: Vec<u8>,
-    at: String,
+    to: To,
 }
 
 impl Kept {
-    pub async fn open(at: &str) -> Result<Kept, Why> {
-        Ok(Kept { stream: connect(at).await?, bytes: Vec::new(), at: at.to_owned() })
+    pub async fn open(to: &To) -> Result<Kept, Why> {
+        Ok(Kept { stream: connect(&to.at).await?, bytes: Vec::new(), to: to.clone() })
     }
 
     pub async fn ask(&mut self, path: &str) -> Result<Answer, Why> {
-        send(&mut self.stream, &self.at, path, "keep-alive").await?;
+        send(&mut self.stream, &self.to, path, "keep-alive").await?;
         read(&mut self.stream, &mut self.bytes).await
     }
 

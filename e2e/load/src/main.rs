@@ -63,6 +63,9 @@ enum Mode {
         /// A host that must refuse each of ten connections a second
         #[arg(long)]
         refusing: Option<String>,
+        /// `name: value`, on every request
+        #[arg(long = "header")]
+        headers: Vec<String>,
         /// End by itself after so many seconds
         #[arg(long)]
         seconds: Option<u64>,
@@ -82,6 +85,9 @@ enum Mode {
         at: String,
         #[arg(default_value = "/")]
         path: String,
+        /// `name: value`
+        #[arg(long = "header")]
+        headers: Vec<String>,
     },
 }
 
@@ -100,8 +106,8 @@ async fn main() -> ExitCode {
 async fn run(mode: Mode) -> anyhow::Result<bool> {
     match mode {
         Mode::Serve { name, first, linger } => serve::run(&name, first, Duration::from_secs(linger)).await.map(|()| true),
-        Mode::Run { host, rate, kept, held, pause, refusing, seconds } => {
-            let plan = run::Plan { host, rate, kept, held, pause: Duration::from_millis(pause), refusing };
+        Mode::Run { host, rate, kept, held, pause, refusing, headers, seconds } => {
+            let plan = run::Plan { host, rate, kept, held, pause: Duration::from_millis(pause), refusing, headers };
             let report = run::run(plan, run::end(seconds.map(Duration::from_secs))).await;
             println!("{}", serde_json::to_string(&report)?);
             Ok(report.failed() == 0)
@@ -110,7 +116,7 @@ async fn run(mode: Mode) -> anyhow::Result<bool> {
             println!("{}", run::wander(from, count, port).await);
             Ok(true)
         }
-        Mode::Ask { at, path } => match client::fresh(&at, &path).await {
+        Mode::Ask { at, path, headers } => match client::fresh(&client::To::new(at.clone(), &headers), &path).await {
             Ok(answer) => {
                 println!("{}", answer.body.trim_end());
                 Ok(answer.status == 200)

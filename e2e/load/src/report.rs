@@ -34,6 +34,8 @@ pub struct Report {
     pub refused: Count,
     /// Who answered, and how often.
     pub servers: BTreeMap<String, u64>,
+    /// Cookies that answers brought, and how often.
+    pub cookies: BTreeMap<String, u64>,
     /// As whom the server saw us: addresses without ports.
     pub seen_as: BTreeSet<String>,
     pub failures: Vec<Failure>,
@@ -84,11 +86,10 @@ impl Report {
         }
     }
 
-    pub fn answered_by(&mut self, server: &str, seen_as: &str) {
-        if let Some(count) = self.servers.get_mut(server) {
-            *count += 1;
-        } else if self.servers.len() < SEEN_MAX {
-            self.servers.insert(server.to_owned(), 1);
+    pub fn answered_by(&mut self, server: &str, seen_as: &str, cookie: Option<&str>) {
+        count_one(&mut self.servers, server);
+        if let Some(cookie) = cookie {
+            count_one(&mut self.cookies, cookie);
         }
         if self.seen_as.len() < SEEN_MAX && !self.seen_as.contains(seen_as) {
             self.seen_as.insert(seen_as.to_owned());
@@ -97,6 +98,14 @@ impl Report {
 
     pub fn failed(&self) -> u64 {
         [&self.fresh, &self.kept, &self.held, &self.refused].iter().map(|count| count.failed).sum()
+    }
+}
+
+fn count_one(counts: &mut BTreeMap<String, u64>, what: &str) {
+    if let Some(count) = counts.get_mut(what) {
+        *count += 1;
+    } else if counts.len() < SEEN_MAX {
+        counts.insert(what.to_owned(), 1);
     }
 }
 
@@ -161,10 +170,10 @@ mod tests {
             }
         }
         report.failure(Kind::Fresh, Duration::from_millis(1_234), Duration::from_millis(9), "connect: refused".into());
-        report.answered_by("a", "10.0.0.1");
-        report.answered_by("a", "10.0.0.1");
+        report.answered_by("a", "10.0.0.1", None);
+        report.answered_by("a", "10.0.0.1", Some("group=a"));
         assert_eq!((report.fresh.ok, report.kept.ok, report.held.ok, report.refused.ok), (3, 2, 1, 0));
-        assert_eq!((report.fresh.failed, report.failed(), report.servers["a"], report.seen_as.len()), (1, 1, 2, 1));
+        assert_eq!((report.fresh.failed, report.failed(), report.servers["a"], report.cookies["group=a"], report.seen_as.len()), (1, 1, 2, 1, 1));
         let text = serde_json::to_string(&report).unwrap();
         assert!(text.contains(r#""fresh":{"ok":3,"failed":1,"p50_ms":7.0,"p99_ms":7.0,"max_ms":7.0}"#), "{text}");
         assert!(text.contains(r#"{"kind":"fresh","at":1234,"after_ms":9,"why":"connect: refused"}"#), "{text}");
@@ -175,10 +184,10 @@ mod tests {
         let mut report = Report::default();
         for at in 0..FAILURES_MAX as u64 + 5 {
             report.failure(Kind::Held, Duration::from_millis(at), Duration::ZERO, "gone".into());
-            report.answered_by(&at.to_string(), &at.to_string());
+            report.answered_by(&at.to_string(), &at.to_string(), Some(&at.to_string()));
         }
         assert_eq!((report.failures.len(), report.failures_left_out, report.held.failed), (FAILURES_MAX, 5, FAILURES_MAX as u64 + 5));
-        assert_eq!((report.servers.len(), report.seen_as.len()), (SEEN_MAX, SEEN_MAX));
+        assert_eq!((report.servers.len(), report.seen_as.len(), report.cookies.len()), (SEEN_MAX, SEEN_MAX, SEEN_MAX));
     }
 
     #[test]

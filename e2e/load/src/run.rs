@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::answer::Answer;
-use crate::client::{self, Held, Kept, Why};
+use crate::client::{self, Held, Kept, To, Why};
 use crate::report::{Kind, Report};
 use crate::{ECHO_PORT, HTTP_PORT};
 
@@ -26,6 +26,8 @@ pub struct Plan {
     pub held: u32,
     pub pause: Duration,
     pub refusing: Option<String>,
+    /// `name: value`, on every request.
+    pub headers: Vec<String>,
 }
 
 /// After a time, or when the standard input ends, which is not looked at when there is a time.
@@ -73,7 +75,7 @@ impl Book {
         let said: serde_json::Value = serde_json::from_str(&answer.body).map_err(|error| format!("answer: {error}"))?;
         let word = |name: &str| said[name].as_str().unwrap_or_default();
         let (ip, _) = word("peer").rsplit_once(':').unwrap_or_default();
-        self.write(|report| report.answered_by(word("name"), ip));
+        self.write(|report| report.answered_by(word("name"), ip, answer.cookie.as_deref()));
         Ok(())
     }
 }
@@ -83,13 +85,13 @@ pub async fn run(plan: Plan, end: impl Future<Output = ()>) -> Report {
     let began = Instant::now();
     let book = Book::default();
     let (tell, over) = watch::channel(false);
-    let (http, echo) = (format!("{}:{HTTP_PORT}", plan.host), format!("{}:{ECHO_PORT}", plan.host));
+    let (http, echo) = (To::new(format!("{}:{HTTP_PORT}", plan.host), &plan.headers), format!("{}:{ECHO_PORT}", plan.host));
     let mut tasks = JoinSet::new();
     if plan.rate > 0 {
         tasks.spawn(steady(http.clone(), plan.rate, Kind::Fresh, book.clone(), over.clone()));
     }
     if let Some(host) = plan.refusing {
-        tasks.spawn(steady(format!("{host}:{HTTP_PORT}"), 10, Kind::Refused, book.clone(), over.clone()));
+        tasks.spawn(steady(To::new(format!("{host}:{HTTP_PORT}"), &plan.headers), 10, Kind::Refused, book.clone(), over.clone()));
     }
     for number in 0..plan.kept {
         tasks.spawn(keep(http.clone(), number, book.clone(), over.clone()));
@@ -106,7 +108,7 @@ pub async fn run(plan: Plan, end: impl Future<Output = ()>) -> Report {
 }
 
 /// New connections at a rate.
-async fn steady(at: String, rate: u32, kind: Kind, book: Book, mut over: watch::Receiver<bool>) {
+async fn steady(to: To, rate: u32, kind: Kind, book: Book, mut over: watch::Receiver<bool>) {
     let mut open = JoinSet::new();
     let mut ticks = interval(Duration::from_secs(1) / rate);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -115,7 +117,7 @@ async fn steady(at: String, rate: u32, kind: Kind, book: Book, mut over: watch::
         tokio::select! {
             _ = over.wait_for(|over| *over) => break,
             _ = ticks.tick(), if open.len() < OPEN_MAX => {
-                open.spawn(one(at.clone(), number, kind, book.clone()));
+                open.spawn(one(to.clone(), number, kind, book.clone()));
                 number += 1;
             }
             Some(_) = open.join_next() => {}
@@ -124,9 +126,9 @@ async fn steady(at: String, rate: u32, kind: Kind, book: Book, mut over: watch::
     while open.join_next().await.is_some() {}
 }
 
-async fn one(at: String, number: u64, kind: Kind, book: Book) {
+async fn one(to: To, number: u64, kind: Kind, book: Book) {
     let began = Instant::now();
-    let answer = client::fresh(&at, &format!("/{number}")).await;
+    let answer = client::fresh(&to, &format!("/{number}")).await;
     let outcome = match (kind, answer) {
         (Kind::Refused, Ok(answer)) => Err(format!("it was answered: {}", answer.body.trim_end())),
         (Kind::Refused, Err(_)) => Ok(()),
@@ -142,14 +144,14 @@ fn is_for(answer: &Answer, path: &str) -> Result<(), Why> {
 }
 
 /// One request after the other on a connection; a new one when it breaks.
-async fn keep(at: String, number: u32, book: Book, over: watch::Receiver<bool>) {
+async fn keep(to: To, number: u32, book: Book, over: watch::Receiver<bool>) {
     let mut kept = None;
     for round in 0_u64.. {
         if *over.borrow() {
             return;
         }
         let (began, path) = (Instant::now(), format!("/{number}/{round}"));
-        let outcome = ask_again(&mut kept, &at, &path, &book).await;
+        let outcome = ask_again(&mut kept, &to, &path, &book).await;
         let broken = outcome.is_err();
         book.outcome(Kind::Kept, began, outcome);
         pause(&mut kept, broken).await.unwrap_or_else(|why| {
@@ -159,10 +161,10 @@ async fn keep(at: String, number: u32, book: Book, over: watch::Receiver<bool>) 
     }
 }
 
-async fn ask_again(kept: &mut Option<Kept>, at: &str, path: &str, book: &Book) -> Result<(), Why> {
+async fn ask_again(kept: &mut Option<Kept>, to: &To, path: &str, book: &Book) -> Result<(), Why> {
     let connection = match kept {
         Some(connection) => connection,
-        None => kept.insert(Kept::open(at).await?),
+        None => kept.insert(Kept::open(to).await?),
     };
     let answer = connection.ask(path).await?;
     is_for(&answer, path)?;
@@ -241,7 +243,7 @@ mod tests {
 
     #[test]
     fn an_answer_to_another_question_is_a_failure() {
-        let answer = Answer { status: 200, body: r#"{"name":"a","path":"/7","peer":"10.0.0.1:1"}"#.into() };
+        let answer = Answer { status: 200, cookie: None, body: r#"{"name":"a","path":"/7","peer":"10.0.0.1:1"}"#.into() };
         assert!(is_for(&answer, "/7").is_ok());
         assert!(is_for(&answer, "/8").unwrap_err().contains("not to /8"));
         let book = Book::default();

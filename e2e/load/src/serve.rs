@@ -99,7 +99,8 @@ async fn be_healthy(stream: TcpStream) {
 
 /// From the first moment of the process: whoever lets a packet of a new pod pass too early lets this one pass.
 async fn ask_first(at: String, ready: Arc<AtomicBool>) {
-    while client::fresh(&at, "/first").await.is_err() {
+    let to = client::To::new(at, &[]);
+    while client::fresh(&to, "/first").await.is_err() {
         // At once would be a flood; the next one goes out as soon as a person could tell.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

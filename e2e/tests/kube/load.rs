@@ -53,6 +53,11 @@ impl Load {
         Load::start(from, &[host], demand, true)
     }
 
+    /// With a header, `name: value`, on each request.
+    pub fn begin_with(from: &str, host: &str, header: &str, demand: Demand) -> Result<Load> {
+        Load::start(from, &[host, "--header", header], demand, true)
+    }
+
     /// Connections of which none may be answered, beside those that have to be.
     pub fn begin_refused(from: &str, refusing: &str) -> Result<Load> {
         Load::start(from, &[refusing, "--refusing", refusing], Demand::fresh(0), false)
@@ -124,6 +129,11 @@ impl Report {
         (counts.iter().filter(|(its, _)| *its).map(|(_, count)| count).sum(), counts.iter().map(|(_, count)| count).sum())
     }
 
+    /// How many answers brought this cookie, `name=value`.
+    pub fn given(&self, cookie: &str) -> u64 {
+        self.said["cookies"][cookie].as_u64().unwrap_or_default()
+    }
+
     pub fn failed(&self) -> u64 {
         KINDS.iter().map(|kind| self.figure(kind, "failed")).sum()
     }
@@ -177,6 +187,11 @@ pub fn ask(cluster: &Cluster, from: &str, host: &str) -> Result<String> {
 
 pub fn ask_at(cluster: &Cluster, from: &str, at: &str) -> Result<String> {
     cluster.exec(from, &[PROGRAM, "ask", at])
+}
+
+/// With a header, `name: value`.
+pub fn ask_with(cluster: &Cluster, from: &str, at: &str, header: &str) -> Result<String> {
+    cluster.exec(from, &[PROGRAM, "ask", at, "--header", header])
 }
 
 pub fn until_refused(cluster: &Cluster, from: &str, host: &str) -> Result<()> {
