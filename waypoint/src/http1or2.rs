@@ -213,6 +213,6 @@ mod attacks;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
-mod smuggling;
+mod smuggling; // V-48
 #[cfg(test)]
 mod tests;
