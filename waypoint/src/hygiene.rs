@@ -21,7 +21,7 @@ pub mod path;
 /// A target that is longer has no honest reason: browsers and servers of the field stop at half of this.
 const TARGET_BYTES_MAX: usize = 16 << 10;
 /// HTTP/2 counts bytes and not fields; HTTP/1.1's parser stops at half of this.
-const HEADERS_MAX: usize = 200;
+pub const HEADERS_MAX: usize = 200;
 /// Longer ones are replaced: they go into every log on the way.
 const REQUEST_ID_BYTES_MAX: usize = 256;
 

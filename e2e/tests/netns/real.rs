@@ -14,7 +14,6 @@ use e2e::{Check, Outcome, checks};
 pub fn checks() -> Vec<Check<Mesh>> {
     let mut all = checks![
         nginx_over_http1,
-        #[known = "where a service has no route, what nginx's GOAWAY after a thousand requests turns down is not asked again"]
         nginx_over_http2,
         a_client_that_waits_to_be_told_to_go_on,
         redis_behind_a_waypoint,
