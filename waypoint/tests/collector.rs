@@ -41,35 +41,36 @@ fn main() -> ExitCode {
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    runtime.block_on(a_collector_reads_what_is_sent(&python));
+    runtime.block_on(a_collector_reads_what_is_sent(&python.0, &python.1));
     println!("1 passed, 0 failed");
     ExitCode::SUCCESS
 }
 
-/// An interpreter that has the packages.
-fn python() -> Result<PathBuf, String> {
+/// An interpreter, and where it finds the packages: in a folder, which needs pip alone and not Debian's python3-venv.
+fn python() -> Result<(PathBuf, PathBuf), String> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("collector-packages");
     if let Some(named) = std::env::var_os("COLLECTOR_PYTHON") {
-        return Ok(named.into());
+        return Ok((named.into(), folder));
     }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("collector");
-    let python = folder.join("bin/python");
+    let python = PathBuf::from("python3");
     let run = |command: &mut Command| {
         let output = command.output().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
         let said = || String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned();
         if output.status.success() { Ok(()) } else { Err(format!("{:?}: {}", command.get_program(), said())) }
     };
-    let has = |python: &Path| {
-        run(Command::new(python).args(["-c", "import grpc, opentelemetry.proto.collector.trace.v1.trace_service_pb2"]))
+    let has = || {
+        let modules = "import grpc, opentelemetry.proto.collector.trace.v1.trace_service_pb2";
+        run(Command::new(&python).env("PYTHONPATH", &folder).args(["-c", modules]))
     };
-    if has(&python).is_err() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES))?;
+    if has().is_err() {
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--target"];
+        run(Command::new(&python).args(pip).arg(&folder).args(PACKAGES))?;
     }
-    has(&python).map(|()| python)
+    has().map(|()| (python, folder))
 }
 
-async fn a_collector_reads_what_is_sent(python: &Path) {
-    let mut collector = Collector::start(python);
+async fn a_collector_reads_what_is_sent(python: &Path, packages: &Path) {
+    let mut collector = Collector::start(python, packages);
     let (books, taken) = Books::new(own(), Recorder::with_families(LIMITS, families::ALL));
     for (name, kind, port) in [
         ("grpc", ProviderKind::OtlpGrpc, collector.grpc),
@@ -188,10 +189,10 @@ struct Collector {
 }
 
 impl Collector {
-    fn start(python: &Path) -> Collector {
+    fn start(python: &Path, packages: &Path) -> Collector {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/collector.py");
         let mut command = Command::new(python);
-        let mut child = command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut child = command.env("PYTHONPATH", packages).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
         let mut said = BufReader::new(child.stdout.take().expect("piped"));
         let mut ports = String::new();
         said.read_line(&mut ports).expect("its ports");
