@@ -35,6 +35,9 @@ use crate::pem;
 use crate::tls::{ALPN_H2, Always, HANDSHAKE_TIMEOUT, KeyExchange, TlsFailure, never_resume, peer_identity, provider};
 use crate::verify::{NamedServer, OptionalClient, Roots};
 
+mod token;
+pub use token::TokenSource;
+
 /// What API servers offer to a webhook (RFC 7301).
 const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// Dialling the controller, TLS included (spec/controlplane.md 2.4).
@@ -283,44 +286,6 @@ pub async fn tcp(address: Address) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, address.port)).await?;
     stream.set_nodelay(true)?; // requests are small and someone waits for each
     Ok(stream)
-}
-
-/// Where the bearer token comes from: `AUTH_TOKEN` (spec/dataplane.md 9.1).
-#[derive(Clone, PartialEq, Eq)]
-pub enum TokenSource {
-    /// No authorization header.
-    None,
-    /// Read for every call: the kubelet renews it. White space around it is cut off.
-    File(PathBuf),
-    Static(String),
-}
-
-impl TokenSource {
-    /// Read for every stream: whoever mints tokens renews the file.
-    ///
-    /// # Errors
-    /// There should be one and is not, as a sentence.
-    pub fn read(&self) -> Result<Option<String>, String> {
-        match self {
-            TokenSource::None => Ok(None),
-            TokenSource::Static(text) => Ok(Some(text.clone())),
-            TokenSource::File(path) => match std::fs::read_to_string(path) {
-                Ok(text) if !text.trim().is_empty() => Ok(Some(text.trim().to_owned())),
-                Ok(_) => Err(format!("the token in {} is empty", path.display())),
-                Err(why) => Err(format!("cannot read the token from {}: {why}", path.display())),
-            },
-        }
-    }
-}
-
-impl std::fmt::Debug for TokenSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            TokenSource::None => f.write_str("None"),
-            TokenSource::File(path) => write!(f, "File({})", path.display()),
-            TokenSource::Static(_) => f.write_str("Static(hidden)"),
-        }
-    }
 }
 
 /// What goes along with each call to the controller.
